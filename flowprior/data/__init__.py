@@ -1,0 +1,1 @@
+"""Data sets as tensors on the device, batched by index."""

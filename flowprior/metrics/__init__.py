@@ -1,0 +1,1 @@
+"""Metrics: functions of tensors and callables, never of models."""

@@ -1,0 +1,1 @@
+"""Models: they encode, decode and own a prior."""

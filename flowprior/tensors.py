@@ -1,0 +1,55 @@
+"""Shapes: the small questions that every layer asks of its tensors."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from flowprior.errors import InputError
+
+
+def as_event_shape(features: int | Sequence[int]) -> torch.Size:
+    """The event shape that `features` means: `64` is `(64,)`, `(4, 8, 8)` stays.
+
+    Raises:
+        InputError: if `features` is not a positive int or a non-empty sequence of them.
+
+    >>> as_event_shape(64), as_event_shape((4, 8, 8))
+    (torch.Size([64]), torch.Size([4, 8, 8]))
+    """
+    sizes = (features,) if isinstance(features, int) and not isinstance(features, bool) else features
+    if (
+        not isinstance(sizes, Sequence)
+        or len(sizes) == 0
+        or any(not isinstance(size, int) or isinstance(size, bool) or size < 1 for size in sizes)
+    ):
+        raise InputError(
+            f"`features` (={features!r}) must be a positive int or a non-empty tuple of them, such as 64 or (4, 8, 8)."
+        )
+    return torch.Size(sizes)
+
+
+def batch_shape_of(value: Tensor, event_shape: torch.Size, name: str = "z") -> torch.Size:
+    """The leading shape of `value` (*batch, *event).
+
+    Raises:
+        InputError: if `value` does not end in `event_shape`.
+    """
+    batch_dims = value.dim() - len(event_shape)
+    if batch_dims < 0 or value.shape[batch_dims:] != event_shape:
+        raise InputError(
+            f"`{name}` has shape {tuple(value.shape)} but must end in the event shape {tuple(event_shape)}: "
+            "reshape it, or build the prior with that `features`."
+        )
+    return value.shape[:batch_dims]
+
+
+def sum_event(value: Tensor, event_dims: int) -> Tensor:
+    """Sum over the last `event_dims` dimensions: (*batch, *event) -> (*batch,)."""
+    return value if event_dims == 0 else value.flatten(-event_dims).sum(-1)
+
+
+def numel(shape: Sequence[int]) -> int:
+    """The number of elements of a shape; 1 for the empty one."""
+    return math.prod(shape)
