@@ -25,7 +25,8 @@ def as_event_shape(features: int | Sequence[int]) -> torch.Size:
         or any(not isinstance(size, int) or isinstance(size, bool) or size < 1 for size in sizes)
     ):
         raise InputError(
-            f"`features` (={features!r}) must be a positive int or a non-empty tuple of them, such as 64 or (4, 8, 8)."
+            f"`features` (={features!r}) must be a positive int or a non-empty tuple of them, "
+            "such as 64 or (4, 8, 8)."
         )
     return torch.Size(sizes)
 
