@@ -1,0 +1,106 @@
+"""Batches by index from tensors that live on the device: no per-image Python."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from flowprior.errors import InputError
+
+RESIDENT_BYTES = (
+    8 * 2**30
+)  # a tensor larger than this stays where it is; only its batches travel to the device
+
+
+class Batches:
+    """Shuffled batches of equally long tensors; an epoch's order follows from `(seed, epoch)` alone.
+
+    So epoch 7 from batch 3 on is the same whether or not anything was drawn before: resume is exact.
+    `batch_size` counts examples per rank. Global batch k holds the entries `k * batch_size * world_size` and on
+    of the order; the ranks share it out in turns, so that all ranks draw equally many batches of one size.
+    A uint8 entry `"x"` leaves as float32 in [0, 1]; everything else leaves as it is.
+
+    Args:
+        tensors: named tensors (N, ...); those up to `RESIDENT_BYTES` are moved to `device` once.
+        batch_size: examples per batch and rank.
+        seed: of the order.
+        device: where batches are made.
+        rank, world_size: this process among those that share the set.
+        drop_last: drop the last, partial global batch, unless it is the only one. A kept partial batch is filled
+            up to a multiple of `world_size` with the order's first entries.
+
+    Raises:
+        InputError: on no tensors, empty or unequally long ones, or a bad size, rank or start.
+
+    >>> batches = Batches({"x": torch.arange(6, dtype=torch.uint8)[:, None]}, 4, drop_last=False)
+    >>> len(batches), [len(batch["x"]) for batch in batches.epoch(0)]
+    (2, [4, 2])
+    """
+
+    def __init__(
+        self,
+        tensors: Mapping[str, Tensor],
+        batch_size: int,
+        *,
+        seed: int = 0,
+        device: str | torch.device = "cpu",
+        rank: int = 0,
+        world_size: int = 1,
+        drop_last: bool = True,
+    ) -> None:
+        lengths = {name: len(tensor) if tensor.dim() else 0 for name, tensor in tensors.items()}
+        if not lengths or min(lengths.values()) == 0 or len(set(lengths.values())) > 1:
+            raise InputError(
+                f"`tensors` (lengths {lengths}) must hold at least one tensor, "
+                "and all must have the same, positive length: pass one row per example in each."
+            )
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise InputError(f"`batch_size` (={batch_size!r}) must be a positive int, e.g. 100.")
+        if not 0 <= rank < world_size:
+            raise InputError(
+                f"`rank` (={rank}) must be at least 0 and less than `world_size` (={world_size}): "
+                "pass the process's own rank."
+            )
+        self.size = next(iter(lengths.values()))
+        self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
+        self.device = torch.device(device)
+        self.tensors = {
+            name: tensor if tensor.nbytes > RESIDENT_BYTES else tensor.to(self.device)
+            for name, tensor in tensors.items()
+        }
+        stride = batch_size * world_size
+        whole, rest = divmod(self.size, stride)
+        self._length = whole if whole and (drop_last or not rest) else whole + 1
+
+    def __len__(self) -> int:
+        """Batches per epoch, equal on all ranks."""
+        return self._length
+
+    def order(self, epoch: int) -> Tensor:
+        """The permutation of all N examples in `epoch`, on the CPU: (N,) int64."""
+        digest = hashlib.sha256(f"{self.seed}/{epoch}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+        return torch.randperm(self.size, generator=generator)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[dict[str, Tensor]]:
+        """The batches of `epoch` from the `start`-th on: {name: (batch_size, ...)}."""
+        if not 0 <= start <= len(self):
+            raise InputError(
+                f"`start` (={start}) must lie between 0 and the {len(self)} batches of an epoch: "
+                "resume with the data set and batch size of the interrupted run."
+            )
+        return self._batches(self.order(epoch), start)
+
+    def _batches(self, order: Tensor, start: int) -> Iterator[dict[str, Tensor]]:
+        stride = self.batch_size * self.world_size
+        missing = -self.size % self.world_size  # so that a kept partial batch splits evenly over the ranks
+        order = torch.cat([order, order.repeat(1 + missing // self.size)[:missing]]).to(self.device)
+        for step in range(start, len(self)):
+            rows = order[step * stride : (step + 1) * stride][self.rank :: self.world_size]
+            yield {name: self._select(name, rows) for name in self.tensors}
+
+    def _select(self, name: str, rows: Tensor) -> Tensor:
+        source = self.tensors[name]
+        chosen = source.index_select(0, rows.to(source.device)).to(self.device)
+        return chosen.float().div_(255) if name == "x" and chosen.dtype == torch.uint8 else chosen
