@@ -1,0 +1,311 @@
+"""gin at the edge: what a config may build, and how a file becomes an experiment.
+
+Components do not import gin. This module parses a config itself with gin's own grammar, checks every name and
+value against the table of `buildable` things, hands the flat list of bindings to gin, and lets gin build.
+"""
+
+import contextlib
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flowprior.annotations import Later, fits, nearest, parameters_of, spell
+from flowprior.errors import InputError
+
+if TYPE_CHECKING:
+    from flowprior.training.experiment import Experiment
+
+SIZES = ("cpu", "paper")
+_LOCK = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An experiment that a config built, and the operative config that builds it again."""
+
+    experiment: "Experiment"
+    text: str
+
+
+@dataclass(frozen=True)
+class Reference(Later):
+    """`@scope/name` or `@scope/name()` in a config; its repr is gin's spelling."""
+
+    name: str
+    called: bool
+
+    def __repr__(self) -> str:
+        return f"@{self.name}{'()' if self.called else ''}"
+
+
+@dataclass(frozen=True)
+class Macro(Later):
+    """`%NAME` in a config."""
+
+    name: str
+
+    def __repr__(self) -> str:
+        return f"%{self.name}"
+
+
+@dataclass(frozen=True)
+class Binding:
+    """One line of a config: `scope/target.parameter = value`, or `NAME = value` where `target` is empty."""
+
+    scope: str
+    target: str
+    parameter: str
+    value: Any
+    place: str
+
+    @property
+    def key(self) -> str:
+        scope = f"{self.scope}/" if self.scope else ""
+        return f"{scope}{self.target}.{self.parameter}" if self.target else f"{scope}{self.parameter}"
+
+    def __str__(self) -> str:
+        return f"{self.key} = {self.value!r}"
+
+
+# ---- shipped configs ------------------------------------------------------------------------------------
+
+
+def shipped_folder() -> Path:
+    """The folder of the shipped configs: inside an installed package, or `gin/` of a source checkout."""
+    package = Path(__file__).parent
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parent / "gin"
+
+
+def shipped() -> dict[str, Path]:
+    """Every shipped experiment by name, such as `glf/digits`. Files whose name starts with `_` are parts."""
+    folder = shipped_folder()
+    paths = sorted(path for path in folder.rglob("*.gin") if not path.name.startswith("_"))
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
+
+
+def summary(path: Path) -> str:
+    """What an experiment is: the first line of its opening comment."""
+    first = path.read_text(encoding="utf-8").split("\n", 1)[0]
+    return first.lstrip("# ").rstrip()
+
+
+def find(config: str) -> Path:
+    """The file that `config` means: a shipped name such as `glf/digits`, or a path to a .gin file.
+
+    Raises:
+        InputError: if there is neither.
+    """
+    path = Path(config)
+    if path.suffix == ".gin" and path.is_file():
+        return path
+    names = shipped()
+    name = config.removesuffix(".gin")
+    if name in names:
+        return names[name]
+    if path.suffix == ".gin" and (len(path.parts) > 2 or path.is_absolute()):
+        raise InputError(f"The config file '{config}' does not exist: give a path to a .gin file or a shipped name.")
+    raise InputError(
+        f"Unknown experiment '{config}'{nearest(name, names)}; `flowprior list` shows the shipped experiments, "
+        "and a path to a .gin file works too."
+    )
+
+
+# ---- reading --------------------------------------------------------------------------------------------
+
+
+class _Delegate:
+    """Tells gin's parser to keep references and macros as plain values: nothing is looked up or imported."""
+
+    def configurable_reference(self, name: str, evaluate: bool) -> Reference:
+        return Reference(name, evaluate)
+
+    def macro(self, name: str) -> Macro:
+        return Macro(name)
+
+
+def _parse(text: str, place: str) -> Iterator[tuple[str, Any]]:
+    """("bind", Binding) and ("include", name) in the order of `text`; anything that imports is refused."""
+    import tokenize
+
+    from gin import config_parser
+
+    try:
+        for statement in config_parser.ConfigParser(text, _Delegate()):
+            line = f"{place}, line {statement.location.line_num}" if "\n" in text else place
+            if isinstance(statement, config_parser.ImportStatement):
+                raise InputError(
+                    f"{line}: `{statement.format()}` is refused, since a config may not import code; "
+                    "remove the line: everything a config may build is registered already."
+                )
+            if isinstance(statement, config_parser.IncludeStatement):
+                yield "include", statement.filename
+            elif isinstance(statement, config_parser.BindingStatement):
+                scope, target, parameter, value, _ = statement
+                if not parameter:
+                    target, parameter = "", target
+                yield "bind", Binding(scope, target, parameter, value, line)
+    except (SyntaxError, tokenize.TokenError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        number = getattr(error, "lineno", None)
+        where = f"{place}, line {number}" if number and "\n" in text else place
+        reason = str(error.args[0]).split("\n")[0].strip().rstrip(".")
+        raise InputError(
+            f"{where}: not a gin binding ({reason}): write `Name.parameter = value`, with text in quotes."
+        ) from None
+
+
+def _read(path: Path, seen: tuple[Path, ...] = ()) -> list[Binding]:
+    """All bindings of a file, includes spelled out in their place."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"The config '{path}' cannot be read ({error}): give a gin text file.") from None
+    bindings: list[Binding] = []
+    for kind, item in _parse(text, path.name):
+        if kind == "bind":
+            bindings.append(item)
+            continue
+        beside, carried = path.parent / item, shipped_folder() / item
+        included = beside if beside.is_file() else carried
+        root = path.parent.resolve() if included is beside else shipped_folder().resolve()
+        if not included.is_file() or not included.resolve().is_relative_to(root) or included.suffix != ".gin":
+            parts = [p.relative_to(shipped_folder()).as_posix() for p in shipped_folder().rglob("*.gin")]
+            raise InputError(
+                f"{path.name}: cannot include '{item}'{nearest(item, parts)}; a config may include .gin files of "
+                "its own folder and the shipped ones, such as 'glf/_base.gin'."
+            )
+        if included.resolve() in seen:
+            raise InputError(f"{path.name}: including '{item}' goes round in a circle: remove one of the includes.")
+        bindings += _read(included, (*seen, path.resolve()))
+    return bindings
+
+
+# ---- checking -------------------------------------------------------------------------------------------
+
+
+def _walk(value: Any) -> Iterator[Any]:
+    """`value` and everything inside it."""
+    yield value
+    if isinstance(value, Mapping):
+        value = [*value.keys(), *value.values()]
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from _walk(item)
+
+
+def _check(bindings: Sequence[Binding], table: Mapping[str, Callable[..., Any]]) -> None:
+    """Refuse unknown names, parameters and macros, unread macros, and values of the wrong type.
+
+    Raises:
+        InputError: one sentence that names the place, the value and the nearest valid name.
+    """
+    macros = {binding.key: binding.value for binding in bindings if not binding.target}
+    used = {item.name for binding in bindings for item in _walk(binding.value) if isinstance(item, Macro)}
+    scoped = {(binding.scope, binding.target, binding.parameter): binding.value for binding in bindings}
+    hints = {name: parameters_of(target) for name, target in table.items()}
+
+    def settled(value: Any, depth: int = 0) -> Any:
+        """The literal behind a macro or a `by_size` choice."""
+        if isinstance(value, Macro) and value.name in macros and depth < 20:
+            return settled(macros[value.name], depth + 1)
+        if isinstance(value, Reference) and value.called and value.name.split("/")[-1] == "by_size":
+            scope = "/".join(value.name.split("/")[:-1])
+            chosen = str(macros.get("SIZE", SIZES[0]))
+            return settled(scoped.get((scope, "by_size", chosen), value), depth + 1)
+        return value
+
+    for binding in bindings:
+        for item in _walk(binding.value):
+            if isinstance(item, Reference) and item.name.split("/")[-1] not in table:
+                name = item.name.split("/")[-1]
+                raise InputError(f"{binding.place}: `@{name}` is unknown{nearest(name, table) or _offer(table)}")
+            if isinstance(item, Macro) and item.name not in macros:
+                raise InputError(
+                    f"{binding.place}: `%{item.name}` is used but never set"
+                    f"{nearest(item.name, macros) or f': add a line `{item.name} = ...`.'}"
+                )
+        if not binding.target:
+            if binding.key not in used and binding.key != "SIZE":
+                raise InputError(
+                    f"{binding.place}: nothing reads the macro `{binding.key}`"
+                    f"{nearest(binding.key, used) or ': remove the line, or use it as %' + binding.key + '.'}"
+                )
+            continue
+        if binding.target not in table:
+            raise InputError(
+                f"{binding.place}: `{binding.target}` is unknown{nearest(binding.target, table) or _offer(table)}"
+            )
+        known = hints[binding.target]
+        if binding.parameter not in known:
+            raise InputError(
+                f"{binding.place}: `{binding.target}` has no parameter `{binding.parameter}`"
+                f"{nearest(binding.parameter, known) or ': it has ' + ', '.join(f'`{name}`' for name in known) + '.'}"
+            )
+        value = settled(binding.value)
+        if not fits(value, known[binding.parameter]):
+            raise InputError(
+                f"{binding.place}: `{binding.key}` (={value!r}) must be {spell(known[binding.parameter])}."
+            )
+
+
+def _offer(table: Iterable[str]) -> str:
+    return ": a config may name " + ", ".join(sorted(table)) + "."
+
+
+# ---- building -------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _gin_alone(table: Mapping[str, Callable[..., Any]]) -> Iterator[Any]:
+    """gin with an empty config and nothing registered but `table`; afterwards as the program had it.
+
+    gin keeps one global state. A program that uses gin for itself must not see ours, nor we its registry.
+    """
+    import gin
+    from gin import config as state
+    from gin.selector_map import SelectorMap
+
+    with _LOCK:
+        kept = {
+            name: getattr(state, name)
+            for name in ("_REGISTRY", "_INVERSE_REGISTRY", "_CONFIG", "_OPERATIVE_CONFIG", "_IMPORTS")
+            + ("_SINGLETONS", "_CONSTANTS", "_CONFIG_IS_LOCKED")
+        }
+        own: dict[str, Any] = {"_REGISTRY": SelectorMap(), "_CONSTANTS": SelectorMap(), "_CONFIG_IS_LOCKED": False}
+        own |= {name: {} for name in ("_INVERSE_REGISTRY", "_CONFIG", "_OPERATIVE_CONFIG", "_SINGLETONS")}
+        own["_IMPORTS"] = set()
+        own["_CONSTANTS"]["gin.REQUIRED"] = gin.REQUIRED
+        for selector, item in kept["_REGISTRY"].items():
+            if selector in ("gin.macro", "gin.constant"):
+                own["_REGISTRY"][selector] = own["_INVERSE_REGISTRY"][item.wrapped] = item
+        try:
+            for name, value in own.items():
+                setattr(state, name, value)
+            for name, target in table.items():
+                gin.external_configurable(target, name=name, module="flowprior")
+            yield gin
+        finally:
+            for name, value in kept.items():
+                setattr(state, name, value)
+
+
+def _build(bindings: Sequence[Binding], table: Mapping[str, Callable[..., Any]], top: str) -> tuple[Any, str]:
+    """What `top` returns under `bindings`, and the operative config: every value that had an effect."""
+    with _gin_alone(table) as gin:
+        gin.parse_config([str(binding) for binding in bindings])
+        try:
+            built = gin.get_configurable(top)()
+        except (InputError, TypeError) as error:
+            sentence = str(error).split("\n")[0]  # gin appends lines that say where
+            missing = re.match(r"(\w+)(?:\.__init__)?\(\) missing .* argument: '(\w+)'", sentence)
+            if missing:
+                sentence = "`{0}` needs `{1}`: add a line `{0}.{1} = ...`.".format(*missing.groups())
+            elif not isinstance(error, InputError):
+                raise
+            raise InputError(sentence) from error
+        return built, gin.operative_config_str(max_line_length=110)
