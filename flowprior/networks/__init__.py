@@ -1,1 +1,8 @@
 """Encoders, decoders and feature networks: pure modules that know nothing of latents or losses."""
+
+from flowprior.networks.infogan import InfoGANDecoder, InfoGANEncoder
+from flowprior.networks.mlp import MLP
+from flowprior.networks.small import SmallDecoder, SmallEncoder
+from flowprior.networks.vgg import VGGFeatures
+
+__all__ = ["MLP", "InfoGANDecoder", "InfoGANEncoder", "SmallDecoder", "SmallEncoder", "VGGFeatures"]

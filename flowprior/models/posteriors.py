@@ -1,0 +1,90 @@
+"""Posteriors: they read an encoder's output as a distribution over z."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, Normal
+from torch.nn import functional
+
+from flowprior.errors import InputError
+from flowprior.tensors import numel
+
+MIN_STD = 1e-6  # Dai & Wipf: σ = softplus + 1e-6
+
+
+class Posterior(nn.Module, ABC):
+    """The contract: how many numbers the encoder owes, and which distribution they make.
+
+    Subclasses give `multiplier`, the encoder's numbers per latent dimension, and `_distribution`.
+    """
+
+    multiplier: int
+    deterministic: bool
+
+    def out_features(self, features: int | Sequence[int]) -> int:
+        """The encoder outputs that a latent of `features` (an int or an event shape) needs.
+
+        >>> GaussianPosterior().out_features(20), DeterministicPosterior().out_features((4, 8, 8))
+        (40, 256)
+        """
+        return self.multiplier * numel((features,) if isinstance(features, int) else features)
+
+    def forward(self, h: Tensor, event_shape: Sequence[int] | None = None) -> Distribution:
+        """Encoder output (N, out_features) -> distribution of batch shape (N,) and event shape `event_shape`.
+
+        Without `event_shape` the event is the vector (out_features / multiplier,). Numbers in half precision
+        are read as float32.
+
+        Raises:
+            InputError: if `h` is not (N, out_features) of that event shape.
+        """
+        expected = None if event_shape is None else self.out_features(event_shape)
+        if h.dim() != 2 or h.shape[1] % self.multiplier or (expected is not None and h.shape[1] != expected):
+            owed = f"a multiple of {self.multiplier}" if expected is None else str(expected)
+            raise InputError(
+                f"The encoder's output has shape {tuple(h.shape)} but {type(self).__name__} reads "
+                f"(N, {owed}): build the encoder with `out_features=posterior.out_features(features)`."
+            )
+        if h.dtype in (torch.float16, torch.bfloat16):
+            h = h.float()
+        shape = (h.shape[1] // self.multiplier,) if event_shape is None else tuple(event_shape)
+        return self._distribution([part.reshape(-1, *shape) for part in h.chunk(self.multiplier, dim=1)])
+
+    @abstractmethod
+    def _distribution(self, parts: list[Tensor]) -> Distribution:
+        """`multiplier` tensors (N, *event) -> the distribution. Arguments are not validated here:
+        a NaN must reach the loss, where the loop names step and term."""
+
+
+class DeterministicPosterior(Posterior):
+    """q(z|x) = δ(z - E(x)), the deterministic encoder of GLF (section 3.3); a Pyro `Delta`.
+
+    >>> DeterministicPosterior()(torch.zeros(3, 20)).rsample().shape
+    torch.Size([3, 20])
+    """
+
+    multiplier = 1
+    deterministic = True
+
+    def _distribution(self, parts: list[Tensor]) -> Distribution:
+        from pyro.distributions import Delta
+
+        return Delta(parts[0], event_dim=parts[0].dim() - 1, validate_args=False)
+
+
+class GaussianPosterior(Posterior):
+    """q(z|x) = N(μ, diag σ²) with (μ, r) from the encoder and σ = softplus(r) + 1e-6 (Dai & Wipf).
+
+    >>> GaussianPosterior()(torch.zeros(3, 40)).entropy().shape
+    torch.Size([3])
+    """
+
+    multiplier = 2
+    deterministic = False
+
+    def _distribution(self, parts: list[Tensor]) -> Distribution:
+        mean, raw = parts
+        normal = Normal(mean, functional.softplus(raw) + MIN_STD, validate_args=False)
+        return Independent(normal, mean.dim() - 1, validate_args=False)

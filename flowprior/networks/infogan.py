@@ -1,0 +1,145 @@
+"""The InfoGAN autoencoder of Lucic et al., on which GLF and its baselines are compared.
+
+Encoder: conv 4x4/2 - 64, conv 4x4/2 - 128 BN, FC 1024 BN, leaky ReLU 0.2, FC out. Decoder: FC 1024 BN,
+FC 128·(H/4)² BN, deconv 4x4/2 - 64 BN, deconv 4x4/2 - C, ReLU; the sigmoid belongs to the likelihood.
+
+Sources: Chen et al. 2016 (InfoGAN), appendix C; Lucic et al. 2018; GLF, section 4 and appendix A (InfoGAN's
+generator as decoder, the encoder symmetric to it); Dai & Wipf 2019 (spectral norm).
+"""
+
+from itertools import pairwise
+
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm as normalised
+
+from flowprior.errors import InputError
+from flowprior.networks.layers import check_count, initialize_weights, scaled
+
+STAGES = {28: 2, 32: 2, 64: 3, 128: 4, 256: 5}  # image size -> stride-2 convolutions, down to 7 or 8 pixels
+BASE_CHANNELS, CHANNEL_CAP, HIDDEN = 64, 512, 1024
+
+
+def stage_channels(size: int, width: float) -> list[int]:
+    """Channels after each stride-2 stage: 64, 128, and for larger images doubling on to 512, times `width`.
+
+    Raises:
+        InputError: if there is no InfoGAN network for images of `size` pixels.
+    """
+    if size not in STAGES:
+        raise InputError(
+            f"`size` (={size!r}) must be one of {', '.join(map(str, STAGES))}: resize the images."
+        )
+    return [scaled(min(BASE_CHANNELS * 2**stage, CHANNEL_CAP), width) for stage in range(STAGES[size])]
+
+
+class InfoGANEncoder(nn.Module):
+    """Images to the numbers a posterior reads: (N, channels, size, size) -> (N, out_features).
+
+    Layers before a batch norm carry no bias, which the norm would remove again.
+
+    Args:
+        channels: colour channels, 1 or 3.
+        size: 28 or 32 as in the papers; 64, 128, 256 add a stage per doubling.
+        out_features: what the posterior asks for, `posterior.out_features(D)`.
+        width: multiplies every hidden count; 1.0 is the papers' size, 0.25 a quarter of it.
+        spectral_norm: on every layer, as Dai & Wipf's code does.
+        momentum: of the batch norms, torch's meaning; TF code with "decay 0.999" has 0.001 here.
+
+    Raises:
+        InputError: on a size there is no network for, or a count or width that is not positive.
+
+    >>> import torch
+    >>> InfoGANEncoder(1, 28, 20, width=0.25)(torch.rand(2, 1, 28, 28)).shape
+    torch.Size([2, 20])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        size: int,
+        out_features: int,
+        *,
+        width: float = 1.0,
+        spectral_norm: bool = False,
+        momentum: float = 0.1,
+    ) -> None:
+        super().__init__()
+        stages = stage_channels(size, width)
+        hidden, side = scaled(HIDDEN, width), size // 2 ** len(stages)
+        layers: list[nn.Module] = [
+            nn.Conv2d(check_count("channels", channels), stages[0], 4, stride=2, padding=1),
+            nn.LeakyReLU(0.2),
+        ]
+        for before, after in pairwise(stages):
+            layers += [
+                nn.Conv2d(before, after, 4, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(after, momentum=momentum),
+                nn.LeakyReLU(0.2),
+            ]
+        layers += [
+            nn.Flatten(),
+            nn.Linear(stages[-1] * side**2, hidden, bias=False),
+            nn.BatchNorm1d(hidden, momentum=momentum),
+            nn.LeakyReLU(0.2),
+            nn.Linear(hidden, check_count("out_features", out_features)),
+        ]
+        self.layers = nn.Sequential(*layers)
+        initialize_weights(self)
+        if spectral_norm:
+            for layer in self.layers:
+                if isinstance(layer, nn.Conv2d | nn.Linear):
+                    normalised(layer)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, channels, size, size) -> (N, out_features)."""
+        return self.layers(images)
+
+
+class InfoGANDecoder(nn.Module):
+    """Latents to images before the likelihood's activation: (N, in_features) -> (N, channels, size, size).
+
+    Args:
+        in_features: latent dimensions D.
+        channels: colour channels, 1 or 3.
+        size: 28 or 32 as in the papers; 64, 128, 256 add a stage per doubling.
+        width: multiplies every hidden count; 1.0 is the papers' size.
+        momentum: of the batch norms, torch's meaning.
+
+    Raises:
+        InputError: on a size there is no network for, or a count or width that is not positive.
+
+    >>> import torch
+    >>> InfoGANDecoder(64, 3, 32, width=0.25)(torch.zeros(2, 64)).shape
+    torch.Size([2, 3, 32, 32])
+    """
+
+    def __init__(
+        self, in_features: int, channels: int, size: int, *, width: float = 1.0, momentum: float = 0.1
+    ) -> None:
+        super().__init__()
+        stages = stage_channels(size, width)[::-1]
+        hidden, side = scaled(HIDDEN, width), size // 2 ** len(stages)
+        layers: list[nn.Module] = [
+            nn.Linear(check_count("in_features", in_features), hidden, bias=False),
+            nn.BatchNorm1d(hidden, momentum=momentum),
+            nn.ReLU(),
+            nn.Linear(hidden, stages[0] * side**2, bias=False),
+            nn.BatchNorm1d(stages[0] * side**2, momentum=momentum),
+            nn.ReLU(),
+            nn.Unflatten(1, (stages[0], side, side)),
+        ]
+        for before, after in pairwise(stages):
+            layers += [
+                nn.ConvTranspose2d(before, after, 4, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(after, momentum=momentum),
+                nn.ReLU(),
+            ]
+        layers.append(
+            nn.ConvTranspose2d(stages[-1], check_count("channels", channels), 4, stride=2, padding=1)
+        )
+        self.layers = nn.Sequential(*layers)
+        initialize_weights(self)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """(N, in_features) -> (N, channels, size, size)."""
+        return self.layers(latents)

@@ -1,0 +1,40 @@
+"""What the convolutional networks share: checks of their arguments, widths and the first weights."""
+
+from torch import nn
+
+from flowprior.errors import InputError
+
+INIT_STD = 0.02  # standard deviation of the first weights in InfoGAN's and DCGAN's code
+
+
+def check_count(name: str, value: int) -> int:
+    """`value`, a positive int.
+
+    Raises:
+        InputError: if it is anything else.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InputError(f"`{name}` (={value!r}) must be a positive int, such as 3.")
+    return value
+
+
+def scaled(count: int, width: float) -> int:
+    """`count` channels or units times the width multiplier: `scaled(64, 0.25)` is 16, and never below 1.
+
+    Raises:
+        InputError: if `width` is not a positive number.
+    """
+    if isinstance(width, bool) or not isinstance(width, int | float) or not 0 < width < float("inf"):
+        raise InputError(
+            f"`width` (={width!r}) must be a positive number: 1.0 for the paper's, 0.25 for a quarter."
+        )
+    return max(1, round(count * width))
+
+
+def initialize_weights(network: nn.Module, std: float = INIT_STD) -> None:
+    """Weights of linear and convolution layers from N(0, std²), their biases zero, as in InfoGAN's code."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.normal_(module.weight, std=std)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

@@ -1,0 +1,38 @@
+"""Maximum likelihood of a prior on given latents."""
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from flowprior.objectives.objective import Batch, Objective, context_of, entry
+
+if TYPE_CHECKING:
+    from flowprior.priors.prior import Prior
+
+
+class LatentNLL(Objective):
+    """loss = -log p(z) of given latents `batch["z"]`: two-stage GLF's second stage, and what `fit` minimises.
+
+    Logged, means over the batch in nats per example: "loss" and "nll", which are equal. One group, "prior".
+
+    Args:
+        prior: whose parameters are trained; conditional ones read `batch["context"]`.
+
+    Source: GLF Eq. 1.
+    """
+
+    def __init__(self, prior: "Prior") -> None:
+        super().__init__()
+        self.prior = prior
+
+    def parameter_groups(self, player: str) -> dict[str, list[nn.Parameter]]:
+        """{"prior": ...}; nothing where the prior has no parameters."""
+        self.check_player(player)
+        parameters = list(self.prior.parameters())
+        return {"prior": parameters} if parameters else {}
+
+    def losses(self, player: str, batch: Batch, step: int) -> dict[str, Tensor]:
+        """The mean -log p(z) of `batch["z"]` (N, *event)."""
+        self.check_player(player)
+        nll = -self.prior.log_prob(entry(batch, "z"), context_of(self.prior, batch)).mean()
+        return {"loss": nll, "nll": nll.detach()}

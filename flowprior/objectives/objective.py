@@ -1,0 +1,106 @@
+"""The contract between a method and the training loop."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from flowprior.errors import InputError
+from flowprior.models.autoencoder import Autoencoder
+
+if TYPE_CHECKING:
+    from flowprior.priors.prior import Prior
+
+Batch = Mapping[str, Tensor]  # "x" (floats in [0, 1] or vectors), optionally "label", "context", "z"
+
+
+class Objective(nn.Module, ABC):
+    """A method, as the loop sees it: players, their parameters, and named losses of a batch.
+
+    Subclasses owe `losses`; those that train parts at different rates also give `parameter_groups`.
+    A player takes one optimizer step a batch; most methods have the single player "model".
+    """
+
+    players: tuple[str, ...] = ("model",)
+
+    @abstractmethod
+    def losses(self, player: str, batch: Batch, step: int) -> dict[str, Tensor]:
+        """Named scalars, means over the batch of nats per example; "loss" is what the player minimises.
+
+        Args:
+            player: one of `players`.
+            batch: tensors whose first dimension is the batch.
+            step: optimizer steps taken so far, for schedules.
+        """
+
+    def parameter_groups(self, player: str) -> dict[str, list[nn.Parameter]]:
+        """The player's parameters by group, so that each group can have its own optimizer.
+
+        Groups do not overlap and none is empty; frozen parameters are listed as well.
+
+        Raises:
+            InputError: if there is no such player.
+        """
+        return {self.check_player(player): list(self.parameters())}
+
+    def parameters_of(self, player: str) -> Iterable[nn.Parameter]:
+        """All parameters that the player's loss trains."""
+        return [parameter for group in self.parameter_groups(player).values() for parameter in group]
+
+    def check_player(self, player: str) -> str:
+        """`player`, which must be one of `players`.
+
+        Raises:
+            InputError: if it is not.
+        """
+        if player not in self.players:
+            raise InputError(f"`player` (={player!r}) must be one of {', '.join(map(repr, self.players))}.")
+        return player
+
+
+def entry(batch: Batch, name: str) -> Tensor:
+    """`batch[name]`.
+
+    Raises:
+        InputError: if the batch has no such entry.
+    """
+    if name not in batch:
+        raise InputError(
+            f"The batch has no {name!r} (only {', '.join(map(repr, batch))}): add it to the stage's data."
+        )
+    return batch[name]
+
+
+def context_of(prior: "Prior", batch: Batch) -> Tensor | None:
+    """`batch["context"]` for a conditional prior, None for an unconditional one.
+
+    Raises:
+        InputError: if the prior is conditional and the batch has no context.
+    """
+    return None if prior.context_features is None else entry(batch, "context")
+
+
+def check_weight(name: str, weight: float) -> float:
+    """`weight`, a finite number of at least 0.
+
+    Raises:
+        InputError: if it is anything else.
+    """
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
+        raise InputError(f"`{name}` (={weight!r}) must be a finite number of at least 0, such as 1.0.")
+    return float(weight)
+
+
+def autoencoder_groups(model: Autoencoder) -> dict[str, list[nn.Parameter]]:
+    """The groups "autoencoder" and "prior" of a model: the prior's parameters, and all others that learn.
+
+    A feature network inside a perceptual likelihood is in neither; a group without parameters is left out
+    (a `StandardNormal` has none).
+    """
+    prior = list(model.prior.parameters())
+    likelihood = list(model.likelihood.parameters())
+    apart = {id(parameter) for parameter in prior + likelihood}
+    others = [parameter for parameter in model.parameters() if id(parameter) not in apart]
+    groups = {"autoencoder": others + model.likelihood.learned_parameters(), "prior": prior}
+    return {name: parameters for name, parameters in groups.items() if parameters}
