@@ -60,7 +60,8 @@ def fits(value: Any, hint: Any) -> bool:
         return True
     if issubclass(kind, Mapping):
         return isinstance(value, Mapping) and (
-            len(arguments) != 2 or all(fits(k, arguments[0]) and fits(v, arguments[1]) for k, v in value.items())
+            len(arguments) != 2
+            or all(fits(k, arguments[0]) and fits(v, arguments[1]) for k, v in value.items())
         )
     if kind is tuple:
         if not isinstance(value, tuple) or not arguments:

@@ -54,7 +54,9 @@ _weights = click.option(
 _seed = click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draws.")
 
 
-@click.group(cls=_Sentences, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=_Sentences, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
 @click.version_option(package_name="flowprior", prog_name="flowprior")
 def main() -> None:
     """Learned normalizing-flow priors for autoencoders and VAEs."""
@@ -74,15 +76,21 @@ def list_command() -> None:
 @main.command()
 @click.argument("config", required=False)
 @click.option("--size", type=click.Choice(["cpu", "paper"]), help="The config's size (its SIZE binding).")
-@click.option("-b", "--binding", "--gin_bindings", "bindings", multiple=True, help="A gin binding; repeatable.")
-@click.option("--gin_file", "gin_files", multiple=True, help="Synonym of CONFIG; more files add to the first.")
+@click.option(
+    "-b", "--binding", "--gin_bindings", "bindings", multiple=True, help="A gin binding; repeatable."
+)
+@click.option(
+    "--gin_file", "gin_files", multiple=True, help="Synonym of CONFIG; more files add to the first."
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder [default: runs/<experiment>].")
 @click.option("--resume", is_flag=True, help="Go on from the run folder's newest valid checkpoint.")
 @click.option("--steps", type=click.IntRange(min=1), help="Stop after this many optimizer steps.")
 @click.option("--seed", type=int, help="Seed of the run (the config's `experiment.seed`).")
 @_device
 @click.option("--precision", default=None, help="32-true, bf16-mixed, ... (Lightning Fabric's names).")
-@click.option("--devices", type=click.IntRange(min=1), default=1, show_default=True, help="Processes or GPUs.")
+@click.option(
+    "--devices", type=click.IntRange(min=1), default=1, show_default=True, help="Processes or GPUs."
+)
 @_data_root
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def train(config: str | None, gin_files: tuple[str, ...], **options: Any) -> None:
@@ -97,7 +105,9 @@ def train(config: str | None, gin_files: tuple[str, ...], **options: Any) -> Non
 
 @main.command()
 @click.argument("source", metavar="RUN|PRIOR", type=click.Path(path_type=Path))
-@click.option("-n", "count", type=click.IntRange(min=1), default=64, show_default=True, help="How many draws.")
+@click.option(
+    "-n", "count", type=click.IntRange(min=1), default=64, show_default=True, help="How many draws."
+)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help=".png (grid), .npy, .npz or .pt.")
 @click.option("--context", type=click.Path(path_type=Path), help="One row per draw, for a conditional prior.")
 @click.option("--key", help="The array to read from --context FILE.npz.")
@@ -152,7 +162,9 @@ def _widths(_: click.Context, __: click.Parameter, value: str | None) -> tuple[i
 @click.argument("latents", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the fitted prior.")
 @click.option("--key", help="The array to read from an .npz or a .pt of several tensors.")
-@click.option("--context", type=click.Path(path_type=Path), help="One row of context per latent (npy, npz, pt).")
+@click.option(
+    "--context", type=click.Path(path_type=Path), help="One row of context per latent (npy, npz, pt)."
+)
 @click.option("--recipe", default=None, help="glf, actnorm, masked or spline.")
 @click.option("--transforms", type=click.IntRange(min=1), help="Number of coupling layers.")
 @click.option("--hidden", callback=_widths, help="Widths of a conditioner's hidden layers, e.g. 128,128.")
@@ -167,4 +179,3 @@ def fit(**options: Any) -> None:
     from flowprior.commands.fit import run
 
     run(**options)
-

@@ -107,7 +107,9 @@ def find(config: str) -> Path:
     if name in names:
         return names[name]
     if path.suffix == ".gin" and (len(path.parts) > 2 or path.is_absolute()):
-        raise InputError(f"The config file '{config}' does not exist: give a path to a .gin file or a shipped name.")
+        raise InputError(
+            f"The config file '{config}' does not exist: give a path to a .gin file or a shipped name."
+        )
     raise InputError(
         f"Unknown experiment '{config}'{nearest(name, names)}; `flowprior list` shows the shipped experiments, "
         "and a path to a .gin file works too."
@@ -153,13 +155,32 @@ def _parse(text: str, place: str) -> Iterator[tuple[str, Any]]:
             raise
         number = getattr(error, "lineno", None)
         where = f"{place}, line {number}" if number and "\n" in text else place
-        reason = str(error.args[0]).split("\n")[0].strip().rstrip(".")
+        reason = (
+            f" ({str(error.args[0]).splitlines()[0].rstrip('.')})" if isinstance(error, SyntaxError) else ""
+        )
         raise InputError(
-            f"{where}: not a gin binding ({reason}): write `Name.parameter = value`, with text in quotes."
+            f"{where}: not a gin binding{reason}: write `Name.parameter = value`, with text in quotes."
         ) from None
 
 
-def _read(path: Path, seen: tuple[Path, ...] = ()) -> list[Binding]:
+def spoken(texts: Iterable[str]) -> list[Binding]:
+    """The bindings given on the command line.
+
+    Raises:
+        InputError: if one is not a binding.
+    """
+    bindings: list[Binding] = []
+    for text in texts:
+        for kind, item in _parse(text, f"binding `{text.strip()}`"):
+            if kind == "include":
+                raise InputError(
+                    f"binding `{text.strip()}`: an include belongs in a file: give it with --gin_file."
+                )
+            bindings.append(item)
+    return bindings
+
+
+def read(path: Path, seen: tuple[Path, ...] = ()) -> list[Binding]:
     """All bindings of a file, includes spelled out in their place."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -180,8 +201,10 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> list[Binding]:
                 "its own folder and the shipped ones, such as 'glf/_base.gin'."
             )
         if included.resolve() in seen:
-            raise InputError(f"{path.name}: including '{item}' goes round in a circle: remove one of the includes.")
-        bindings += _read(included, (*seen, path.resolve()))
+            raise InputError(
+                f"{path.name}: including '{item}' goes round in a circle: remove one of the includes."
+            )
+        bindings += read(included, (*seen, path.resolve()))
     return bindings
 
 
@@ -198,7 +221,7 @@ def _walk(value: Any) -> Iterator[Any]:
             yield from _walk(item)
 
 
-def _check(bindings: Sequence[Binding], table: Mapping[str, Callable[..., Any]]) -> None:
+def check(bindings: Sequence[Binding], table: Mapping[str, Callable[..., Any]]) -> None:
     """Refuse unknown names, parameters and macros, unread macros, and values of the wrong type.
 
     Raises:
@@ -209,27 +232,32 @@ def _check(bindings: Sequence[Binding], table: Mapping[str, Callable[..., Any]])
     scoped = {(binding.scope, binding.target, binding.parameter): binding.value for binding in bindings}
     hints = {name: parameters_of(target) for name, target in table.items()}
 
-    def settled(value: Any, depth: int = 0) -> Any:
+    def settled(value: Any, place: str, depth: int = 0) -> Any:
         """The literal behind a macro or a `by_size` choice."""
-        if isinstance(value, Macro) and value.name in macros and depth < 20:
-            return settled(macros[value.name], depth + 1)
+        if depth > len(bindings):
+            raise InputError(f"{place}: {value!r} is set by way of itself: give one of the macros a value.")
+        if isinstance(value, Macro):
+            return settled(macros[value.name], place, depth + 1)
         if isinstance(value, Reference) and value.called and value.name.split("/")[-1] == "by_size":
-            scope = "/".join(value.name.split("/")[:-1])
-            chosen = str(macros.get("SIZE", SIZES[0]))
-            return settled(scoped.get((scope, "by_size", chosen), value), depth + 1)
+            choice = ("/".join(value.name.split("/")[:-1]), "by_size", str(macros.get("SIZE")))
+            return settled(scoped[choice], place, depth + 1) if choice in scoped else value
         return value
 
     for binding in bindings:
         for item in _walk(binding.value):
             if isinstance(item, Reference) and item.name.split("/")[-1] not in table:
                 name = item.name.split("/")[-1]
-                raise InputError(f"{binding.place}: `@{name}` is unknown{nearest(name, table) or _offer(table)}")
+                raise InputError(
+                    f"{binding.place}: `@{name}` is unknown{nearest(name, table) or _offer(table)}"
+                )
             if isinstance(item, Macro) and item.name not in macros:
                 raise InputError(
                     f"{binding.place}: `%{item.name}` is used but never set"
                     f"{nearest(item.name, macros) or f': add a line `{item.name} = ...`.'}"
                 )
+    for binding in bindings:
         if not binding.target:
+            settled(binding.value, binding.place)
             if binding.key not in used and binding.key != "SIZE":
                 raise InputError(
                     f"{binding.place}: nothing reads the macro `{binding.key}`"
@@ -246,7 +274,7 @@ def _check(bindings: Sequence[Binding], table: Mapping[str, Callable[..., Any]])
                 f"{binding.place}: `{binding.target}` has no parameter `{binding.parameter}`"
                 f"{nearest(binding.parameter, known) or ': it has ' + ', '.join(f'`{name}`' for name in known) + '.'}"
             )
-        value = settled(binding.value)
+        value = settled(binding.value, binding.place)
         if not fits(value, known[binding.parameter]):
             raise InputError(
                 f"{binding.place}: `{binding.key}` (={value!r}) must be {spell(known[binding.parameter])}."
@@ -276,7 +304,11 @@ def _gin_alone(table: Mapping[str, Callable[..., Any]]) -> Iterator[Any]:
             for name in ("_REGISTRY", "_INVERSE_REGISTRY", "_CONFIG", "_OPERATIVE_CONFIG", "_IMPORTS")
             + ("_SINGLETONS", "_CONSTANTS", "_CONFIG_IS_LOCKED")
         }
-        own: dict[str, Any] = {"_REGISTRY": SelectorMap(), "_CONSTANTS": SelectorMap(), "_CONFIG_IS_LOCKED": False}
+        own: dict[str, Any] = {
+            "_REGISTRY": SelectorMap(),
+            "_CONSTANTS": SelectorMap(),
+            "_CONFIG_IS_LOCKED": False,
+        }
         own |= {name: {} for name in ("_INVERSE_REGISTRY", "_CONFIG", "_OPERATIVE_CONFIG", "_SINGLETONS")}
         own["_IMPORTS"] = set()
         own["_CONSTANTS"]["gin.REQUIRED"] = gin.REQUIRED
@@ -294,7 +326,7 @@ def _gin_alone(table: Mapping[str, Callable[..., Any]]) -> Iterator[Any]:
                 setattr(state, name, value)
 
 
-def _build(bindings: Sequence[Binding], table: Mapping[str, Callable[..., Any]], top: str) -> tuple[Any, str]:
+def build(bindings: Sequence[Binding], table: Mapping[str, Callable[..., Any]], top: str) -> tuple[Any, str]:
     """What `top` returns under `bindings`, and the operative config: every value that had an effect."""
     with _gin_alone(table) as gin:
         gin.parse_config([str(binding) for binding in bindings])
@@ -309,3 +341,17 @@ def _build(bindings: Sequence[Binding], table: Mapping[str, Callable[..., Any]],
                 raise
             raise InputError(sentence) from error
         return built, gin.operative_config_str(max_line_length=110)
+
+
+# ---- what a config names --------------------------------------------------------------------------------
+
+
+def by_size(size: str, cpu: Any, paper: Any) -> Any:
+    """The value of the chosen size; a config binds `size` to its macro SIZE.
+
+    Raises:
+        InputError: if `size` is neither 'cpu' nor 'paper'.
+    """
+    if size not in SIZES:
+        raise InputError(f"SIZE (={size!r}) must be 'cpu' or 'paper'.")
+    return cpu if size == "cpu" else paper
