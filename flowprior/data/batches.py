@@ -17,8 +17,8 @@ class Batches:
     """Shuffled batches of equally long tensors; an epoch's order follows from `(seed, epoch)` alone.
 
     So epoch 7 from batch 3 on is the same whether or not anything was drawn before: resume is exact.
-    `batch_size` counts examples per rank. Global batch k holds the entries `k * batch_size * world_size` and on
-    of the order; the ranks share it out in turns, so that all ranks draw equally many batches of one size.
+    `batch_size` counts examples per rank. Global batch k is the k-th run of `batch_size * world_size` entries
+    of the order; the ranks share it out in turns, so that all draw equally many batches of one size.
     A uint8 entry `"x"` leaves as float32 in [0, 1]; everything else leaves as it is.
 
     Args:
@@ -27,8 +27,8 @@ class Batches:
         seed: of the order.
         device: where batches are made.
         rank, world_size: this process among those that share the set.
-        drop_last: drop the last, partial global batch, unless it is the only one. A kept partial batch is filled
-            up to a multiple of `world_size` with the order's first entries.
+        drop_last: drop the last, partial global batch, unless it is the only one. A kept partial batch is
+            filled up to a multiple of `world_size` with the order's first entries.
 
     Raises:
         InputError: on no tensors, empty or unequally long ones, or a bad size, rank or start.

@@ -1,0 +1,132 @@
+"""A user's arrays: .npz and .npy files of images or vectors."""
+
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flowprior.data.dataset import Loaded, as_labels, split_rows
+from flowprior.errors import InputError
+
+TRAIN_KEYS = ("train_images", "train_x", "x_train", "X_train", "images", "x", "X", "data", "arr_0")
+TEST_KEYS = ("test_images", "test_x", "x_test", "X_test")
+TRAIN_LABEL_KEYS = ("train_labels", "train_y", "y_train", "labels", "label", "y", "targets", "people")
+TEST_LABEL_KEYS = ("test_labels", "test_y", "y_test")
+
+
+def read_arrays(path: Path, train: bool, fraction: float) -> Loaded:
+    """One split of an .npz file (keys such as `train_images`, `test_labels`, `images`) or of an .npy file.
+
+    A file without a test array is split by `held_out(size, fraction)`.
+
+    Raises:
+        InputError: if the file is missing, damaged, needs pickle, or holds nothing that can be used.
+    """
+    if not path.is_file():
+        raise InputError(f"There is no array file {str(path)!r}: check the path, or pass another `root`.")
+    try:
+        return _read_npz(path, train, fraction) if path.suffix == ".npz" else _read_npy(path, train, fraction)
+    except (OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise _damaged(path, error) from error
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    return InputError(
+        f"{str(path)!r} cannot be read as plain NumPy arrays ({error}): "
+        "write it again with numpy.savez or numpy.save, without object arrays."
+    )
+
+
+def _read_npy(path: Path, train: bool, fraction: float) -> Loaded:
+    return _part(Loaded(as_examples(np.load(path, allow_pickle=False), repr(str(path)))), train, fraction)
+
+
+def _read_npz(path: Path, train: bool, fraction: float) -> Loaded:
+    with np.load(path, allow_pickle=False) as arrays:
+        if not isinstance(arrays, np.lib.npyio.NpzFile):
+            raise ValueError("it holds one bare array")
+        has_test = _first(arrays.files, TEST_KEYS) is not None
+        from_test = has_test and not train
+        key = _first(arrays.files, TEST_KEYS if from_test else TRAIN_KEYS)
+        if key is None:
+            raise InputError(
+                f"{str(path)!r} holds the arrays {', '.join(arrays.files) or '(none)'} but needs training "
+                f"examples under one of {', '.join(TRAIN_KEYS)}: rename the array."
+            )
+        x = as_examples(arrays[key], f"`{key}` in {str(path)!r}")
+        loaded = Loaded(x)
+        keys = (_first(arrays.files, TRAIN_LABEL_KEYS), _first(arrays.files, TEST_LABEL_KEYS))
+        label_key = keys[from_test]
+        if label_key is not None:
+            both = [arrays[each] for each in keys if each is not None]
+            loaded = Loaded(x, *as_labels(arrays[label_key], len(x), f"`{label_key}` in {str(path)!r}", both))
+    return loaded if has_test else _part(loaded, train, fraction)
+
+
+def _first(present: Sequence[str], wanted: Sequence[str]) -> str | None:
+    return next((key for key in wanted if key in present), None)
+
+
+def _part(loaded: Loaded, train: bool, fraction: float) -> Loaded:
+    rows = split_rows(len(loaded.x), train, fraction, loaded.label)
+    return Loaded(loaded.x[rows], None if loaded.label is None else loaded.label[rows], loaded.classes)
+
+
+def as_examples(array: np.ndarray, origin: str) -> Tensor:
+    """Images (N, H, W), (N, H, W, C) or (N, C, H, W) as uint8 (N, C, H, W); vectors (N, D) as float32.
+
+    Images are whole numbers in 0..255, floats in [0, 1] or bools. Where both readings fit, channels are last.
+
+    Raises:
+        InputError: on other shapes, types or values; `origin` says where the array was found.
+    """
+    if array.size == 0 or array.ndim not in (2, 3, 4):
+        raise InputError(
+            f"{origin} has shape {array.shape} but must hold at least one image, (N, H, W), (N, H, W, C) or "
+            "(N, C, H, W), or vector (N, D): reshape it."
+        )
+    if array.ndim == 2:
+        if array.dtype.kind != "f":
+            raise InputError(
+                f"{origin} is {array.dtype} of shape {array.shape}, but vectors (N, D) must be floats: "
+                "store float32, or reshape flat images to (N, H, W)."
+            )
+        return torch.from_numpy(array.astype(np.float32))
+    pixels = torch.from_numpy(_as_pixels(array, origin))
+    if pixels.dim() == 3:
+        return pixels.unsqueeze(1)
+    if pixels.shape[-1] in (1, 3):
+        return pixels.permute(0, 3, 1, 2).contiguous()
+    if pixels.shape[1] in (1, 3):
+        return pixels
+    raise InputError(
+        f"{origin} has shape {array.shape} but images need 1 or 3 channels, last or second: "
+        "drop an alpha channel, or reshape."
+    )
+
+
+def _as_pixels(array: np.ndarray, origin: str) -> np.ndarray:
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype.kind == "b":
+        return array.astype(np.uint8) * np.uint8(255)
+    found = str(array.dtype)
+    if array.dtype.kind in "iuf":
+        low, high = float(array.min()), float(array.max())
+        if array.dtype.kind in "iu" and low >= 0 and high <= 255:
+            return array.astype(np.uint8)
+        if array.dtype.kind == "f" and low >= 0 and high <= 1:  # false where there is a NaN
+            return np.rint(array.astype(np.float32) * 255).astype(np.uint8)
+        found += f" with values from {low:g} to {high:g}"
+    raise InputError(
+        f"{origin} is {found}, but images must be whole numbers in 0..255 or floats in [0, 1]: "
+        "scale it, and remove NaN."
+    )

@@ -1,0 +1,192 @@
+"""Picture files, in folders or a zip archive, decoded once into one uint8 tensor."""
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flowprior.data.dataset import split_rows, thin
+from flowprior.data.shaping import Shaping
+from flowprior.errors import InputError
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff"})
+TEST_FOLDERS = ("test", "val", "valid", "validation")
+_CHUNK = 64  # pictures a thread decodes per turn
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Files of one split: their names, how to open one, when they changed, and their labels.
+
+    `stamp(name)` is a text that changes with the file's contents; `cache` is the folder of decoded copies.
+    """
+
+    names: Sequence[str]
+    open: Callable[[str], BinaryIO]
+    stamp: Callable[[str], str]
+    cache: Path
+    label: Tensor | None = None
+    classes: tuple[str, ...] | None = None
+
+    def rows(self, rows: Tensor) -> "Pictures":
+        """The pictures at `rows` only."""
+        label = None if self.label is None else self.label[rows]
+        names = [self.names[row] for row in rows.tolist()]
+        return Pictures(names, self.open, self.stamp, self.cache, label, self.classes)
+
+    def limited(self, limit: int | None) -> "Pictures":
+        """At most `limit` pictures, evenly spaced."""
+        return self if limit is None else self.rows(thin(len(self.names), limit))
+
+
+def list_folder(folder: Path, train: bool, fraction: float) -> Pictures:
+    """One split of a folder of pictures.
+
+    `folder/train` and `folder/test` (or `val`, `valid`, `validation`) are the splits where both exist;
+    otherwise `held_out(size, fraction)` makes them. Subfolders are classes, unless pictures lie beside them.
+
+    Raises:
+        InputError: if there is no such folder or no picture in it.
+    """
+    if not folder.is_dir():
+        raise InputError(f"There is no folder {str(folder)!r}: check the path, or pass another `root`.")
+    tests = [folder / name for name in TEST_FOLDERS if (folder / name).is_dir()]
+    if (folder / "train").is_dir() and tests:
+        splits = [_paths(folder / "train"), _paths(tests[0])]
+        classes = _classes(splits[0] + splits[1])
+        if train:
+            return _labelled(folder / "train", splits[0], classes, folder)
+        return _labelled(tests[0], splits[1], classes, folder)
+    paths = _paths(folder)
+    everything = _labelled(folder, paths, _classes(paths), folder)
+    return everything.rows(split_rows(len(paths), train, fraction, everything.label))
+
+
+def _paths(folder: Path) -> list[Path]:
+    paths = sorted(
+        path.relative_to(folder)
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+    if not paths:
+        raise InputError(
+            f"The folder {str(folder)!r} holds no pictures: put files with one of the endings "
+            f"{', '.join(sorted(SUFFIXES))} there, or in one subfolder per class."
+        )
+    return paths
+
+
+def _classes(paths: list[Path]) -> tuple[str, ...] | None:
+    inside = all(len(path.parts) > 1 for path in paths)
+    return tuple(sorted({path.parts[0] for path in paths})) if inside else None
+
+
+def _labelled(folder: Path, paths: list[Path], classes: tuple[str, ...] | None, home: Path) -> Pictures:
+    index = {name: i for i, name in enumerate(classes or ())}
+    label = torch.tensor([index[path.parts[0]] for path in paths]) if classes else None
+
+    def stamp(name: str) -> str:
+        stat = os.stat(folder / name)
+        return f"{stat.st_size} {stat.st_mtime_ns}"
+
+    names = [str(path) for path in paths]
+    return Pictures(names, lambda name: open(folder / name, "rb"), stamp, home / ".flowprior", label, classes)
+
+
+def decode(pictures: Pictures, shaping: Shaping, memory_limit: int) -> Tensor:
+    """All pictures as one tensor: (N, C, H, W) uint8.
+
+    A result larger than `memory_limit` bytes is decoded once into a file in `pictures.cache` and mapped from
+    there, so that it need not fit in memory and the next run does not decode.
+
+    Raises:
+        InputError: if a picture cannot be read, has more than 8 bits a channel, or another size than the
+            others where `shaping` sets none.
+    """
+    shape = _load(pictures, 0, shaping).shape
+    size = (len(pictures.names), *shape)
+    count = int(np.prod(size))
+    if count <= memory_limit:
+        x = torch.empty(size, dtype=torch.uint8)
+        _fill(x, pictures, shaping)
+        return x
+    path = pictures.cache / f"{_key(pictures, shaping)}.u8"
+    if not (path.is_file() and path.stat().st_size == count):
+        _write_cache(path, size, pictures, shaping)
+    return torch.from_file(str(path), shared=False, size=count, dtype=torch.uint8).view(size)
+
+
+def _key(pictures: Pictures, shaping: Shaping) -> str:
+    digest = hashlib.sha256(repr(shaping).encode())
+    for name in pictures.names:
+        digest.update(f"{name}\0{pictures.stamp(name)}\0".encode())
+    return digest.hexdigest()[:32]
+
+
+def _write_cache(path: Path, size: tuple[int, ...], pictures: Pictures, shaping: Shaping) -> None:
+    temporary = path.with_suffix(f".{os.getpid()}.part")
+    try:
+        path.parent.mkdir(exist_ok=True)
+        count = int(np.prod(size))
+        x = torch.from_file(str(temporary), shared=True, size=count, dtype=torch.uint8).view(size)
+        _fill(x, pictures, shaping)
+        del x
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        raise InputError(
+            f"The decoded pictures ({np.prod(size) / 2**30:.1f} GiB) cannot be written to "
+            f"{str(path.parent)!r} ({error}): make room, or pass a larger `memory_limit`."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _fill(x: Tensor, pictures: Pictures, shaping: Shaping) -> None:
+    def fill(start: int) -> None:
+        for row in range(start, min(start + _CHUNK, len(x))):
+            image = _load(pictures, row, shaping)
+            if image.shape != x.shape[1:]:
+                raise InputError(
+                    f"The picture {pictures.names[row]!r} has shape {tuple(image.shape)} but the first one, "
+                    f"{pictures.names[0]!r}, has {tuple(x.shape[1:])}: pass `size` to bring all to one."
+                )
+            x[row] = image
+
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        try:
+            for _ in pool.map(fill, range(0, len(x), _CHUNK)):
+                pass
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _load(pictures: Pictures, row: int, shaping: Shaping) -> Tensor:
+    from PIL import Image, ImageOps
+
+    name = pictures.names[row]
+    try:
+        with pictures.open(name) as file, Image.open(file) as image:
+            if image.mode.startswith(("I", "F")):
+                raise InputError(
+                    f"The picture {name!r} has mode {image.mode} but must have 8 bits a channel: convert it."
+                )
+            upright = ImageOps.exif_transpose(image)
+            pixels = np.array(upright.convert("L" if shaping.channels == 1 else "RGB"), dtype=np.uint8)
+    except (OSError, SyntaxError, Image.DecompressionBombError, EOFError) as error:
+        raise InputError(
+            f"The picture {name!r} cannot be read ({error}): replace or remove the file."
+        ) from error
+    x = torch.from_numpy(pixels)
+    x = x[None] if x.dim() == 2 else x.permute(2, 0, 1)
+    return shaping(x[None])[0]
