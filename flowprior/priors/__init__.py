@@ -1,1 +1,9 @@
 """Priors: modules that, called with a context or without one, return a distribution over z."""
+
+from flowprior.priors.decoupled import DecoupledPrior
+from flowprior.priors.flow import FlowPrior
+from flowprior.priors.mixture import MixturePrior
+from flowprior.priors.prior import InvertiblePrior, Prior
+from flowprior.priors.standard_normal import StandardNormal
+
+__all__ = ["DecoupledPrior", "FlowPrior", "InvertiblePrior", "MixturePrior", "Prior", "StandardNormal"]

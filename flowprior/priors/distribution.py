@@ -1,0 +1,100 @@
+"""The distribution that a prior returns when called. Imports pyro: to be imported lazily."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, constraints, register_kl
+
+from flowprior.priors.divergence import estimate_kl
+from flowprior.priors.prior import Prior, broadcast_batches
+from flowprior.priors.pyro_names import Delta, TorchDistribution
+from flowprior.tensors import batch_shape_of
+
+KL_SAMPLES = 64  # draws of q that torch.distributions.kl_divergence(q, prior()) averages over
+
+
+class PriorDistribution(TorchDistribution):
+    """p(z) or p(z | context): batch shape of the context, event shape of the prior.
+
+    It holds no numbers of its own: every call asks the prior, so it follows the prior's parameters. It works
+    in `pyro.sample`, in plates, and in `torch.distributions.kl_divergence(q, p)`: exact where the prior knows
+    a closed form, otherwise a mean over `KL_SAMPLES` (= 64) draws of q.
+
+    Args:
+        prior: the prior.
+        context: (*batch, C), or None.
+        batch_shape: the batch shape if it is wider than that of the context.
+        validate_args: whether `log_prob` refuses values outside the support (NaN, infinity); as in
+            torch.distributions, None takes the default of the process.
+    """
+
+    arg_constraints: dict[str, Any] = {}
+
+    def __init__(
+        self,
+        prior: Prior,
+        context: Tensor | None = None,
+        batch_shape: torch.Size | None = None,
+        validate_args: bool | None = None,
+    ) -> None:
+        if batch_shape is None:
+            batch_shape = torch.Size() if context is None else context.shape[:-1]
+        self.prior = prior
+        self.context = context if context is None else context.expand(*batch_shape, context.shape[-1])
+        self.has_rsample = prior.has_rsample
+        super().__init__(batch_shape, prior.event_shape, validate_args=validate_args)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return constraints.independent(constraints.real, len(self.event_shape))
+
+    def __repr__(self) -> str:
+        return (
+            f"PriorDistribution({type(self.prior).__name__}, batch_shape={tuple(self.batch_shape)}, "
+            f"event_shape={tuple(self.event_shape)})"
+        )
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """log p(value) in nats, shape: the batch of `value` (*batch, *event) broadcast with batch_shape."""
+        batch = batch_shape_of(value, self.event_shape, "value")
+        shape = broadcast_batches(batch, self.batch_shape, "value", "distribution")
+        if self._validate_args:
+            self._validate_sample(value)
+        return self.prior.log_prob(value, self.context).expand(shape)
+
+    def sample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
+        """Draws without gradient, (*sample_shape, *batch_shape, *event_shape)."""
+        return self.prior.sample(*self._draws(sample_shape))
+
+    def rsample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
+        """Draws with the gradient of the path, (*sample_shape, *batch_shape, *event_shape)."""
+        return self.prior.rsample(*self._draws(sample_shape))
+
+    def expand(
+        self, batch_shape: torch.Size | tuple[int, ...], _instance: PriorDistribution | None = None
+    ) -> PriorDistribution:
+        """The same distribution with a wider batch; draws are independent across it."""
+        new = self._get_checked_instance(PriorDistribution, _instance)
+        PriorDistribution.__init__(
+            new, self.prior, self.context, torch.Size(batch_shape), validate_args=False
+        )
+        new._validate_args = self._validate_args
+        return new
+
+    def _draws(self, sample_shape: torch.Size | tuple[int, ...]) -> tuple[torch.Size, Tensor | None]:
+        # The prior puts the context's batch behind the sample shape; without a context we do.
+        shape = torch.Size(sample_shape)
+        return (shape + self.batch_shape, None) if self.context is None else (shape, self.context)
+
+
+@register_kl(Distribution, PriorDistribution)
+def _kl_to_prior(q: Distribution, p: PriorDistribution) -> Tensor:
+    kl = estimate_kl(q, p.prior, None, p.context, KL_SAMPLES)
+    return kl.expand(broadcast_batches(kl.shape, p.batch_shape, "q", "p"))
+
+
+# Pyro has a rule for (Delta, anything) and we have one for (anything, prior): this settles which.
+register_kl(Delta, PriorDistribution)(_kl_to_prior)

@@ -1,0 +1,206 @@
+"""A learnable mixture of Gaussians, as a prior of its own or as the base of a flow."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from flowprior.errors import InputError
+from flowprior.priors.prior import Prior
+
+_CHUNK = 2**22  # elements of a (K, N, D) block that the full covariance holds at a time
+
+
+class MixturePrior(Prior):
+    """p(z) = Σ_k w_k N(z; m_k, C_k), with w, m and C as parameters.
+
+    Log-weights, means and the (Cholesky) factors of the covariances are learned by gradient like any
+    parameters; `initialize` starts them from data. `start="em", covariance="full"` is the Gaussian mixture
+    that the papers fit on an autoencoder's codes.
+
+    A draw picks a component, and a pick has no path gradient: `has_rsample` is False.
+
+    Args:
+        features: the event shape, an int or a tuple; components are Gaussians over the flattened event.
+        components: K.
+        covariance: "diagonal" or "full".
+        start: what `initialize` runs, "kmeans" (weights, means and covariances of k-means clusters) or "em"
+            (expectation maximisation to convergence, scikit-learn's GaussianMixture).
+
+    Raises:
+        InputError: if an argument is not one of these.
+
+    >>> prior = MixturePrior(2, components=3)
+    >>> latents = torch.tensor([[0.0, 0.0], [1.0, 0.0], [50.0, 0.0], [51.0, 0.0], [90.0, 0.0], [91.0, 0.0]])
+    >>> prior.initialize(latents)
+    >>> sorted(prior.means[:, 0].tolist())
+    [0.5, 50.5, 90.5]
+    """
+
+    has_rsample = False
+
+    def __init__(
+        self,
+        features: int | Sequence[int],
+        components: int = 64,
+        covariance: Literal["diagonal", "full"] = "diagonal",
+        start: Literal["kmeans", "em"] = "kmeans",
+    ) -> None:
+        super().__init__(features)
+        if not isinstance(components, int) or isinstance(components, bool) or components < 1:
+            raise InputError(f"`components` (={components!r}) must be a positive int, such as 64.")
+        if covariance not in ("diagonal", "full"):
+            raise InputError(f"`covariance` (={covariance!r}) must be 'diagonal' or 'full'.")
+        if start not in ("kmeans", "em"):
+            raise InputError(f"`start` (={start!r}) must be 'kmeans' or 'em'.")
+        self.components, self.covariance, self.start = components, covariance, start
+        size = self.event_shape.numel()
+        # Until it is initialised the mixture looks like N(0, I): spread ½ of the means plus ¾ within them
+        # gives unit variance, and the random means let the gradient tell the components apart.
+        self.logits = nn.Parameter(torch.zeros(components))
+        self.means = nn.Parameter(0.5 * torch.randn(components, size))
+        self.log_scales = nn.Parameter(torch.full((components, size), 0.5 * math.log(0.75)))
+        # Below the diagonal of the Cholesky factors; one feature has nothing there.
+        full = covariance == "full" and size > 1
+        self.lower = nn.Parameter(torch.zeros(components, size, size)) if full else None
+
+    def arguments(self) -> dict[str, Any]:
+        return super().arguments() | {
+            "components": self.components,
+            "covariance": self.covariance,
+            "start": self.start,
+        }
+
+    @property
+    def scale_tril(self) -> Tensor:
+        """The Cholesky factors of the covariances, (K, D, D)."""
+        diagonal = torch.diag_embed(self.log_scales.exp())
+        return diagonal if self.lower is None else diagonal + self.lower.tril(-1)
+
+    def _draw(self, shape: torch.Size, context: Tensor | None) -> Tensor:
+        count = shape.numel()
+        size = self.event_shape.numel()
+        if count == 0:
+            return self.means.new_empty(shape + self.event_shape)
+        index = torch.multinomial(self.logits.softmax(0), count, replacement=True)  # (N,)
+        noise = torch.randn(count, size, device=self.device, dtype=self.dtype)
+        if self.lower is None:
+            noise = self.log_scales.exp()[index] * noise
+        else:
+            factors = self.scale_tril
+            scaled = torch.empty_like(noise)
+            for k in index.unique().tolist():  # one product per component: no (N, D, D) gather
+                rows = index == k
+                scaled[rows] = noise[rows] @ factors[k].T
+            noise = scaled
+        return (self.means[index] + noise).reshape(shape + self.event_shape)
+
+    def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
+        batch = z.shape[: z.dim() - len(self.event_shape)]
+        rows = z.reshape(-1, self.event_shape.numel())  # (N, D)
+        distance = (
+            self._diagonal_distance(rows) if self.lower is None else self._full_distance(rows)
+        )  # (N, K)
+        log_weights = self.logits.log_softmax(0) - self.log_scales.sum(-1)  # (K,)
+        log_prob = torch.logsumexp(log_weights - 0.5 * distance, -1)
+        constant = 0.5 * self.event_shape.numel() * math.log(2 * math.pi)
+        return (log_prob - constant).to(z.dtype).reshape(batch)
+
+    def _diagonal_distance(self, rows: Tensor) -> Tensor:
+        # Σ (x - m)² / s² as three matrix products: (N, K) in memory instead of (N, K, D). The terms cancel,
+        # so they are summed in float64 (which MPS lacks).
+        dtype = rows.dtype if rows.device.type == "mps" else torch.float64
+        x, means = rows.to(dtype), self.means.to(dtype)
+        precision = (-2 * self.log_scales.to(dtype)).exp()  # (K, D)
+        cross = x @ (means * precision).T
+        return x.square() @ precision.T - 2 * cross + (means.square() * precision).sum(-1)
+
+    def _full_distance(self, rows: Tensor) -> Tensor:
+        identity = torch.eye(rows.shape[-1], device=rows.device, dtype=rows.dtype)
+        inverse = torch.linalg.solve_triangular(self.scale_tril, identity, upper=False)  # (K, D, D)
+        step = max(1, _CHUNK // (self.components * rows.shape[-1]))
+        blocks = []
+        for chunk in rows.split(step):
+            offset = chunk - self.means[:, None]  # (K, n, D)
+            blocks.append((offset @ inverse.mT).square().sum(-1).T)  # (n, K)
+        return torch.cat(blocks) if blocks else rows.new_empty(0, self.components)
+
+    def _initialize(self, latents: Tensor, context: Tensor | None, seed: int) -> None:
+        if len(latents) < self.components:
+            raise InputError(
+                f"`latents` has {len(latents)} rows but a mixture of `components` (={self.components}) "
+                "needs at least as many: give more rows or fewer components."
+            )
+        rows = latents.flatten(1).double().cpu().numpy()
+        moments = (_kmeans if self.start == "kmeans" else _em)(rows, self.components, self.covariance, seed)
+        factors = torch.linalg.cholesky(torch.from_numpy(moments.covariances))
+        self.logits.copy_(torch.from_numpy(moments.weights).log())
+        self.means.copy_(torch.from_numpy(moments.means))
+        self.log_scales.copy_(factors.diagonal(dim1=-2, dim2=-1).log())
+        if self.lower is not None:
+            self.lower.copy_(factors.tril(-1))
+
+
+class _Moments(NamedTuple):
+    weights: np.ndarray  # (K,)
+    means: np.ndarray  # (K, D)
+    covariances: np.ndarray  # (K, D, D)
+
+
+def _quietly(fit: Callable[[np.ndarray], Any], rows: np.ndarray) -> Any:
+    """Run a scikit-learn fit without its ConvergenceWarning: an unfinished start is still a start."""
+    from sklearn.exceptions import ConvergenceWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return fit(rows)
+
+
+def _kmeans(rows: np.ndarray, components: int, covariance: str, seed: int) -> _Moments:
+    """Weights, means and covariances of k-means clusters.
+
+    Small clusters lean on the pooled covariance as if it were a few more rows, so that one of a single row,
+    or of none among duplicates, has a proper width; weights are smoothed by one row each.
+    """
+    from sklearn.cluster import KMeans
+
+    size = rows.shape[1]
+    result = _quietly(KMeans(components, n_init=1, random_state=seed).fit, rows)
+    labels, means = result.labels_, result.cluster_centers_
+    counts = np.bincount(labels, minlength=components)  # (K,)
+    residuals = rows - means[labels]
+    spread = rows.var(0)
+    floor = 1e-6 * np.maximum(spread, spread.mean()) + 1e-12  # (D,)
+    scatter = np.stack(
+        [residuals[labels == k].T @ residuals[labels == k] for k in range(components)]
+    )  # (K, D, D)
+    if covariance == "diagonal":
+        scatter = scatter * np.eye(size)
+    pooled = scatter.sum(0) / len(rows) + np.diag(floor)
+    strength = 1 if covariance == "diagonal" else size + 1
+    covariances = (scatter + strength * pooled) / (counts + strength)[:, None, None] + np.diag(floor)
+    return _Moments((counts + 1) / (len(rows) + components), means, covariances)
+
+
+def _em(rows: np.ndarray, components: int, covariance: str, seed: int) -> _Moments:
+    """Weights, means and covariances of a Gaussian mixture by expectation maximisation."""
+    from sklearn.mixture import GaussianMixture
+
+    kind = "diag" if covariance == "diagonal" else "full"
+    try:
+        result = _quietly(GaussianMixture(components, covariance_type=kind, random_state=seed).fit, rows)
+    except ValueError as error:
+        raise InputError(
+            f"expectation maximisation with `components` (={components}) failed on these latents: use fewer "
+            "components, covariance='diagonal' or start='kmeans'."
+        ) from error
+    covariances = result.covariances_
+    if covariance == "diagonal":
+        covariances = covariances[:, :, None] * np.eye(rows.shape[1])
+    return _Moments(np.maximum(result.weights_, np.finfo(float).tiny), result.means_, covariances)

@@ -1,0 +1,190 @@
+"""A prior on disk: `config.json` says how to build it, `model.safetensors` holds its numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from flowprior.errors import InputError
+from flowprior.priors.prior import Prior
+
+FORMAT = 1  # raised when a file written today could no longer be read as it is
+CONFIG, MODEL = "config.json", "model.safetensors"
+
+P = TypeVar("P", bound=Prior)
+
+
+def save(prior: Prior, folder: Path) -> None:
+    """Write the two files; the config last, with the checksum of the other.
+
+    A crash between the two is then noticed when loading, as is a flipped bit.
+    """
+    from safetensors.torch import save as to_bytes
+
+    state = {name: value.detach().cpu().contiguous().clone() for name, value in prior.state_dict().items()}
+    payload = to_bytes(state)
+    config = {
+        "format": FORMAT,
+        **_describe(prior),
+        "dtype": str(prior.dtype).removeprefix("torch."),
+        "sha256": hashlib.sha256(payload).hexdigest(),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(f"`folder` (={str(folder)!r}) is a file: name a folder to save to.") from None
+    write_atomically(folder / MODEL, payload)
+    write_atomically(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+
+
+def load(cls: type[P], folder: Path, bijector: object = None) -> P:
+    """Build the prior described in `folder`, which must be a `cls`, and load its numbers strictly."""
+    config = _read_config(folder)
+    payload = _read(folder, MODEL)
+    if hashlib.sha256(payload).hexdigest() != config.get("sha256"):
+        raise InputError(
+            f"{folder / MODEL} does not match the checksum in {CONFIG}: it is damaged or its saving was "
+            "interrupted; save the prior again."
+        )
+    stored = _class_of(config, folder)
+    if not issubclass(stored, cls):
+        raise InputError(
+            f"{folder} holds a {stored.__name__}, not a {cls.__name__}: call "
+            f"{stored.__name__}.from_pretrained, or Prior.from_pretrained for any class."
+        )
+    _check_bijector(config, folder, bijector)
+    prior: Any = _build(config, folder, bijector)
+    from safetensors.torch import load as from_bytes
+
+    prior.to(_dtype(config, folder))
+    try:
+        prior.load_state_dict(from_bytes(payload))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{folder / MODEL} does not fit the prior of its {CONFIG}: {reason}") from error
+    return prior
+
+
+def write_atomically(path: Path, payload: bytes) -> None:
+    """Write a file whole or not at all: a temporary one beside it, fsync, rename, fsync of the folder."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(payload)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _describe(prior: Prior) -> dict[str, Any]:
+    arguments = {
+        name: _describe(value) if isinstance(value, Prior) else value
+        for name, value in prior.arguments().items()
+    }
+    return {"class": type(prior).__name__, "arguments": arguments}
+
+
+def _class_of(description: dict[str, Any], folder: Path) -> type[Prior]:
+    import flowprior.priors  # noqa: F401  (defines the classes that a config may name)
+
+    classes = {cls.__name__: cls for cls in _subclasses(Prior)}  # type: ignore[type-abstract]
+    name = description.get("class")
+    if name not in classes or not isinstance(description.get("arguments"), dict):
+        raise InputError(
+            f"{folder / CONFIG} names the class {name!r}, which is not a known prior: import the module that "
+            "defines it first."
+        )
+    return classes[name]
+
+
+def _build(description: dict[str, Any], folder: Path, bijector: object) -> Prior:
+    cls, arguments = _class_of(description, folder), dict(description["arguments"])
+    if arguments.get("bijector") is not None:
+        arguments["bijector"] = bijector
+    for name, value in arguments.items():
+        if isinstance(value, dict) and "class" in value:
+            arguments[name] = _build(value, folder, bijector)
+    try:
+        return cls(**arguments)
+    except (TypeError, InputError) as error:
+        raise InputError(f"{folder / CONFIG} cannot build a {cls.__name__}: {error}") from error
+
+
+def _check_bijector(config: dict[str, Any], folder: Path, bijector: object) -> None:
+    wanted = _custom_bijector(config)
+    if wanted is not None and bijector is None:
+        raise InputError(
+            f"{folder} holds a prior with its own bijector ({wanted}), and code is not stored: pass the same "
+            "transform as `bijector`."
+        )
+    if wanted is None and bijector is not None:
+        raise InputError(f"`bijector` was given but {folder} holds a prior built without one: leave it out.")
+
+
+def _custom_bijector(description: dict[str, Any]) -> str | None:
+    """The class of the user's transform in a prior or in one that it holds, None if there is none."""
+    arguments = description["arguments"]
+    nested = [value for value in arguments.values() if isinstance(value, dict) and "arguments" in value]
+    names = [arguments.get("bijector"), *map(_custom_bijector, nested)]
+    return next((name for name in names if name is not None), None)
+
+
+def _subclasses(cls: type[Prior]) -> Iterator[type[Prior]]:
+    for subclass in cls.__subclasses__():
+        yield subclass
+        yield from _subclasses(subclass)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    if not folder.is_dir():
+        raise InputError(f"`folder` (={str(folder)!r}) is not a folder: give what save_pretrained was given.")
+    try:
+        config = json.loads(_read(folder, CONFIG))
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        config = None
+    if not isinstance(config, dict) or not isinstance(config.get("format"), int):
+        raise InputError(
+            f"{folder / CONFIG} is damaged or was not written by save_pretrained: save the prior again."
+        )
+    if config["format"] > FORMAT:
+        raise InputError(
+            f"{folder / CONFIG} has format {config['format']}, newer than this flowprior reads ({FORMAT}): "
+            "upgrade it."
+        )
+    return config
+
+
+def _read(folder: Path, name: str) -> bytes:
+    try:
+        return (folder / name).read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"{folder / name} cannot be read ({error.strerror}): a saved prior is {CONFIG} and {MODEL} in "
+            "one folder."
+        ) from None
+
+
+def _dtype(config: dict[str, Any], folder: Path) -> torch.dtype:
+    dtypes = {str(dtype): dtype for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}
+    dtype = dtypes.get(f"torch.{config.get('dtype')}")
+    if dtype is None:
+        raise InputError(
+            f"{folder / CONFIG} names the dtype {config.get('dtype')!r}, not a floating one: save it again."
+        )
+    return dtype

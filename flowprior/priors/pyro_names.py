@@ -1,0 +1,15 @@
+"""What the priors take from pyro, imported without its one side effect on the process.
+
+Importing pyro sets the default of argument validation for every torch distribution of the process; whoever
+has switched it off keeps it off.
+"""
+
+from torch.distributions import Distribution
+
+_validates = Distribution._validate_args
+try:
+    from pyro.distributions import Delta, TorchDistribution
+finally:
+    Distribution.set_default_validate_args(_validates)
+
+__all__ = ["Delta", "TorchDistribution"]

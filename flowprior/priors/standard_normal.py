@@ -1,0 +1,59 @@
+"""N(0, I), the prior of the plain VAE."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
+
+from flowprior.priors.prior import InvertiblePrior
+from flowprior.tensors import sum_event
+
+
+class StandardNormal(InvertiblePrior):
+    """p(z) = N(z; 0, I), with the closed-form KL for Gaussian posteriors.
+
+    KL(N(m, diag s²) || N(0, I)) = ½ Σ (m² + s² - 1 - log s²)   (Kingma & Welling 2014, Appendix B)
+
+    Its base space is z itself: `to_base` and `from_base` are identities.
+
+    Args:
+        features: the event shape, an int or a tuple such as `(4, 8, 8)`.
+
+    >>> prior = StandardNormal(2)
+    >>> prior.kl(Normal(torch.ones(3, 2), torch.ones(3, 2)))
+    tensor([1., 1., 1.])
+    """
+
+    @property
+    def has_normal_base(self) -> bool:
+        """True: z0 = z ~ N(0, I)."""
+        return True
+
+    def _draw(self, shape: torch.Size, context: Tensor | None) -> Tensor:
+        return torch.randn(shape + self.event_shape, device=self.device, dtype=self.dtype)
+
+    def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
+        event_dims = len(self.event_shape)
+        return (
+            -0.5 * sum_event(z.square(), event_dims) - 0.5 * math.log(2 * math.pi) * self.event_shape.numel()
+        )
+
+    def _to_base(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        return z, z.new_zeros(z.shape[: z.dim() - len(self.event_shape)])
+
+    def _from_base(self, z0: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        return self._to_base(z0, context)
+
+    def _exact_kl(self, q: Distribution) -> Tensor | None:
+        if isinstance(q, MultivariateNormal):
+            factor, mean = q.scale_tril, q.loc  # (*batch, D, D), (*batch, D)
+            log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+            second_moment = factor.square().sum((-2, -1)) + mean.square().sum(-1)
+            return 0.5 * (second_moment - mean.shape[-1] - log_det)
+        while isinstance(q, Independent):
+            q = q.base_dist
+        if isinstance(q, Normal):
+            per_feature = 0.5 * (q.loc.square() + q.scale.square() - 1) - q.scale.log()
+            return sum_event(per_feature, len(self.event_shape))
+        return None
