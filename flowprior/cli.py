@@ -1,4 +1,4 @@
-"""The command line: words to values, InputError to one sentence and exit status 2. The work is in `commands`."""
+"""The command line: words to values, InputError to one sentence and exit status 2; `commands` works."""
 
 import sys
 from pathlib import Path
@@ -29,7 +29,7 @@ class _Sentences(click.Group):
         sys.exit(2)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        from flowprior.annotations import nearest
+        from flowprior.bindings import nearest
 
         if args and self.get_command(ctx, args[0]) is None:
             verbs = self.list_commands(ctx)
@@ -142,7 +142,7 @@ def eval_command(**options: Any) -> None:
 @_seed
 @_device
 def plot(**options: Any) -> None:
-    """Draw figures of a run into RUN/figures: curves, samples, reconstructions, interpolation, neighbours, latent."""
+    """Draw curves, samples, reconstructions, interpolation, neighbours, latent; by default all that apply."""
     from flowprior.commands.plot import run
 
     run(**options)
@@ -175,7 +175,7 @@ def _widths(_: click.Context, __: click.Parameter, value: str | None) -> tuple[i
 @_device
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def fit(**options: Any) -> None:
-    """Fit a FlowPrior to the rows of LATENTS (npy, npz, pt); then `flowprior sample PRIOR -n 1000 --out z.npy`."""
+    """Fit a FlowPrior to the rows of LATENTS (npy, npz, pt); `flowprior sample PRIOR` then draws from it."""
     from flowprior.commands.fit import run
 
     run(**options)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flowprior.annotations import Later, fits, nearest, parameters_of, spell
+from flowprior.bindings import Binding, Macro, Reference, nearest
 from flowprior.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,46 +28,6 @@ class Loaded:
 
     experiment: "Experiment"
     text: str
-
-
-@dataclass(frozen=True)
-class Reference(Later):
-    """`@scope/name` or `@scope/name()` in a config; its repr is gin's spelling."""
-
-    name: str
-    called: bool
-
-    def __repr__(self) -> str:
-        return f"@{self.name}{'()' if self.called else ''}"
-
-
-@dataclass(frozen=True)
-class Macro(Later):
-    """`%NAME` in a config."""
-
-    name: str
-
-    def __repr__(self) -> str:
-        return f"%{self.name}"
-
-
-@dataclass(frozen=True)
-class Binding:
-    """One line of a config: `scope/target.parameter = value`, or `NAME = value` where `target` is empty."""
-
-    scope: str
-    target: str
-    parameter: str
-    value: Any
-    place: str
-
-    @property
-    def key(self) -> str:
-        scope = f"{self.scope}/" if self.scope else ""
-        return f"{scope}{self.target}.{self.parameter}" if self.target else f"{scope}{self.parameter}"
-
-    def __str__(self) -> str:
-        return f"{self.key} = {self.value!r}"
 
 
 # ---- shipped configs ------------------------------------------------------------------------------------
@@ -111,7 +71,7 @@ def find(config: str) -> Path:
             f"The config file '{config}' does not exist: give a path to a .gin file or a shipped name."
         )
     raise InputError(
-        f"Unknown experiment '{config}'{nearest(name, names)}; `flowprior list` shows the shipped experiments, "
+        f"Unknown experiment '{config}'{nearest(name, names)} `flowprior list` shows the shipped ones, "
         "and a path to a .gin file works too."
     )
 
@@ -197,8 +157,8 @@ def read(path: Path, seen: tuple[Path, ...] = ()) -> list[Binding]:
         if not included.is_file() or not included.resolve().is_relative_to(root) or included.suffix != ".gin":
             parts = [p.relative_to(shipped_folder()).as_posix() for p in shipped_folder().rglob("*.gin")]
             raise InputError(
-                f"{path.name}: cannot include '{item}'{nearest(item, parts)}; a config may include .gin files of "
-                "its own folder and the shipped ones, such as 'glf/_base.gin'."
+                f"{path.name}: cannot include '{item}'{nearest(item, parts)} A config may include .gin files "
+                "of its own folder and the shipped ones, such as 'glf/_base.gin'."
             )
         if included.resolve() in seen:
             raise InputError(
@@ -206,83 +166,6 @@ def read(path: Path, seen: tuple[Path, ...] = ()) -> list[Binding]:
             )
         bindings += read(included, (*seen, path.resolve()))
     return bindings
-
-
-# ---- checking -------------------------------------------------------------------------------------------
-
-
-def _walk(value: Any) -> Iterator[Any]:
-    """`value` and everything inside it."""
-    yield value
-    if isinstance(value, Mapping):
-        value = [*value.keys(), *value.values()]
-    if isinstance(value, list | tuple):
-        for item in value:
-            yield from _walk(item)
-
-
-def check(bindings: Sequence[Binding], table: Mapping[str, Callable[..., Any]]) -> None:
-    """Refuse unknown names, parameters and macros, unread macros, and values of the wrong type.
-
-    Raises:
-        InputError: one sentence that names the place, the value and the nearest valid name.
-    """
-    macros = {binding.key: binding.value for binding in bindings if not binding.target}
-    used = {item.name for binding in bindings for item in _walk(binding.value) if isinstance(item, Macro)}
-    scoped = {(binding.scope, binding.target, binding.parameter): binding.value for binding in bindings}
-    hints = {name: parameters_of(target) for name, target in table.items()}
-
-    def settled(value: Any, place: str, depth: int = 0) -> Any:
-        """The literal behind a macro or a `by_size` choice."""
-        if depth > len(bindings):
-            raise InputError(f"{place}: {value!r} is set by way of itself: give one of the macros a value.")
-        if isinstance(value, Macro):
-            return settled(macros[value.name], place, depth + 1)
-        if isinstance(value, Reference) and value.called and value.name.split("/")[-1] == "by_size":
-            choice = ("/".join(value.name.split("/")[:-1]), "by_size", str(macros.get("SIZE")))
-            return settled(scoped[choice], place, depth + 1) if choice in scoped else value
-        return value
-
-    for binding in bindings:
-        for item in _walk(binding.value):
-            if isinstance(item, Reference) and item.name.split("/")[-1] not in table:
-                name = item.name.split("/")[-1]
-                raise InputError(
-                    f"{binding.place}: `@{name}` is unknown{nearest(name, table) or _offer(table)}"
-                )
-            if isinstance(item, Macro) and item.name not in macros:
-                raise InputError(
-                    f"{binding.place}: `%{item.name}` is used but never set"
-                    f"{nearest(item.name, macros) or f': add a line `{item.name} = ...`.'}"
-                )
-    for binding in bindings:
-        if not binding.target:
-            settled(binding.value, binding.place)
-            if binding.key not in used and binding.key != "SIZE":
-                raise InputError(
-                    f"{binding.place}: nothing reads the macro `{binding.key}`"
-                    f"{nearest(binding.key, used) or ': remove the line, or use it as %' + binding.key + '.'}"
-                )
-            continue
-        if binding.target not in table:
-            raise InputError(
-                f"{binding.place}: `{binding.target}` is unknown{nearest(binding.target, table) or _offer(table)}"
-            )
-        known = hints[binding.target]
-        if binding.parameter not in known:
-            raise InputError(
-                f"{binding.place}: `{binding.target}` has no parameter `{binding.parameter}`"
-                f"{nearest(binding.parameter, known) or ': it has ' + ', '.join(f'`{name}`' for name in known) + '.'}"
-            )
-        value = settled(binding.value, binding.place)
-        if not fits(value, known[binding.parameter]):
-            raise InputError(
-                f"{binding.place}: `{binding.key}` (={value!r}) must be {spell(known[binding.parameter])}."
-            )
-
-
-def _offer(table: Iterable[str]) -> str:
-    return ": a config may name " + ", ".join(sorted(table)) + "."
 
 
 # ---- building -------------------------------------------------------------------------------------------
@@ -355,3 +238,15 @@ def by_size(size: str, cpu: Any, paper: Any) -> Any:
     if size not in SIZES:
         raise InputError(f"SIZE (={size!r}) must be 'cpu' or 'paper'.")
     return cpu if size == "cpu" else paper
+
+
+def by_data(name: str, values: dict[str, Any]) -> Any:
+    """The value for one of several data sets; a config binds `name` to its macro DATA.
+
+    Raises:
+        InputError: if there is no value for that data set.
+    """
+    if name not in values:
+        offer = nearest(name, values) or f": there are {', '.join(values)}."
+        raise InputError(f"DATA (={name!r}) is not among the data sets of this config{offer}")
+    return values[name]

@@ -1,10 +1,8 @@
-"""What the verbs read and write: arrays as npy, npz and pt without pickle, and JSON, written whole or not at all."""
+"""Arrays in and out: .npy, .npz and .pt, without pickle; written whole or not at all."""
 
+import io
 import json
-import os
-import tempfile
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowprior.annotations import nearest
+from flowprior.bindings import nearest
 from flowprior.errors import InputError
+from flowprior.priors.pretrained import write_atomically
 
 ARRAYS = (".npy", ".npz", ".pt")
 
@@ -24,99 +23,93 @@ def read_array(path: Path, key: str | None = None, name: str = "latents") -> Ten
     Raises:
         InputError: if the file is missing, damaged, of another kind, not numeric, or `key` does not fit.
     """
-    if path.suffix not in ARRAYS:
-        raise InputError(f"`{name}` (={path}) must be a .npy, .npz or .pt file.")
-    if not path.is_file():
-        raise InputError(f"`{name}` (={path}) does not exist: give an .npy, .npz or .pt file.")
+    if path.suffix not in ARRAYS or not path.is_file():
+        wrong = "does not exist" if path.suffix in ARRAYS else "has another ending"
+        raise InputError(f"`{name}` (={path}) {wrong}: give a .npy, .npz or .pt file.")
     try:
-        if path.suffix == ".pt":
-            found = torch.load(path, map_location="cpu", weights_only=True)
-        else:
-            found = np.load(path, allow_pickle=False)
-            if path.suffix == ".npz":
-                with found as archive:
-                    found = {entry: archive[entry] for entry in archive.files}
+        found = _read(path)
     except (OSError, ValueError, EOFError, RuntimeError, KeyError, zipfile.BadZipFile) as error:
-        reason = str(error).split("\n")[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise InputError(f"`{name}` (={path}) cannot be read ({reason}): write the file again.") from None
+    except Exception as error:  # pickle's UnpicklingError: more than plain tensors
         raise InputError(
-            f"`{name}` (={path}) cannot be read as {path.suffix} ({reason}): write it again."
-        ) from None
-    except Exception as error:  # pickle.UnpicklingError: whatever is not plain tensors
-        raise InputError(
-            f"`{name}` (={path}) holds more than tensors ({type(error).__name__}): save tensors alone with torch.save."
+            f"`{name}` (={path}) holds more than tensors ({type(error).__name__}): save a plain tensor."
         ) from None
     array = _choose(found, key, path, name)
     try:
         tensor = torch.as_tensor(array)
-        numeric = not tensor.is_complex() and tensor.dim() >= 1
-    except TypeError:
-        numeric = False
-    if not numeric:
-        kind = getattr(array, "dtype", type(array).__name__)
-        raise InputError(f"`{name}` (={path}) must hold real numbers with one row per example, not {kind}.")
+    except (TypeError, ValueError, RuntimeError):
+        tensor = torch.empty(0, dtype=torch.complex64)
+    if tensor.is_complex() or tensor.dim() == 0 or len(tensor) == 0:
+        kind = (
+            f"{getattr(array, 'dtype', type(array).__name__)} of shape {tuple(getattr(array, 'shape', ()))}"
+        )
+        raise InputError(f"`{name}` (={path}) is {kind} but must hold real numbers, one row per example.")
     return tensor.float()
+
+
+def _read(path: Path) -> Any:
+    if path.suffix == ".pt":
+        return torch.load(path, map_location="cpu", weights_only=True)
+    found = np.load(path, allow_pickle=False)
+    if path.suffix == ".npy":
+        return found
+    with found as archive:
+        return {entry: archive[entry] for entry in archive.files}
 
 
 def _choose(found: Any, key: str | None, path: Path, name: str) -> Any:
     if not isinstance(found, dict):
         if key is not None:
-            raise InputError(
-                f"`--key` (={key!r}) has nothing to choose from, since {path} holds one array: leave it out."
-            )
+            raise InputError(f"`--key` (={key!r}) has nothing to choose from: {path} holds one array.")
         return found
     if key is None and len(found) == 1:
         return next(iter(found.values()))
     if key not in found:
         wish = f"has no array {key!r}{nearest(key, found)}" if key else "holds several arrays"
-        raise InputError(
-            f"`{name}` (={path}) {wish}; give `--key` one of: {', '.join(map(str, found)) or 'none'}."
-        )
+        raise InputError(f"`{name}` (={path}) {wish}; give `--key`, one of {', '.join(map(str, found))}.")
     return found[key]
 
 
+def check_writable(path: Path, endings: tuple[str, ...]) -> None:
+    """Refuse an output file that cannot be written, before the work is done.
+
+    Raises:
+        InputError: if the ending is unknown, `path` is a folder, or its folder cannot be made.
+    """
+    if path.suffix not in endings:
+        raise InputError(f"`--out` (={path}) must end in {', '.join(endings[:-1])} or {endings[-1]}.")
+    if path.is_dir():
+        raise InputError(f"`--out` (={path}) is a folder: name a file.")
+    make_folder(path.parent)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for what is written.
+
+    Raises:
+        InputError: if that cannot be done.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"The folder {folder} cannot be made ({error.strerror}): choose another `--out`."
+        ) from None
+
+
 def write_array(path: Path, tensor: Tensor, key: str) -> None:
-    """`tensor` as .npy, .npz (under `key`) or .pt, by the name's ending; never half a file."""
-    values = tensor.detach().cpu().contiguous()
-
-    def write(target: Path) -> None:
-        with target.open("wb") as stream:
-            if path.suffix == ".npy":
-                np.save(stream, values.numpy())
-            elif path.suffix == ".npz":
-                np.savez(stream, **{key: values.numpy()})
-            else:
-                torch.save(values, stream)
-
-    replace(path, write)
+    """`tensor` as .npy, .npz (under `key`) or .pt, by the name's ending."""
+    values, stream = tensor.detach().cpu().contiguous(), io.BytesIO()
+    if path.suffix == ".npy":
+        np.save(stream, values.numpy())
+    elif path.suffix == ".npz":
+        np.savez(stream, **{key: values.numpy()})
+    else:
+        torch.save(values, stream)
+    write_atomically(path, stream.getvalue())
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """`content` as JSON; never half a file."""
-    text = json.dumps(content, indent=2, allow_nan=True) + "\n"
-    replace(path, lambda target: target.write_text(text, encoding="utf-8"))
-
-
-def write_text(path: Path, text: str) -> None:
-    """`text` in UTF-8; never half a file."""
-    replace(path, lambda target: target.write_text(text, encoding="utf-8"))
-
-
-def replace(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` fill a temporary file beside `path`, then put it in the place of `path` in one step.
-
-    Raises:
-        InputError: if the folder cannot be written to.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-        os.close(handle)
-    except OSError as error:
-        raise InputError(f"Cannot write {path} ({error.strerror}): choose another `--out`.") from None
-    try:
-        write(Path(temporary))
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    """`content` as JSON."""
+    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())

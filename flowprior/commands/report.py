@@ -1,4 +1,4 @@
-"""RUN/report.json: what a run did, with what, where, and how well. Read, extended, and replaced in one step."""
+"""RUN/report.json: what a run did, with what, where, and how well."""
 
 import json
 import os
@@ -65,7 +65,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def update(path: Path, **entries: Any) -> dict[str, Any]:
-    """The report with `entries` put in; mappings are merged one level deep, and the file is never half written."""
+    """The report with `entries` put in, mappings merged one level deep; the file is replaced in one step."""
     report = read(path)
     for name, value in entries.items():
         old = report.get(name)

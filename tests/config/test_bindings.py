@@ -8,6 +8,7 @@ import gin
 import pytest
 
 from flowprior import config
+from flowprior.bindings import check
 from flowprior.errors import InputError
 
 
@@ -58,7 +59,7 @@ def small(tmp_path: Path) -> Path:
 
 def build(path: Path, *extra: str) -> tuple[Any, str]:
     bindings = config.read(path) + config.spoken(extra)
-    config.check(bindings, TABLE)
+    check(bindings, TABLE)
     return config.build(bindings, TABLE, "top")
 
 
@@ -86,7 +87,7 @@ def test_operative_config_is_self_contained_and_a_fixed_point(small: Path, tmp_p
     [
         ("Nett.width = 3", ["`Nett`", "did you mean `Net`"]),
         ("Net.widht = 3", ["`Net` has no parameter `widht`", "did you mean `width`"]),
-        ("Net.colour = 3", ["`colour`", "it has `width`, `hidden`"]),
+        ("Net.colour = 3", ["`colour`", "there are hidden, kind, rates, width"]),
         ("Net.width = 'wide'", ["`Net.width` (='wide') must be int"]),
         ("Net.width = True", ["`Net.width` (=True) must be int"]),
         ("Net.kind = 'c'", ["(='c')", "'a' or 'b'"]),
@@ -98,8 +99,8 @@ def test_operative_config_is_self_contained_and_a_fixed_point(small: Path, tmp_p
         ("epochs/by_size.cpu = 'x'", ["`top.epochs` (='x') must be int"]),
         ("WIDHT = 3", ["nothing reads the macro `WIDHT`", "did you mean `WIDTH`"]),
         ("Net.width = %WIDHT", ["`%WIDHT` is used but never set", "did you mean `WIDTH`"]),
-        ("top.net = @Nett()", ["`@Nett` is unknown", "did you mean `Net`"]),
-        ("top.net = @os.getenv()", ["`@os.getenv` is unknown"]),
+        ("top.net = @Nett()", ["`Nett` is unknown", "did you mean `Net`"]),
+        ("top.net = @os.getenv()", ["`os.getenv` is unknown"]),
         ("SIZE = 'papr'", ["SIZE", "'papr'", "'cpu'"]),
         ("WIDTH = %WIDTH", ["by way of itself"]),
         ("Net.width", ["not a gin binding"]),
