@@ -1,4 +1,4 @@
-"""The one exception that bad input raises."""
+"""The exceptions: one for bad input, one for a run that cannot go on."""
 
 
 class InputError(ValueError):
@@ -6,4 +6,11 @@ class InputError(ValueError):
 
     It is a `ValueError`, so library users catch what they expect; the command line prints the sentence
     and ends with status 2.
+    """
+
+
+class RunError(RuntimeError):
+    """A run that cannot go on, said in one sentence: a loss that is not finite, a full disk.
+
+    The last good checkpoint stays. The command line prints the sentence and ends with status 1.
     """

@@ -1,0 +1,190 @@
+"""Checkpoints: one safetensors file each, listed with its SHA-256; written whole or not at all, never unpickled."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from flowprior.errors import InputError, RunError
+from flowprior.priors.pretrained import write_atomically
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1  # raised when a file written today could no longer be read as it is
+FOLDER, MANIFEST = "checkpoints", "manifest.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a run needs to go on: tensors by name, and all else as JSON values."""
+
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
+    path: Path
+
+
+def save_checkpoint(
+    run: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], keep: int = 3
+) -> Path:
+    """Write `RUN/checkpoints/step-XXXXXXXXX.safetensors`, list it in the manifest, drop all but the last `keep`.
+
+    The order of the writes leaves a valid checkpoint at any moment: file, manifest, and only then removals.
+    Tensors that share memory (tied weights, modules of two objectives) are stored once.
+
+    Raises:
+        RunError: if the file system refuses, for instance because the disk is full.
+    """
+    folder = run / FOLDER
+    path = folder / f"step-{step:09d}.safetensors"
+    payload = _to_bytes(tensors, state)
+    entry = {
+        "file": path.name,
+        "step": step,
+        "bytes": len(payload),
+        "sha256": hashlib.sha256(payload).hexdigest(),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        listed = [old for old in _read_manifest(folder, tolerant=True) if old["file"] != path.name]
+        kept = [*listed, entry][-keep:]
+        write_atomically(path, payload)
+        write_atomically(folder / MANIFEST, (json.dumps({"checkpoints": kept}, indent=2) + "\n").encode())
+        names = {old["file"] for old in kept} | {MANIFEST}
+        for leftover in folder.iterdir():  # what is no longer listed, and temporary files of a killed run
+            if leftover.name not in names and leftover.name.lstrip(".").startswith(("step-", MANIFEST)):
+                leftover.unlink(missing_ok=True)
+    except OSError as error:
+        raise RunError(
+            f"The checkpoint of step {step} could not be written to {folder} ({error.strerror or error}): make "
+            "room and go on with resume; the last good checkpoint is untouched."
+        ) from error
+    return path
+
+
+def has_checkpoints(run: Path) -> bool:
+    """Whether `run` was trained in before."""
+    return (run / FOLDER / MANIFEST).exists()
+
+
+def load_checkpoint(run: Path) -> Checkpoint:
+    """The newest valid checkpoint of `run`; each newer one that is skipped gets a line in the log with the reason.
+
+    Raises:
+        InputError: if there is none.
+    """
+    folder = run / FOLDER
+    skipped = []
+    for entry in reversed(_read_manifest(folder)):
+        found = _read(folder / entry["file"], entry)
+        if isinstance(found, Checkpoint):
+            return found
+        skipped.append(f"{entry['file']} {found}")
+        log.warning("Skipped checkpoint %s of %s: it %s.", entry["file"], run, found)
+    reasons = f" ({'; '.join(skipped)})" if skipped else ""
+    raise InputError(f"No valid checkpoint in {folder}{reasons}: start the run anew in another folder.")
+
+
+def load_weights(run: Path | str, module: nn.Module) -> int:
+    """Load what a run learned into `module`, an objective or a part of one such as its model; returns the step.
+
+    From the newest valid checkpoint: of a stage that is still running, the best or averaged weights if it
+    keeps such, as at the end of the stage.
+
+    Raises:
+        InputError: if there is no valid checkpoint, or none of its objectives holds such a module.
+    """
+    checkpoint = load_checkpoint(Path(run))
+    weights = {k: v for k, v in checkpoint.tensors.items() if k.startswith("objective.")}
+    current = f"objective.{checkpoint.state['progress']['stage']}."
+    kinds = ("best.", "ema.") if any(k.startswith("best.") for k in checkpoint.tensors) else ("ema.",)
+    for kind in kinds[:1]:
+        for name in [k for k in checkpoint.tensors if k.startswith(kind)]:
+            weights[current + name.removeprefix(kind)] = checkpoint.tensors[name]
+    wanted = list(module.state_dict())
+    if not wanted:
+        return int(checkpoint.state["progress"]["step"])
+    prefixes = sorted(
+        {name.removesuffix(wanted[0]) for name in weights if f".{name}".endswith(f".{wanted[0]}")}, key=len
+    )
+    reason = "no part has these parameter names"
+    for prefix in prefixes:
+        part = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+        if part.keys() >= set(wanted):
+            try:
+                module.load_state_dict(part)
+                return int(checkpoint.state["progress"]["step"])
+            except RuntimeError as error:
+                reason = " ".join(str(error).split())
+    raise InputError(
+        f"{checkpoint.path} does not fit this {type(module).__name__} ({reason}): build it with the settings of "
+        "the run."
+    )
+
+
+def _to_bytes(tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> bytes:
+    from safetensors.torch import save
+
+    first: dict[tuple[Any, ...], str] = {}
+    aliases, stored = {}, {}
+    for name, tensor in tensors.items():
+        place = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride(), tensor.device)
+        if tensor.numel() and place in first:
+            aliases[name] = first[place]
+        else:
+            first[place] = name
+            stored[name] = tensor.detach().to("cpu", copy=True).contiguous()
+    text = json.dumps({"format": FORMAT, "aliases": aliases, "state": state})
+    return save(stored, metadata={"flowprior": text})
+
+
+def _read(path: Path, entry: Mapping[str, Any]) -> Checkpoint | str:
+    """The checkpoint at `path`, or what is wrong with it."""
+    from safetensors.torch import load
+
+    try:
+        payload = path.read_bytes()
+    except FileNotFoundError:
+        return "is missing"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    if len(payload) != entry["bytes"]:
+        return f"is truncated: {len(payload)} of {entry['bytes']} bytes"
+    if hashlib.sha256(payload).hexdigest() != entry["sha256"]:
+        return f"does not match its checksum in {MANIFEST}: at least one bit has flipped"
+    length = int.from_bytes(payload[:8], "little")
+    meta = json.loads(json.loads(payload[8 : 8 + length])["__metadata__"]["flowprior"])
+    if meta["format"] != FORMAT:
+        return f"has format {meta['format']}, and this version reads format {FORMAT}"
+    tensors = load(payload)
+    tensors |= {name: tensors[target] for name, target in meta["aliases"].items()}
+    return Checkpoint(tensors, meta["state"], path)
+
+
+def _read_manifest(folder: Path, tolerant: bool = False) -> list[dict[str, Any]]:
+    """The entries of the manifest, oldest first; with `tolerant`, nothing where there is no readable one."""
+    path = folder / MANIFEST
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))["checkpoints"]
+        return [
+            {
+                "file": str(entry["file"]),
+                "step": int(entry["step"]),
+                "bytes": int(entry["bytes"]),
+                "sha256": str(entry["sha256"]),
+            }
+            for entry in entries
+        ]
+    except FileNotFoundError:
+        reason = "there is none yet"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = f"it is damaged: {error}"
+    if tolerant:
+        return []
+    raise InputError(
+        f"{path} does not list the checkpoints ({reason}): start the run without resume, in a new folder."
+    )

@@ -1,0 +1,239 @@
+"""Stages: an objective, its data and its optimizers for some epochs; training is a list of them."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from flowprior.errors import InputError
+from flowprior.models import Autoencoder
+from flowprior.objectives import LatentFlow, LatentNLL, Objective
+from flowprior.priors.prior import Prior
+from flowprior.training.optimizers import OptimizerSettings, check_count, check_number
+
+Tensors: TypeAlias = Mapping[str, Tensor]
+Data: TypeAlias = Tensors | Callable[[], Tensors]
+Optimizers: TypeAlias = OptimizerSettings | Mapping[str, OptimizerSettings]
+
+
+@dataclass
+class Stage:
+    """What is trained, on what, how and for how long.
+
+    Args:
+        name: in the logs.
+        objective: asked for the losses of each of its players, in order.
+        data: named tensors (N, ...), or a function that returns them: it is called when the stage begins, and
+            again when a run is resumed within the stage, and must return the same (for instance the codes of
+            an autoencoder that the stages before have trained).
+        epochs: passes over the data at most.
+        batch_size: examples a step, over all processes together.
+        optimizers: for all parameter groups, or one for each by name.
+        frozen: names of groups that are not trained in this stage; modules all of whose parameters are frozen
+            stay in evaluation mode, so that batch statistics rest as well.
+        ema: decay a step of an exponential moving average of the weights. Validation and `on_epoch` see the
+            averaged weights, and at the end of the stage the model gets them.
+        clip: largest norm of a player's gradient.
+        validation: the part of the data that is held out (its choice follows from the run's seed), or data of its
+            own. It is evaluated after every epoch with the same noise each time.
+        patience: stop after so many epochs without a better validation loss; None never stops early.
+        keep_best: at the end of the stage, give the model the weights with the best validation loss.
+        initialize: called once when the stage begins, with the training data (the held-out part left out).
+
+    Raises:
+        InputError: if a value is out of range.
+    """
+
+    name: str
+    objective: Objective
+    data: Data
+    epochs: int
+    batch_size: int
+    optimizers: Optimizers
+    frozen: tuple[str, ...] = ()
+    ema: float | None = None
+    clip: float | None = None
+    validation: float | Data = 0.0
+    patience: int | None = None
+    keep_best: bool = True
+    initialize: Callable[[Tensors], None] | None = None
+
+    def __post_init__(self) -> None:
+        check_count("epochs", self.epochs)
+        check_count("batch_size", self.batch_size)
+        if self.clip is not None:
+            check_number("clip", self.clip, above=0)
+        if self.ema is not None and not 0 <= self.ema < 1:
+            raise InputError(f"`ema` (={self.ema!r}) must lie in [0, 1), e.g. 0.999, or be None.")
+        if isinstance(self.validation, int | float) and not 0 <= self.validation < 1:
+            raise InputError(f"`validation` (={self.validation!r}) must be a part in [0, 1), e.g. 0.1, or data.")
+        if self.patience is not None:
+            check_count("patience", self.patience)
+            if not self.validation:
+                raise InputError("`patience` needs a validation loss: set `validation`, e.g. to 0.1.")
+        known = {group for player in self.objective.players for group in self.objective.parameter_groups(player)}
+        given = set(self.frozen) | (set(self.optimizers) if isinstance(self.optimizers, Mapping) else set())
+        if given - known:
+            raise InputError(
+                f"Stage {self.name!r} names the parameter groups {sorted(given - known)}, but its objective has "
+                f"{sorted(known)}: correct `optimizers` or `frozen`."
+            )
+
+    def settings(self, group: str) -> OptimizerSettings:
+        """The optimizer settings of a parameter group.
+
+        Raises:
+            InputError: if there are none.
+        """
+        if isinstance(self.optimizers, OptimizerSettings):
+            return self.optimizers
+        if group not in self.optimizers:
+            raise InputError(
+                f"Stage {self.name!r} has no optimizer for the parameter group {group!r}: add it to `optimizers`, "
+                "or name it in `frozen`."
+            )
+        return self.optimizers[group]
+
+    def split(self, seed: int) -> tuple[Tensors, Tensors | None]:
+        """The training and the validation data; rows are held out by a permutation that follows from `seed`."""
+        tensors = resolve(self.data)
+        if not isinstance(self.validation, int | float):
+            return tensors, resolve(self.validation)
+        size = len(next(iter(tensors.values())))
+        count = round(size * self.validation)
+        if self.validation and not 0 < count < size:
+            raise InputError(
+                f"`validation` (={self.validation!r}) of {size} examples leaves nothing to validate on or to train "
+                "on: give more examples, or validation=0."
+            )
+        if not count:
+            return tensors, None
+        order = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
+        held, rest = order[:count].sort().values, order[count:].sort().values
+        return {k: v[rest] for k, v in tensors.items()}, {k: v[held] for k, v in tensors.items()}
+
+
+def resolve(data: Data) -> Tensors:
+    """`data`, called if it is a function."""
+    return data() if callable(data) else data
+
+
+def joint_stage(
+    model: Autoencoder,
+    data: Data,
+    *,
+    objective: Callable[[Autoencoder], Objective] = LatentFlow,
+    epochs: int = 20,
+    batch_size: int = 256,
+    optimizers: Optimizers | None = None,
+    frozen: tuple[str, ...] = (),
+    ema: float | None = None,
+    clip: float | None = None,
+    validation: float | Data = 0.0,
+    patience: int | None = None,
+    name: str = "joint",
+) -> Stage:
+    """Autoencoder and prior together (GLF in one stage, VAEs); with frozen=("prior",) the autoencoder alone.
+
+    Where the prior is conditional and the data has no "context", one-hot labels are taken for it.
+
+    Args:
+        model, data: what is trained, on "x" and, as far as the objective needs them, "label" or "context".
+        objective: makes the objective of the model.
+        optimizers: default Adam, 1e-3 for all groups.
+
+    The other arguments are those of `Stage`.
+    """
+    return Stage(
+        name,
+        objective(model),
+        lambda: with_context(model.prior, resolve(data)),
+        epochs,
+        batch_size,
+        OptimizerSettings() if optimizers is None else optimizers,
+        frozen=frozen,
+        ema=ema,
+        clip=clip,
+        validation=validation,
+        patience=patience,
+    )
+
+
+def prior_stage(
+    model: Autoencoder | Prior,
+    data: Data,
+    *,
+    epochs: int = 20,
+    batch_size: int = 256,
+    optimizers: Optimizers | None = None,
+    initialize: bool = True,
+    ema: float | None = 0.99,
+    clip: float | None = None,
+    validation: float | Data = 0.0,
+    patience: int | None = None,
+    seed: int = 0,
+    name: str = "prior",
+) -> Stage:
+    """The prior alone: on the frozen codes of an autoencoder (two-stage GLF, and extra steps after joint training).
+
+    Args:
+        model: an autoencoder, whose codes of data["x"] are taken when the stage begins; or a prior, which is
+            trained on data["z"] as it is.
+        data: as for `joint_stage`.
+        optimizers: default Adam, one-cycle up to 2e-3, weight decay 1e-5.
+        initialize: give the prior its data-dependent start (`Prior.initialize`). False to go on from where it is.
+        seed: of that start.
+
+    The other arguments are those of `Stage`.
+    """
+    prior = model.prior if isinstance(model, Autoencoder) else model
+    settings = OptimizerSettings(lr=2e-3, weight_decay=1e-5, schedule="one_cycle")
+    return Stage(
+        name,
+        LatentNLL(prior),
+        lambda: latents(model, with_context(prior, resolve(data))),
+        epochs,
+        batch_size,
+        settings if optimizers is None else optimizers,
+        ema=ema,
+        clip=clip,
+        validation=validation,
+        patience=patience,
+        initialize=(lambda found: prior.initialize(found["z"], found.get("context"), seed=seed))
+        if initialize
+        else None,
+    )
+
+
+def latents(model: Autoencoder | Prior, tensors: Tensors) -> Tensors:
+    """"z" and "context" of `tensors`; for an autoencoder z are the codes of "x"."""
+    if isinstance(model, Autoencoder):
+        if "x" not in tensors:
+            raise InputError(f"The data of a prior's stage has no 'x' to encode, only {sorted(tensors)}.")
+        tensors = {**tensors, "z": model.codes(_chunks(tensors["x"])).cpu()}
+    if "z" not in tensors:
+        raise InputError(f"The data of a prior's stage has no 'z', only {sorted(tensors)}.")
+    return {name: tensors[name] for name in ("z", "context") if name in tensors}
+
+
+def with_context(prior: Prior, tensors: Tensors) -> Tensors:
+    """`tensors` with a "context" of one-hot labels, if the prior needs a context and there is none."""
+    width = prior.context_features
+    if width is None or "context" in tensors or "label" not in tensors:
+        return tensors
+    classes = int(tensors["label"].max()) + 1
+    if classes > width:
+        raise InputError(
+            f"The labels go up to {classes - 1}, but the prior was built with `context_features` (={width}): "
+            f"it must be at least {classes}."
+        )
+    one_hot = nn.functional.one_hot(tensors["label"].long(), width).float()
+    return {**tensors, "context": one_hot}
+
+
+def _chunks(x: Tensor, size: int = 512) -> Iterator[Tensor]:
+    """`x` in chunks as a model reads them: bytes become floats in [0, 1]."""
+    for chunk in x.split(size):
+        yield chunk.float() / 255 if chunk.dtype == torch.uint8 else chunk
