@@ -1,1 +1,9 @@
 """Invertible maps between z and z0, supplied by nflows, Pyro or the user."""
+
+from flowprior.bijectors.adapters import as_bijector
+from flowprior.bijectors.bijector import Bijector
+from flowprior.bijectors.permutation import Permutation
+from flowprior.bijectors.recipes import RECIPES, Recipe, build_bijector
+from flowprior.bijectors.whitening import Whitening
+
+__all__ = ["RECIPES", "Bijector", "Permutation", "Recipe", "Whitening", "as_bijector", "build_bijector"]

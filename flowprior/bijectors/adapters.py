@@ -1,0 +1,257 @@
+"""A user's own transform as a bijector."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions.transforms import ComposeTransform, Transform, _InverseTransform
+from torch.distributions.utils import lazy_property
+
+from flowprior.bijectors.bijector import Bijector
+from flowprior.errors import InputError
+from flowprior.tensors import as_event_shape
+
+
+def as_bijector(
+    transform: object, event_shape: int | Sequence[int], context_features: int | None = None
+) -> Bijector:
+    """A user's nflows, torch or Pyro transform as a bijector over `event_shape`.
+
+    * A `Bijector` is returned as it is.
+    * An nflows `Transform`: calling it maps z to z0, as in an nflows `Flow`.
+    * A torch or Pyro `Transform`, a Pyro conditional transform, or a list of them: calling it maps z0 to z,
+      first to last, as in `TransformedDistribution`. Elementwise transforms are summed over the event.
+
+    Transforms see (N, *event) and, if `context_features` is given, a context (N, C). Parameters, buffers and
+    tensor attributes become part of the bijector: they are saved, moved and copied with it.
+
+    Raises:
+        InputError: if `transform` is none of these, or its shapes or its context do not fit.
+
+    >>> from torch.distributions.transforms import AffineTransform, TanhTransform
+    >>> bijector = as_bijector([AffineTransform(1.0, 2.0)], 3)
+    >>> z, logabsdet = bijector.from_base(torch.zeros(3))
+    >>> z, round(logabsdet.item(), 4)
+    (tensor([1., 1., 1.]), 2.0794)
+    """
+    if isinstance(transform, Bijector):
+        return _checked(transform, event_shape, context_features)
+    if isinstance(transform, _class("nflows.transforms.base", "Transform")):
+        return NflowsBijector(transform, event_shape, context_features)
+    parts = list(transform) if isinstance(transform, (list, tuple)) else [transform]
+    conditional = _class("pyro.distributions.conditional", "ConditionalTransform")
+    for part in parts:
+        if not isinstance(part, (Transform, *conditional)):
+            raise InputError(
+                f"`bijector` (a {type(part).__name__}) must be an nflows Transform, a torch or Pyro "
+                "Transform, a Pyro conditional transform, a list of the last two, or a flowprior Bijector."
+            )
+    return TorchBijector(parts, event_shape, context_features)
+
+
+class NflowsBijector(Bijector):
+    """An nflows transform: its call is `to_base`, its `inverse` is `from_base`.
+
+    Args:
+        transform: an nflows `Transform` over (N, *event), or over (N, D) -> (N, D) for a flat event.
+        event_shape, context_features: as in `Bijector`; the context goes to every part of the transform.
+    """
+
+    def __init__(
+        self, transform: nn.Module, event_shape: int | Sequence[int], context_features: int | None = None
+    ) -> None:
+        super().__init__(event_shape, context_features)
+        self.transform = transform
+        # nflows' multiscale transform takes images and gives vectors
+        self.flat_base = isinstance(
+            transform, _class("nflows.transforms.base", "MultiscaleCompositeTransform")
+        )
+
+    def _to_base(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        z0, logabsdet = self.transform(z.reshape(-1, *self.event_shape), context)
+        return z0, logabsdet
+
+    def _from_base(self, z0: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        shaped = z0 if self.flat_base else z0.reshape(-1, *self.event_shape)
+        return self.transform.inverse(shaped, context)  # type: ignore[operator]
+
+
+class TorchBijector(Bijector):
+    """torch and Pyro transforms in a row: calling them, first to last, is `from_base`.
+
+    Pyro's transforms remember their last input and output and answer from memory after the parameters have
+    changed; what they remember is cleared before and after each evaluation, which also keeps `deepcopy` and
+    `pickle` working. Tensor attributes of transforms that are no modules (an `AffineTransform`'s loc, a
+    Pyro `Permute`'s permutation) are registered, so that they are saved and moved.
+
+    Args:
+        parts: transforms over (N, *event), each a torch or Pyro `Transform` or a Pyro conditional one.
+        event_shape, context_features: as in `Bijector`; the context goes to the conditional parts.
+    """
+
+    def __init__(
+        self, parts: Sequence[Any], event_shape: int | Sequence[int], context_features: int | None = None
+    ) -> None:
+        super().__init__(event_shape, context_features)
+        self.parts = [leaf for part in parts for leaf in _leaves(part)]
+        conditional = [not isinstance(part, Transform) for part, _ in self.parts]
+        if any(conditional) and context_features is None:
+            raise InputError(
+                "`context_features` (=None) must be the width C of the context of a conditional `bijector`."
+            )
+        if context_features is not None and not any(conditional):
+            raise InputError(
+                f"`context_features` (={context_features}) needs a conditional transform, but none of "
+                "`bijector` is one: leave it out, or pass a Pyro ConditionalTransform."
+            )
+        shape = self.event_shape
+        for part, inverted in self.parts:
+            if isinstance(part, Transform):
+                shape = self._shape_after(part, inverted, shape)
+        if shape != self.event_shape:
+            raise InputError(
+                f"`bijector` maps event shape {tuple(self.event_shape)} to {tuple(shape)}: it must keep it."
+            )
+        tensors = (_Tensors(part) for leaf, _ in self.parts for part in _nested(leaf))
+        self.transforms = nn.ModuleList(
+            [part for leaf, _ in self.parts for part in _nested(leaf) if isinstance(part, nn.Module)]
+        )
+        self.tensors = nn.ModuleList([holder for holder in tensors if holder.names])
+
+    def _shape_after(self, part: Transform, inverted: bool, shape: torch.Size) -> torch.Size:
+        if not part.bijective:
+            raise InputError(f"`bijector` has a part, {type(part).__name__}, that is not bijective.")
+        event_dim = (part.codomain if inverted else part.domain).event_dim
+        if event_dim > len(shape):
+            raise InputError(
+                f"`bijector` has a part, {type(part).__name__}, over {event_dim} event dimensions but the "
+                f"event shape is {tuple(self.event_shape)}."
+            )
+        return torch.Size(part.inverse_shape(shape) if inverted else part.forward_shape(shape))
+
+    def _to_base(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        return self._run([(part, not inverted) for part, inverted in self._resolved(context)[::-1]], z)
+
+    def _from_base(self, z0: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        return self._run(self._resolved(context), z0)
+
+    def _run(self, parts: list[tuple[Transform, bool]], value: Tensor) -> tuple[Tensor, Tensor]:
+        total = value.new_zeros(value.shape[0])
+        value = value.reshape(-1, *self.event_shape)
+        for holder in self.tensors:
+            holder.hand_over()  # type: ignore[operator]
+        for part, inverted in parts:
+            _forget(part)
+            mapped = part.inv(value) if inverted else part(value)
+            x, y = (mapped, value) if inverted else (value, mapped)
+            logabsdet = part.log_abs_det_jacobian(x, y)
+            # one number an element or one an event: expand to what the contract says, then sum the event
+            logabsdet = logabsdet.expand(x.shape[: x.dim() - part.domain.event_dim])
+            logabsdet = logabsdet.reshape(x.shape[0], -1).sum(-1)
+            total = total - logabsdet if inverted else total + logabsdet
+            _forget(part)
+            value = mapped
+        return value, total
+
+    def _resolved(self, context: Tensor | None) -> list[tuple[Transform, bool]]:
+        """The parts with the context bound, as plain transforms from z0 to z."""
+        resolved: list[tuple[Transform, bool]] = []
+        for part, inverted in self.parts:
+            if isinstance(part, Transform):
+                resolved.append((part, inverted))
+            else:
+                resolved += _leaves(part.condition(context), inverted)
+        return resolved
+
+
+class _Tensors(nn.Module):
+    """Registers the tensor attributes of a transform that is no module."""
+
+    def __init__(self, transform: Any) -> None:
+        super().__init__()
+        self.transform = [transform]  # in a list, so that a module is not registered twice
+        self.names: list[str] = []
+        if isinstance(transform, nn.Module):
+            return
+        _drop_lazy(transform)
+        _forget(transform)
+        for name, value in vars(transform).items():
+            if isinstance(value, nn.Parameter):
+                self.register_parameter(name, value)
+            elif isinstance(value, Tensor):
+                self.register_buffer(name, value)
+            else:
+                continue
+            self.names.append(name)
+
+    def hand_over(self) -> None:
+        """Give the transform the tensors as they are now, after a load or a move."""
+        _drop_lazy(self.transform[0])
+        for name in self.names:
+            setattr(self.transform[0], name, getattr(self, name))
+
+
+def _leaves(part: Any, inverted: bool = False) -> list[tuple[Any, bool]]:
+    """The transforms that `part` is composed of, from z0 to z, each with whether its inverse is meant.
+
+    torch's inverse and compose wrappers hide parameters and do not survive a copy: they are unwrapped.
+    """
+    if isinstance(part, _InverseTransform):
+        return _leaves(part.inv, not inverted)
+    if isinstance(part, _class("pyro.distributions.conditional", "_ConditionalInverseTransformModule")):
+        return _leaves(part.inv, not inverted)
+    if isinstance(part, _class("pyro.distributions.conditional", "ConstantConditionalTransform")):
+        return _leaves(part.transform, inverted)
+    children = None
+    if isinstance(part, ComposeTransform):
+        children = part.parts
+    elif isinstance(part, _class("pyro.distributions.conditional", "ConditionalComposeTransformModule")):
+        children = part.transforms
+    if children is None:
+        return [(part, inverted)]
+    return [leaf for child in (children[::-1] if inverted else children) for leaf in _leaves(child, inverted)]
+
+
+def _nested(part: Any) -> Iterator[Any]:
+    """`part` and the transforms that it holds, as torch's `IndependentTransform` and `CatTransform` do."""
+    yield part
+    if isinstance(part, Transform) and not isinstance(part, nn.Module):
+        held = [*vars(part).get("transforms", ()), vars(part).get("base_transform")]
+        for child in held:
+            if isinstance(child, Transform):
+                yield from _nested(child)
+
+
+def _forget(part: Transform) -> None:
+    """Clear what a transform remembers of its last evaluation."""
+    for transform in _nested(part):
+        for name in [name for name in vars(transform) if name.startswith("_cached_")]:
+            setattr(transform, name, (None, None) if name == "_cached_x_y" else None)
+
+
+def _drop_lazy(transform: Any) -> None:
+    """Delete lazily computed attributes, such as the inverse of a permutation that may have changed."""
+    for name in [
+        name for name in vars(transform) if isinstance(getattr(type(transform), name, None), lazy_property)
+    ]:
+        delattr(transform, name)
+
+
+def _class(module: str, name: str) -> tuple[Any, ...]:
+    """The class, in a tuple for `isinstance`; empty while nobody has imported its library."""
+    loaded = sys.modules.get(module)
+    return () if loaded is None else (getattr(loaded, name),)
+
+
+def _checked(bijector: Bijector, event_shape: int | Sequence[int], context_features: int | None) -> Bijector:
+    if bijector.event_shape != as_event_shape(event_shape):
+        raise InputError(
+            f"`bijector` has event shape {tuple(bijector.event_shape)} but {event_shape!r} was asked for."
+        )
+    if bijector.context_features != context_features:
+        raise InputError(
+            f"`bijector` has context_features {bijector.context_features} but {context_features!r} was asked."
+        )
+    return bijector

@@ -1,0 +1,100 @@
+"""Steps supplied by nflows 0.14; calling one is `to_base`, its `inverse` is `from_base`.
+
+Import this module lazily: nflows imports matplotlib.
+"""
+
+import math
+
+import torch
+from nflows.transforms.coupling import AffineCouplingTransform, PiecewiseRationalQuadraticCouplingTransform
+from nflows.transforms.normalization import ActNorm
+from nflows.transforms.splines import unconstrained_rational_quadratic_spline
+from torch import Tensor, nn
+
+from flowprior.bijectors.actnorm import ActNormBase
+from flowprior.bijectors.conditioner import AffineConditioner, Network
+
+
+class AffineCoupling(AffineCouplingTransform):
+    """z_b -> z_b exp(log_scale) + shift; the log-determinant is the sum of log_scale itself.
+
+    nflows' own version fixes the scale to sigmoid(s + 2) + 1e-3 and takes its logarithm; here the
+    conditioner gives (shift, log_scale), so the scale is what the recipe says and nothing underflows.
+    """
+
+    def __init__(self, mask: Tensor, conditioner: AffineConditioner) -> None:
+        super().__init__(mask, lambda in_features, out_features: conditioner)
+
+    def _scale_and_shift(self, transform_params: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        shift, log_scale = transform_params
+        return log_scale.exp(), shift
+
+    def _coupling_transform_forward(
+        self, inputs: Tensor, transform_params: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        scale, shift = self._scale_and_shift(transform_params)
+        return inputs * scale + shift, transform_params[1].sum(-1)
+
+    def _coupling_transform_inverse(
+        self, inputs: Tensor, transform_params: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        shift, log_scale = transform_params
+        return (inputs - shift) * log_scale.neg().exp(), -log_scale.sum(-1)
+
+
+class SplineCoupling(PiecewiseRationalQuadraticCouplingTransform):
+    """Monotonic rational-quadratic spline on [-tail_bound, tail_bound], the identity outside.
+
+    Reference: Durkan et al., Neural Spline Flows (2019), section 3.
+    """
+
+    def __init__(self, mask: Tensor, network: Network, bins: int, tail_bound: float) -> None:
+        super().__init__(
+            mask,
+            lambda in_features, out_features: network,
+            num_bins=bins,
+            tails="linear",
+            tail_bound=tail_bound,
+        )
+
+    def _piecewise_cdf(
+        self, inputs: Tensor, transform_params: Tensor, inverse: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        widths, heights, slopes = transform_params.split(
+            [self.num_bins, self.num_bins, self.num_bins - 1], dim=-1
+        )
+        return unconstrained_rational_quadratic_spline(
+            inputs, widths, heights, slopes, inverse=inverse, tails="linear", tail_bound=self.tail_bound
+        )
+
+
+class FencedActNorm(ActNormBase, ActNorm):
+    """nflows' ActNorm without its start by the first training batch; see `ActNormBase`."""
+
+    def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return inputs * self.log_scale.exp() + self.shift, self.log_scale.sum().expand(inputs.shape[0])
+
+    def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        logabsdet = -self.log_scale.sum().expand(inputs.shape[0])
+        return (inputs - self.shift) * self.log_scale.neg().exp(), logabsdet
+
+
+def affine_coupling(mask: Tensor, conditioner: AffineConditioner) -> nn.Module:
+    """The step that changes the features where `mask` (D,) is true."""
+    return AffineCoupling(mask, conditioner)
+
+
+def actnorm(features: int) -> nn.Module:
+    """The learned elementwise affine step."""
+    return FencedActNorm(features)
+
+
+def spline_coupling(mask: Tensor, network: Network, bins: int, tail_bound: float) -> nn.Module:
+    """The spline step; `network` starts it as the identity if its last layer is zero."""
+    step = SplineCoupling(mask, network, bins, tail_bound)
+    # a slope of 1 at the inner knots: nflows adds `min_derivative` to softplus(.)
+    slope_of_one = math.log(math.expm1(1.0 - step.min_derivative))
+    start = torch.zeros(int(mask.sum()), 3 * bins - 1)
+    start[:, 2 * bins :] = slope_of_one
+    network.add_to_last_bias(start.flatten())
+    return step
