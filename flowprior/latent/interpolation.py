@@ -1,0 +1,100 @@
+"""Paths between latents: straight, or along the sphere."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from flowprior.errors import InputError
+
+FromBase = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""What takes z0 to (z, logabsdet), such as a flow prior's `from_base`."""
+
+_TINY = 1e-4  # rad; below it the sphere is flat to float32 precision
+
+
+def lerp(start: Tensor, end: Tensor, weights: Tensor) -> Tensor:
+    """(1 - w) start + w end, for each w: (N, *event) twice and (S,) -> (S, N, *event).
+
+    Raises:
+        InputError: if `start` and `end` differ in shape or `weights` is not one-dimensional.
+
+    >>> lerp(torch.zeros(1, 2), torch.ones(1, 2), torch.tensor([0.0, 0.25, 1.0])).squeeze(1).tolist()
+    [[0.0, 0.0], [0.25, 0.25], [1.0, 1.0]]
+    """
+    _check(start, end, weights)
+    return torch.lerp(start, end, _leading(weights, start))
+
+
+def slerp(start: Tensor, end: Tensor, weights: Tensor) -> Tensor:
+    """sin((1 - w) a) / sin(a) start + sin(w a) / sin(a) end, a the angle between both (Shoemake 1985).
+
+    For z0 ~ N(0, I) only: its mass lies near a sphere, which this path follows and a straight one leaves.
+    Nearly parallel ends are joined by a straight line; opposite ends by a half circle through a fixed,
+    arbitrary direction; a zero vector, which has no direction, by a straight line too.
+    Shapes as `lerp`; each of the N events is one vector.
+
+    Raises:
+        InputError: as `lerp`.
+
+    >>> slerp(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]), torch.tensor([0.5]))
+    tensor([[[0.7071, 0.7071]]])
+    """
+    _check(start, end, weights)
+    a, b = start.flatten(1), end.flatten(1)  # (N, D)
+    w = weights.to(a)[:, None, None]  # (S, 1, 1)
+    norm_a, norm_b = a.norm(dim=1, keepdim=True), b.norm(dim=1, keepdim=True)
+    defined = (norm_a > 0) & (norm_b > 0)
+    unit_a, unit_b = _unit(a), _unit(b)
+    # 2 atan2(|u - v|, |u + v|) keeps its digits at small and at straight angles, where acos(u . v) does not.
+    angle = 2 * torch.atan2(
+        (unit_a - unit_b).norm(dim=1, keepdim=True), (unit_a + unit_b).norm(dim=1, keepdim=True)
+    )
+    straight = torch.lerp(a, b, w)
+    sine = angle.sin().clamp_min(_TINY / 2)  # only those rows that are used below stay exact
+    arc = ((1 - w) * angle).sin() / sine * a + (w * angle).sin() / sine * b
+    turn = (torch.pi * w).cos() * unit_a + (torch.pi * w).sin() * _orthogonal(unit_a)
+    half_circle = torch.lerp(norm_a, norm_b, w) * turn
+    path = torch.where(angle > torch.pi - _TINY, half_circle, arc)
+    path = torch.where((angle < _TINY) | ~defined, straight, path)
+    return path.view(len(weights), *start.shape)
+
+
+@torch.no_grad()
+def interpolate(from_base: FromBase, start: Tensor, end: Tensor, steps: int) -> Tensor:
+    """z on spherical paths from z0 = `start` to z0 = `end` (GLF Fig. 2f): (N, *event) -> (steps, N, *event).
+
+    For a base N(0, I) only; a prior at hand says so by `has_normal_base`. Both ends are included.
+
+    Raises:
+        InputError: if there are less than 2 steps, or as `slerp`.
+    """
+    if steps < 2:
+        raise InputError(f"`steps` (={steps}) must be at least 2, the two ends.")
+    weights = torch.linspace(0, 1, steps, device=start.device, dtype=start.dtype)
+    z, _ = from_base(slerp(start, end, weights))
+    return z
+
+
+def _check(start: Tensor, end: Tensor, weights: Tensor) -> None:
+    if start.shape != end.shape or start.dim() < 2:
+        raise InputError(
+            f"`start` has shape {tuple(start.shape)} and `end` {tuple(end.shape)}, but both must have one "
+            "shape (N, *event): add a batch dimension, or pass as many ends as starts."
+        )
+    if weights.dim() != 1:
+        raise InputError(f"`weights` has shape {tuple(weights.shape)} but must be one-dimensional, (steps,).")
+
+
+def _leading(weights: Tensor, like: Tensor) -> Tensor:
+    return weights.to(like).view(-1, *(1 for _ in like.shape))
+
+
+def _unit(rows: Tensor) -> Tensor:
+    return rows / rows.norm(dim=1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
+
+
+def _orthogonal(unit: Tensor) -> Tensor:
+    """A unit vector orthogonal to each row: the axis least aligned with it, made orthogonal (0 in 1-D)."""
+    axis = torch.zeros_like(unit).scatter_(1, unit.abs().argmin(1, keepdim=True), 1.0)
+    return _unit(axis - (axis * unit).sum(1, keepdim=True) * unit)
