@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +10,8 @@ from torch.distributions import Distribution
 from flowprior.errors import InputError
 from flowprior.models.likelihoods import GaussianLikelihood, Likelihood
 from flowprior.models.posteriors import DeterministicPosterior, Posterior
+from flowprior.priors import Prior
 from flowprior.tensors import batch_shape_of, numel
-
-if TYPE_CHECKING:
-    from flowprior.priors.prior import Prior
 
 
 @contextmanager
@@ -40,6 +37,9 @@ class Autoencoder(nn.Module):
         posterior: reads the encoder's output; deterministic by default, as GLF.
         likelihood: reads the decoder's output; Gaussian of variance one by default.
 
+    Raises:
+        InputError: if `prior` is not a `Prior`.
+
     >>> from flowprior.networks import MLP
     >>> from flowprior.priors import StandardNormal
     >>> model = Autoencoder(MLP(5, 2), MLP(2, 5), StandardNormal(2))
@@ -51,12 +51,17 @@ class Autoencoder(nn.Module):
         self,
         encoder: nn.Module,
         decoder: nn.Module,
-        prior: "Prior",
+        prior: Prior,
         *,
         posterior: Posterior | None = None,
         likelihood: Likelihood | None = None,
     ) -> None:
         super().__init__()
+        if not isinstance(prior, Prior):
+            raise InputError(
+                f"`prior` (a {type(prior).__name__}) must be a Prior module, such as FlowPrior(20), "
+                "not a distribution."
+            )
         self.encoder, self.decoder, self.prior = encoder, decoder, prior
         self.posterior = DeterministicPosterior() if posterior is None else posterior
         self.likelihood = GaussianLikelihood() if likelihood is None else likelihood

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm as normalised
 
 from flowprior.errors import InputError
-from flowprior.networks.layers import check_count, initialize_weights, scaled
+from flowprior.networks.layers import check_count, check_input, initialize_weights, scaled
 
 STAGES = {28: 2, 32: 2, 64: 3, 128: 4, 256: 5}  # image size -> stride-2 convolutions, down to 7 or 8 pixels
 BASE_CHANNELS, CHANNEL_CAP, HIDDEN = 64, 512, 1024
@@ -83,6 +83,7 @@ class InfoGANEncoder(nn.Module):
             nn.LeakyReLU(0.2),
             nn.Linear(hidden, check_count("out_features", out_features)),
         ]
+        self.data_shape = (channels, size, size)
         self.layers = nn.Sequential(*layers)
         initialize_weights(self)
         if spectral_norm:
@@ -91,8 +92,12 @@ class InfoGANEncoder(nn.Module):
                     normalised(layer)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, channels, size, size) -> (N, out_features)."""
-        return self.layers(images)
+        """(N, channels, size, size) -> (N, out_features).
+
+        Raises:
+            InputError: if the input has another shape.
+        """
+        return self.layers(check_input("images", images, self.data_shape))
 
 
 class InfoGANDecoder(nn.Module):
@@ -137,9 +142,14 @@ class InfoGANDecoder(nn.Module):
         layers.append(
             nn.ConvTranspose2d(stages[-1], check_count("channels", channels), 4, stride=2, padding=1)
         )
+        self.in_features = in_features
         self.layers = nn.Sequential(*layers)
         initialize_weights(self)
 
     def forward(self, latents: Tensor) -> Tensor:
-        """(N, in_features) -> (N, channels, size, size)."""
-        return self.layers(latents)
+        """(N, in_features) -> (N, channels, size, size).
+
+        Raises:
+            InputError: if the input has another shape.
+        """
+        return self.layers(check_input("latents", latents, (self.in_features,)))

@@ -1,6 +1,6 @@
 """What the convolutional networks share: checks of their arguments, widths and the first weights."""
 
-from torch import nn
+from torch import Tensor, nn
 
 from flowprior.errors import InputError
 
@@ -15,6 +15,21 @@ def check_count(name: str, value: int) -> int:
     """
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise InputError(f"`{name}` (={value!r}) must be a positive int, such as 3.")
+    return value
+
+
+def check_input(name: str, value: Tensor, event_shape: tuple[int, ...]) -> Tensor:
+    """`value` (N, *event_shape).
+
+    Raises:
+        InputError: if it has another shape.
+    """
+    if value.shape[1:] != event_shape:
+        expected = ", ".join(map(str, event_shape))
+        raise InputError(
+            f"`{name}` has shape {tuple(value.shape)} but this network reads (N, {expected}): "
+            "build it for the data, or resize the data."
+        )
     return value
 
 

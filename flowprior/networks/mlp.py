@@ -6,7 +6,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from flowprior.errors import InputError
-from flowprior.networks.layers import check_count
+from flowprior.networks.layers import check_count, check_input
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -56,5 +56,9 @@ class MLP(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """(N, in_features) -> (N, out_features)."""
-        return self.layers(vectors)
+        """(N, in_features) -> (N, out_features).
+
+        Raises:
+            InputError: if the input has another shape.
+        """
+        return self.layers(check_input("vectors", vectors, (self.in_features,)))

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from flowprior.networks.layers import check_count, initialize_weights, scaled
+from flowprior.networks.layers import check_count, check_input, initialize_weights, scaled
 
 CHANNELS, HIDDEN = (32, 64), 256
 
@@ -26,6 +26,7 @@ class SmallEncoder(nn.Module):
     def __init__(self, channels: int, out_features: int, *, width: float = 1.0) -> None:
         super().__init__()
         first, second, hidden = (scaled(count, width) for count in (*CHANNELS, HIDDEN))
+        self.data_shape = (channels, 8, 8)
         self.layers = nn.Sequential(
             nn.Conv2d(check_count("channels", channels), first, 3, padding=1),
             nn.LeakyReLU(0.2),
@@ -41,8 +42,12 @@ class SmallEncoder(nn.Module):
         initialize_weights(self)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, channels, 8, 8) -> (N, out_features)."""
-        return self.layers(images)
+        """(N, channels, 8, 8) -> (N, out_features).
+
+        Raises:
+            InputError: if the input has another shape.
+        """
+        return self.layers(check_input("images", images, self.data_shape))
 
 
 class SmallDecoder(nn.Module):
@@ -64,6 +69,7 @@ class SmallDecoder(nn.Module):
     def __init__(self, in_features: int, channels: int, *, width: float = 1.0) -> None:
         super().__init__()
         first, second, hidden = (scaled(count, width) for count in (*CHANNELS, HIDDEN))
+        self.in_features = in_features
         self.layers = nn.Sequential(
             nn.Linear(check_count("in_features", in_features), hidden, bias=False),
             nn.BatchNorm1d(hidden),
@@ -80,5 +86,9 @@ class SmallDecoder(nn.Module):
         initialize_weights(self)
 
     def forward(self, latents: Tensor) -> Tensor:
-        """(N, in_features) -> (N, channels, 8, 8)."""
-        return self.layers(latents)
+        """(N, in_features) -> (N, channels, 8, 8).
+
+        Raises:
+            InputError: if the input has another shape.
+        """
+        return self.layers(check_input("latents", latents, (self.in_features,)))

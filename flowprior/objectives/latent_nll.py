@@ -1,13 +1,9 @@
 """Maximum likelihood of a prior on given latents."""
 
-from typing import TYPE_CHECKING
-
 from torch import Tensor, nn
 
 from flowprior.objectives.objective import Batch, Objective, context_of, entry
-
-if TYPE_CHECKING:
-    from flowprior.priors.prior import Prior
+from flowprior.priors import Prior
 
 
 class LatentNLL(Objective):
@@ -21,7 +17,7 @@ class LatentNLL(Objective):
     Source: GLF Eq. 1.
     """
 
-    def __init__(self, prior: "Prior") -> None:
+    def __init__(self, prior: Prior) -> None:
         super().__init__()
         self.prior = prior
 

@@ -2,15 +2,12 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from flowprior.errors import InputError
 from flowprior.models.autoencoder import Autoencoder
-
-if TYPE_CHECKING:
-    from flowprior.priors.prior import Prior
+from flowprior.priors import Prior
 
 Batch = Mapping[str, Tensor]  # "x" (floats in [0, 1] or vectors), optionally "label", "context", "z"
 
@@ -72,7 +69,7 @@ def entry(batch: Batch, name: str) -> Tensor:
     return batch[name]
 
 
-def context_of(prior: "Prior", batch: Batch) -> Tensor | None:
+def context_of(prior: Prior, batch: Batch) -> Tensor | None:
     """`batch["context"]` for a conditional prior, None for an unconditional one.
 
     Raises:
