@@ -1,0 +1,96 @@
+"""Results worth keeping: named tensors in safetensors files, written atomically and checked when read."""
+
+import hashlib
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+_log = logging.getLogger(__name__)
+
+
+def cache_folder() -> Path:
+    """The folder `FLOWPRIOR_CACHE` names, by default `~/.cache/flowprior`; it need not exist yet."""
+    return Path(os.environ.get("FLOWPRIOR_CACHE") or Path.home() / ".cache" / "flowprior")
+
+
+def fingerprint(*tensors: Tensor) -> str:
+    """SHA-256 over shapes, types and bytes: the identity of a data set.
+
+    >>> fingerprint(torch.zeros(2, 3)) == fingerprint(torch.zeros(2, 3)), fingerprint(torch.zeros(3, 2))[:8]
+    (True, 'ff29fdc8')
+    """
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype} {tuple(tensor.shape)};".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def file_checksum(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def cached(kind: str, key: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors of `key`, from the cache when a sound copy is there, else computed and kept.
+
+    A copy that is truncated or altered is noticed by its checksum, logged, computed anew and replaced. A
+    cache folder that cannot be written costs a log line, not the result.
+    """
+    path = cache_folder() / f"{kind}-{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
+    tensors = _read(path, key)
+    if tensors is None:
+        tensors = compute()
+        try:
+            _write(path, key, tensors)
+        except OSError as error:
+            _log.warning("%s could not be written (%s): the result is not kept", path, error)
+    return tensors
+
+
+def _read(path: Path, key: str) -> dict[str, Tensor] | None:
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError, ValueError) as error:
+        _log.warning("%s is damaged (%s): computing it anew", path, error)
+        return None
+    if facts.get("key") != key or facts.get("sha256") != _checksum(tensors):
+        _log.warning("%s does not match its checksum: computing it anew", path)
+        return None
+    return tensors
+
+
+def _write(path: Path, key: str, tensors: Mapping[str, Tensor]) -> None:
+    """Temporary file in the same folder, fsync, rename: readers see the old file, the new one or none."""
+    from safetensors.torch import save
+
+    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    payload = save(held, metadata={"key": key, "sha256": _checksum(held)})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(payload)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    names = sorted(tensors)
+    return hashlib.sha256((" ".join(names) + fingerprint(*(tensors[n] for n in names))).encode()).hexdigest()

@@ -1,0 +1,187 @@
+"""Feature networks: callables from images (N, C, H, W) in [0, 1] to features (N, F), each with its identity."""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from flowprior.errors import InputError
+from flowprior.metrics.cache import file_checksum
+
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+SQUEEZENET_FILE = "squeezenet1_0_deepcompression.pth"
+INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
+_INCEPTION_URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{INCEPTION_FILE}"
+
+
+class FeatureNetwork(nn.Module):
+    """A frozen network with the facts that a metric on its features must report.
+
+    Attributes:
+        metric: the name of the Fréchet distance on these features; only Inception's is "fid".
+        resize: how images are resized before the network.
+        checksum: SHA-256 of the weights.
+        facts: what else is worth reporting, such as a classifier's test accuracy.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        metric: str,
+        resize: str,
+        checksum: str,
+        facts: Mapping[str, float | int | str] | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network.requires_grad_(False).eval()
+        self.metric = metric
+        self.resize = resize
+        self.checksum = checksum
+        self.facts = dict(facts or {})
+
+    @property
+    def identity(self) -> str:
+        """What the features depend on, in one string: the key of cached statistics."""
+        return f"{self.metric} | {self.resize} | {self.checksum}"
+
+    def train(self, mode: bool = True) -> "FeatureNetwork":
+        """Stay in evaluation mode: features must not depend on the batch."""
+        return super().train(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) in [0, 1] -> (N, F)."""
+        features: Tensor = self.network(images)
+        return features
+
+
+def extract(images: Tensor, network: nn.Module, *, batch_size: int = 256) -> Iterator[Tensor]:
+    """Features of `images` in batches (n, F), on the network's device, without gradients.
+
+    `images` (N, C, H, W) are floats in [0, 1], or uint8 that are divided by 255.
+
+    Raises:
+        InputError: if `images` have another shape, type or range, or `batch_size` is not positive.
+    """
+    if images.dim() != 4 or images.shape[1] not in (1, 3):
+        raise InputError(
+            f"`images` has shape {tuple(images.shape)} but must be (samples, 1 or 3 channels, height, width)."
+        )
+    if images.dtype != torch.uint8 and not images.is_floating_point():
+        raise InputError(f"`images` are {images.dtype} but must be floats in [0, 1] or uint8.")
+    if batch_size < 1:
+        raise InputError(f"`batch_size` (={batch_size}) must be 1 or more.")
+    state = next(iter([*network.parameters(), *network.buffers()]), images)
+    for batch in images.split(batch_size):
+        with torch.inference_mode(), torch.autocast(state.device.type, enabled=False):
+            pixels = batch.to(state.device)
+            pixels = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels.float()
+            low, high = pixels.amin().item(), pixels.amax().item()
+            if not (low >= -1e-3 and high <= 1 + 1e-3):  # NaN fails as well
+                raise InputError(
+                    f"`images` range over [{low:.3g}, {high:.3g}] but must lie in [0, 1]: rescale them first."
+                )
+            features = network(pixels)
+        yield features
+
+
+def squeezenet_features(weights: str | Path | None = None, *, size: int = 64) -> FeatureNetwork:
+    """ImageNet SqueezeNet 1.0: the last feature map's average (512), metric "fd_squeezenet".
+
+    Images are resized to `size` x `size` (bilinear, antialiased when they shrink), grey becomes RGB. The
+    distance is not comparable with FID, nor across sizes or weight files.
+    Source: Iandola et al. 2016 (arXiv:1602.07360).
+
+    Args:
+        weights: a state dict of torchvision's `squeezenet1_0`, or the folder that holds
+            `squeezenet1_0_deepcompression.pth`; by default the folder that `FLOWPRIOR_WEIGHTS` names.
+        size: the side of the network's input in pixels, 32 or more.
+
+    Raises:
+        InputError: if the file is missing or is not such a state dict.
+    """
+    if size < 32:
+        raise InputError(f"`size` (={size}) must be 32 or more, e.g. 64.")
+    path = find_weights(weights, SQUEEZENET_FILE)
+    from torchvision.models import squeezenet1_0
+
+    with torch.device("meta"):
+        network = squeezenet1_0(weights=None)
+    load_weights(network, path, "torchvision's squeezenet1_0")
+    body = nn.Sequential(
+        _Prepare(size, antialias=True, mean=_IMAGENET_MEAN, std=_IMAGENET_STD),
+        network.features,
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    )
+    return FeatureNetwork(
+        body,
+        metric="fd_squeezenet",
+        resize=f"bilinear, antialiased, to {size}x{size}",
+        checksum=file_checksum(path),
+    )
+
+
+class _Prepare(nn.Module):
+    """Resize, repeat grey to RGB, normalise."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, size: int, *, antialias: bool, mean: tuple[float, ...], std: tuple[float, ...]
+    ) -> None:
+        super().__init__()
+        self.size = size
+        self.antialias = antialias
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        images = functional.interpolate(
+            images, size=(self.size, self.size), mode="bilinear", antialias=self.antialias
+        )
+        return (images.expand(-1, 3, -1, -1) - self.mean) / self.std
+
+
+def find_weights(weights: str | Path | None, name: str) -> Path:
+    """The weight file: `weights` itself, or `name` in the folder `weights` or `FLOWPRIOR_WEIGHTS`.
+
+    Raises:
+        InputError: if there is no such file; the message says what to put where.
+    """
+    given = weights if weights is not None else os.environ.get("FLOWPRIOR_WEIGHTS")
+    if given is None:
+        raise InputError(
+            f"`weights` is not given and FLOWPRIOR_WEIGHTS is not set: put {name} into a folder and set "
+            "FLOWPRIOR_WEIGHTS to it."
+        )
+    path = Path(given)
+    if path.is_dir():
+        path = path / name
+    if not path.is_file():
+        raise InputError(
+            f"`weights` ({path}) is missing: put {name} there, or set FLOWPRIOR_WEIGHTS to its folder."
+        )
+    return path
+
+
+def load_weights(network: nn.Module, path: Path, kind: str) -> None:
+    """Give `network` the state dict in `path`, strictly; a network on the meta device is filled in place.
+
+    Raises:
+        InputError: if the file cannot be read or is not a state dict of `kind`.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        network.load_state_dict(state, assign=True)
+    except Exception as error:  # torch.load fails in many ways: pickle, zip, end of file, key, type errors
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"`weights` ({path}) must be a state dict of {kind} but could not be loaded ({reason}): "
+            "replace the file."
+        ) from error
