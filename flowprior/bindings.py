@@ -133,14 +133,20 @@ def nearest(name: str, options: Iterable[str]) -> str:
 
 
 def parameters_of(target: Callable[..., Any]) -> dict[str, Any]:
-    """Parameter name -> annotation (`Any` where there is none) of what a config may build."""
+    """Parameter name -> annotation of what a config may build; `Any` where there is none to be had."""
     function = target.__init__ if isinstance(target, type) else target
+    parameters = inspect.signature(target).parameters.values()
+    return {p.name: _hint(p.annotation, function) for p in parameters if p.kind is not p.VAR_KEYWORD}
+
+
+def _hint(annotation: Any, function: Any) -> Any:
+    if annotation is inspect.Parameter.empty:
+        return Any
     try:
-        hints = typing.get_type_hints(function)
-    except (NameError, TypeError):  # an annotation that exists only for the type checker
-        hints = {}
-    names = [p.name for p in inspect.signature(target).parameters.values() if p.kind is not p.VAR_KEYWORD]
-    return {name: hints.get(name, Any) for name in names}
+        namespace = types.SimpleNamespace(__annotations__={"it": annotation})
+        return typing.get_type_hints(namespace, globalns=function.__globals__)["it"]
+    except NameError:  # a name that exists only for the type checker
+        return Any
 
 
 def fits(value: Any, hint: Any) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from flowprior.errors import InputError
+from flowprior.errors import InputError, RunError
 
 
 class _Sentences(click.Group):
@@ -23,6 +23,9 @@ class _Sentences(click.Group):
             click.echo(f"flowprior: {error.format_message()}", err=True)
         except InputError as error:
             click.echo(f"flowprior: {error}", err=True)
+        except RunError as error:
+            click.echo(f"flowprior: {error}", err=True)
+            sys.exit(1)
         except click.Abort:
             click.echo("flowprior: interrupted.", err=True)
             sys.exit(130)
@@ -65,12 +68,12 @@ def main() -> None:
 @main.command("list")
 def list_command() -> None:
     """Show the shipped experiments, one line each."""
-    from flowprior import config
+    from flowprior.shipped import shipped, summary
 
-    names = config.shipped()
+    names = shipped()
     width = max(map(len, names), default=0)
     for name, path in names.items():
-        click.echo(f"{name:<{width}}  {config.summary(path)}")
+        click.echo(f"{name:<{width}}  {summary(path)}")
 
 
 @main.command()

@@ -5,18 +5,26 @@ value against the table of `buildable` things, hands the flat list of bindings t
 """
 
 import contextlib
+import copy
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flowprior.bindings import Binding, Macro, Reference, nearest
+from flowprior.bindings import Binding, Macro, Reference, check, nearest
 from flowprior.errors import InputError
+from flowprior.shipped import find, shipped, shipped_folder
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from flowprior.data.images import Source
+    from flowprior.models import Autoencoder, Likelihood, Posterior
+    from flowprior.priors.prior import Prior
     from flowprior.training.experiment import Experiment
+    from flowprior.training.stages import Stage
 
 SIZES = ("cpu", "paper")
 _LOCK = threading.Lock()
@@ -24,59 +32,12 @@ _LOCK = threading.Lock()
 
 @dataclass(frozen=True)
 class Loaded:
-    """An experiment that a config built, and the operative config that builds it again."""
+    """What a config says: the experiment, how it runs, and the operative config that says the same again."""
 
     experiment: "Experiment"
-    text: str
-
-
-# ---- shipped configs ------------------------------------------------------------------------------------
-
-
-def shipped_folder() -> Path:
-    """The folder of the shipped configs: inside an installed package, or `gin/` of a source checkout."""
-    package = Path(__file__).parent
-    installed = package / "configs"
-    return installed if installed.is_dir() else package.parent / "gin"
-
-
-def shipped() -> dict[str, Path]:
-    """Every shipped experiment by name, such as `glf/digits`. Files whose name starts with `_` are parts."""
-    folder = shipped_folder()
-    paths = sorted(path for path in folder.rglob("*.gin") if not path.name.startswith("_"))
-    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
-
-
-def summary(path: Path) -> str:
-    """What an experiment is: the first line of its opening comment."""
-    first = path.read_text(encoding="utf-8").split("\n", 1)[0]
-    return first.lstrip("# ").rstrip()
-
-
-def find(config: str) -> Path:
-    """The file that `config` means: a shipped name such as `glf/digits`, or a path to a .gin file.
-
-    Raises:
-        InputError: if there is neither.
-    """
-    path = Path(config)
-    if path.suffix == ".gin" and path.is_file():
-        return path
-    names = shipped()
-    name = config.removesuffix(".gin")
-    if name in names:
-        return names[name]
-    if path.suffix == ".gin" and (len(path.parts) > 2 or path.is_absolute()):
-        raise InputError(
-            f"The config file '{config}' does not exist: give a path to a .gin file or a shipped name."
-        )
-    raise InputError(
-        f"Unknown experiment '{config}'{nearest(name, names)} `flowprior list` shows the shipped ones, "
-        "and a path to a .gin file works too."
-    )
-
-
-# ---- reading --------------------------------------------------------------------------------------------
+    precision: str
+    steps: int | None
+    text: str = ""
 
 
 class _Delegate:
@@ -168,9 +129,6 @@ def read(path: Path, seen: tuple[Path, ...] = ()) -> list[Binding]:
     return bindings
 
 
-# ---- building -------------------------------------------------------------------------------------------
-
-
 @contextlib.contextmanager
 def _gin_alone(table: Mapping[str, Callable[..., Any]]) -> Iterator[Any]:
     """gin with an empty config and nothing registered but `table`; afterwards as the program had it.
@@ -209,24 +167,22 @@ def _gin_alone(table: Mapping[str, Callable[..., Any]]) -> Iterator[Any]:
                 setattr(state, name, value)
 
 
-def build(bindings: Sequence[Binding], table: Mapping[str, Callable[..., Any]], top: str) -> tuple[Any, str]:
-    """What `top` returns under `bindings`, and the operative config: every value that had an effect."""
+def build(
+    bindings: Sequence[Binding], table: Mapping[str, Callable[..., Any]], what: Callable[[Any], Any]
+) -> tuple[Any, str]:
+    """What `what(gin)` returns under `bindings`, and the operative config: every value that had an effect."""
     with _gin_alone(table) as gin:
         gin.parse_config([str(binding) for binding in bindings])
         try:
-            built = gin.get_configurable(top)()
+            return what(gin), gin.operative_config_str(max_line_length=110)
         except (InputError, TypeError) as error:
             sentence = str(error).split("\n")[0]  # gin appends lines that say where
-            missing = re.match(r"(\w+)(?:\.__init__)?\(\) missing .* argument: '(\w+)'", sentence)
+            missing = re.match(r"(\w+)(?:\.__init__)?\(\) missing .* arguments?: '(\w+)'", sentence)
             if missing:
                 sentence = "`{0}` needs `{1}`: add a line `{0}.{1} = ...`.".format(*missing.groups())
             elif not isinstance(error, InputError):
                 raise
             raise InputError(sentence) from error
-        return built, gin.operative_config_str(max_line_length=110)
-
-
-# ---- what a config names --------------------------------------------------------------------------------
 
 
 def by_size(size: str, cpu: Any, paper: Any) -> Any:
@@ -250,3 +206,143 @@ def by_data(name: str, values: dict[str, Any]) -> Any:
         offer = nearest(name, values) or f": there are {', '.join(values)}."
         raise InputError(f"DATA (={name!r}) is not among the data sets of this config{offer}")
     return values[name]
+
+
+def autoencoder(
+    features: int | tuple[int, ...],
+    encoder: "Callable[..., nn.Module]",
+    decoder: "Callable[..., nn.Module]",
+    prior: "Callable[..., Prior]",
+    posterior: "Posterior | None" = None,
+    likelihood: "Likelihood | None" = None,
+) -> "Autoencoder":
+    """An autoencoder whose parts agree on the latent: `features` is said once.
+
+    Args:
+        features: of the latent, the prior's event shape.
+        encoder: takes `out_features`, as the posterior needs them.
+        decoder: takes `in_features`.
+        prior: takes `features`.
+        posterior, likelihood: as for `Autoencoder`.
+    """
+    from flowprior.models import Autoencoder, DeterministicPosterior
+    from flowprior.tensors import as_event_shape, numel
+
+    posterior = DeterministicPosterior() if posterior is None else posterior
+    shape = as_event_shape(features)
+    return Autoencoder(
+        encoder(out_features=posterior.out_features(shape)),
+        decoder(in_features=numel(shape)),
+        prior(features=features),
+        posterior=posterior,
+        likelihood=likelihood,
+    )
+
+
+def experiment(
+    name: str,
+    source: "Source",
+    model: "Callable[[], Autoencoder]",
+    stages: "Sequence[Callable[..., Stage]]",
+    seed: int = 0,
+    metrics: tuple[str, ...] = ("reconstruction", "nll"),
+    precision: str = "32-true",
+    steps: int | None = None,
+) -> Loaded:
+    """The top of every config.
+
+    Args:
+        name: of the experiment, by default that of the config.
+        source: the data set.
+        model: makes the model, such as `@autoencoder`.
+        stages: such as `[@joint_stage, @prior_stage]`, each called with the model and the data.
+        seed: of the first weights, of the data's order and of all noise.
+        metrics: what is measured when training is done.
+        precision: of Lightning Fabric.
+        steps: optimizer steps at most; None trains all stages to their ends.
+    """
+    import torch
+
+    from flowprior.training.experiment import Experiment
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        built = model()
+    ready = [_ready(make(built, lambda: source.train().tensors())) for make in stages]
+    return Loaded(Experiment(name, source, built, ready, seed, metrics), precision, steps)
+
+
+def _ready(stage: "Stage") -> "Callable[..., Stage]":
+    """A stage that was made while gin's bindings held, as the function that an experiment wants."""
+    return lambda *_: stage
+
+
+def buildable() -> dict[str, Callable[..., Any]]:
+    """All that a config may name."""
+    from flowprior.bijectors.recipes import Recipe
+    from flowprior.data.images import Source
+    from flowprior.models import likelihoods, posteriors
+    from flowprior.networks import infogan, mlp, small, vgg
+    from flowprior.objectives import ELBO, LatentFlow
+    from flowprior.priors.flow import FlowPrior
+    from flowprior.priors.mixture import MixturePrior
+    from flowprior.priors.standard_normal import StandardNormal
+    from flowprior.training.optimizers import OptimizerSettings
+    from flowprior.training.stages import joint_stage, prior_stage
+
+    things: list[Callable[..., Any]] = [experiment, autoencoder, by_size, by_data, Source]
+    things += [
+        infogan.InfoGANEncoder,
+        infogan.InfoGANDecoder,
+        small.SmallEncoder,
+        small.SmallDecoder,
+        mlp.MLP,
+    ]
+    things += [posteriors.DeterministicPosterior, posteriors.GaussianPosterior, vgg.VGGFeatures]
+    things += [
+        likelihoods.GaussianLikelihood,
+        likelihoods.BernoulliLikelihood,
+        likelihoods.PerceptualLikelihood,
+    ]
+    things += [FlowPrior, Recipe, StandardNormal, MixturePrior, LatentFlow, ELBO]
+    things += [joint_stage, prior_stage, OptimizerSettings]
+    return {thing.__name__: thing for thing in things}
+
+
+def load(configs: Sequence[str], bindings: Iterable[str] = ()) -> Loaded:
+    """The experiment of one config, or of several that add to the first, with `bindings` on top.
+
+    Args:
+        configs: shipped names or paths.
+        bindings: gin bindings, as text.
+
+    Raises:
+        InputError: if a config is not found, names what is not known, or cannot be built.
+    """
+    loaded, text = build(*_checked(configs, bindings), lambda gin: gin.get_configurable("experiment")())
+    return replace(
+        loaded, text=f"# Every setting of a run; `flowprior train` with this file repeats it.\n\n{text}"
+    )
+
+
+def load_model(config: str) -> "Autoencoder":
+    """The model of a config alone, with its first weights: the data set may be gone.
+
+    Raises:
+        InputError: as `load`.
+    """
+    model, _ = build(
+        *_checked([config], ()), lambda gin: copy.deepcopy(gin.query_parameter("experiment.model"))()
+    )
+    return model
+
+
+def _checked(configs: Sequence[str], bindings: Iterable[str]) -> tuple[list[Binding], dict[str, Any]]:
+    paths = [find(config) for config in configs]
+    names = {path: name for name, path in shipped().items()}
+    first = names.get(paths[0], paths[0].stem)
+    found = [Binding("", "experiment", "name", first, paths[0].name)]
+    found += [binding for path in paths for binding in read(path)] + spoken(bindings)
+    table = buildable()
+    check(found, table)
+    return found, table

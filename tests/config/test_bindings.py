@@ -60,7 +60,7 @@ def small(tmp_path: Path) -> Path:
 def build(path: Path, *extra: str) -> tuple[Any, str]:
     bindings = config.read(path) + config.spoken(extra)
     check(bindings, TABLE)
-    return config.build(bindings, TABLE, "top")
+    return config.build(bindings, TABLE, lambda gin: gin.get_configurable("top")())
 
 
 def test_builds_with_scopes_macros_includes_and_sizes(small: Path) -> None:
