@@ -113,7 +113,9 @@ def load_weights(run: Path | str, module: nn.Module) -> int:
     )
     reason = "no part has these parameter names"
     for prefix in prefixes:
-        part = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+        part = {
+            name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)
+        }
         if part.keys() >= set(wanted):
             try:
                 module.load_state_dict(part)

@@ -36,12 +36,15 @@ class MetricsLog:
             self._file.seek(0, 2)
             if not self._file.tell():
                 self._file.write(HEADER)
+                self._file.flush()
             if tensorboard:
                 from torch.utils.tensorboard import SummaryWriter
 
                 self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else None)
         except OSError as error:
-            raise RunError(f"The logs in {run} cannot be written ({error.strerror}): choose another folder.") from error
+            raise RunError(
+                f"The logs in {run} cannot be written ({error.strerror}): choose another folder."
+            ) from error
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """One line a value.

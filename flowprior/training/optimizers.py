@@ -56,7 +56,9 @@ class OptimizerSettings:
         check_number("eps", self.eps, above=0)
         check_number("weight_decay", self.weight_decay, least=0)
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise InputError(f"`betas` (={self.betas!r}) must be two numbers in [0, 1), such as (0.9, 0.999).")
+            raise InputError(
+                f"`betas` (={self.betas!r}) must be two numbers in [0, 1), such as (0.9, 0.999)."
+            )
         if self.schedule not in SCHEDULES:
             raise InputError(f"`schedule` (={self.schedule!r}) must be one of {', '.join(SCHEDULES)}.")
         if (self.schedule == "halving") != (self.halve_every is not None):
@@ -132,9 +134,7 @@ def build_optimizer(
     )
 
 
-def check_number(
-    name: str, value: float, *, above: float | None = None, least: float | None = None
-) -> None:
+def check_number(name: str, value: float, *, above: float | None = None, least: float | None = None) -> None:
     """Raises InputError unless `value` is a finite number above `above` or at least `least`."""
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not number or (above is not None and value <= above) or (least is not None and value < least):

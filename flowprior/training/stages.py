@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, overload
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from flowprior.errors import InputError
 from flowprior.models import Autoencoder
 from flowprior.objectives import LatentFlow, LatentNLL, Objective
+from flowprior.priors.flow import FlowPrior, Standardize
 from flowprior.priors.prior import Prior
 from flowprior.training.optimizers import OptimizerSettings, check_count, check_number
 
@@ -68,12 +69,16 @@ class Stage:
         if self.ema is not None and not 0 <= self.ema < 1:
             raise InputError(f"`ema` (={self.ema!r}) must lie in [0, 1), e.g. 0.999, or be None.")
         if isinstance(self.validation, int | float) and not 0 <= self.validation < 1:
-            raise InputError(f"`validation` (={self.validation!r}) must be a part in [0, 1), e.g. 0.1, or data.")
+            raise InputError(
+                f"`validation` (={self.validation!r}) must be a part in [0, 1), e.g. 0.1, or data."
+            )
         if self.patience is not None:
             check_count("patience", self.patience)
             if not self.validation:
                 raise InputError("`patience` needs a validation loss: set `validation`, e.g. to 0.1.")
-        known = {group for player in self.objective.players for group in self.objective.parameter_groups(player)}
+        known = {
+            group for player in self.objective.players for group in self.objective.parameter_groups(player)
+        }
         given = set(self.frozen) | (set(self.optimizers) if isinstance(self.optimizers, Mapping) else set())
         if given - known:
             raise InputError(
@@ -115,6 +120,15 @@ class Stage:
         return {k: v[rest] for k, v in tensors.items()}, {k: v[held] for k, v in tensors.items()}
 
 
+@overload
+def _later(change: Callable[[Tensors], Tensors], data: Data) -> Data: ...
+@overload
+def _later(change: Callable[[Tensors], Tensors], data: float | Data) -> float | Data: ...
+def _later(change: Callable[[Tensors], Tensors], data: float | Data) -> float | Data:
+    """`data` with a change that is made when it is asked for; a number, as it is."""
+    return data if isinstance(data, int | float) else lambda: change(resolve(data))
+
+
 def resolve(data: Data) -> Tensors:
     """`data`, called if it is a function."""
     return data() if callable(data) else data
@@ -149,14 +163,14 @@ def joint_stage(
     return Stage(
         name,
         objective(model),
-        lambda: with_context(model.prior, resolve(data)),
+        _later(lambda found: with_context(model.prior, found), data),
         epochs,
         batch_size,
         OptimizerSettings() if optimizers is None else optimizers,
         frozen=frozen,
         ema=ema,
         clip=clip,
-        validation=validation,
+        validation=_later(lambda found: with_context(model.prior, found), validation),
         patience=patience,
     )
 
@@ -173,6 +187,7 @@ def prior_stage(
     clip: float | None = None,
     validation: float | Data = 0.0,
     patience: int | None = None,
+    standardize: Standardize | None = "full",
     seed: int = 0,
     name: str = "prior",
 ) -> Stage:
@@ -184,31 +199,38 @@ def prior_stage(
         data: as for `joint_stage`.
         optimizers: default Adam, one-cycle up to 2e-3, weight decay 1e-5.
         initialize: give the prior its data-dependent start (`Prior.initialize`). False to go on from where it is.
+        standardize: how a FlowPrior scales the latents in that start: "full", "diagonal" or None.
         seed: of that start.
 
     The other arguments are those of `Stage`.
     """
     prior = model.prior if isinstance(model, Autoencoder) else model
+
+    def start(tensors: Tensors) -> None:
+        options = {"standardize": standardize} if isinstance(prior, FlowPrior) else {}
+        prior.initialize(tensors["z"], tensors.get("context"), seed=seed, **options)
+
+    def encode(tensors: Tensors) -> Tensors:
+        return latents(model, with_context(prior, tensors))
+
     settings = OptimizerSettings(lr=2e-3, weight_decay=1e-5, schedule="one_cycle")
     return Stage(
         name,
         LatentNLL(prior),
-        lambda: latents(model, with_context(prior, resolve(data))),
+        _later(encode, data),
         epochs,
         batch_size,
         settings if optimizers is None else optimizers,
         ema=ema,
         clip=clip,
-        validation=validation,
+        validation=_later(encode, validation),
         patience=patience,
-        initialize=(lambda found: prior.initialize(found["z"], found.get("context"), seed=seed))
-        if initialize
-        else None,
+        initialize=start if initialize else None,
     )
 
 
 def latents(model: Autoencoder | Prior, tensors: Tensors) -> Tensors:
-    """"z" and "context" of `tensors`; for an autoencoder z are the codes of "x"."""
+    """ "z" and "context" of `tensors`; for an autoencoder z are the codes of "x"."""
     if isinstance(model, Autoencoder):
         if "x" not in tensors:
             raise InputError(f"The data of a prior's stage has no 'x' to encode, only {sorted(tensors)}.")

@@ -1,0 +1,90 @@
+"""Moving averages of weights, and running means of what is logged."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+
+class WeightAverage:
+    """Exponential moving average of parameters: after each step, average = decay · average + (1 - decay) · weights.
+
+    Args:
+        parameters: by name; the average starts from their values.
+        decay: None for no average at all, so that every method does nothing.
+    """
+
+    def __init__(self, parameters: Mapping[str, Tensor], decay: float | None) -> None:
+        from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+        self.names = list(parameters) if decay is not None else []
+        self._weights = [parameters[name].detach() for name in self.names]
+        self._values = [weights.clone() for weights in self._weights]
+        self._move = get_ema_multi_avg_fn(decay or 0.0)
+
+    def update(self) -> None:
+        """Take the weights of a new step into the average."""
+        if self.names:
+            self._move(self._values, self._weights, None)
+
+    @contextmanager
+    def swapped_in(self) -> Iterator[None]:
+        """Inside, the parameters hold the average; afterwards, bit by bit, their own values again."""
+        own = [weights.clone() for weights in self._weights]
+        self.adopt()
+        try:
+            yield
+        finally:
+            _copy(own, self._weights)
+
+    def adopt(self) -> None:
+        """Give the parameters the average for good."""
+        _copy(self._values, self._weights)
+
+    def state(self) -> dict[str, Tensor]:
+        return dict(zip(self.names, self._values, strict=True))
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        _copy([state[name] for name in self.names], self._values)
+
+
+def _copy(source: Sequence[Tensor], target: Sequence[Tensor]) -> None:
+    for new, old in zip(source, target, strict=True):
+        old.copy_(new)
+
+
+class Meter:
+    """Collects named scalars without reading them: the device is asked once a window, not once a step."""
+
+    def __init__(self) -> None:
+        self.pending: dict[str, list[Tensor]] = {}
+        self.sums: dict[str, float] = {}  # of the finished windows of this epoch
+        self.counts: dict[str, int] = {}
+
+    def add(self, name: str, value: Tensor) -> None:
+        """Note a scalar of this step."""
+        if name in self.pending:
+            self.pending[name].append(value)
+        else:
+            self.pending[name] = [value]
+
+    def close_window(self, reduce: object = None) -> dict[str, float]:
+        """The means since the last call; they also count for the epoch."""
+        if not self.pending:
+            return {}
+        stacked = [torch.stack(values).double().mean() for values in self.pending.values()]
+        means = torch.stack(stacked)
+        found = dict(zip(self.pending, (reduce(means) if callable(reduce) else means).tolist(), strict=True))
+        for name, mean in found.items():
+            count = len(self.pending[name])
+            self.sums[name] = self.sums.get(name, 0.0) + mean * count
+            self.counts[name] = self.counts.get(name, 0) + count
+        self.pending = {}
+        return found
+
+    def close_epoch(self) -> dict[str, float]:
+        """The means since the last call; windows must be closed."""
+        means = {name: total / self.counts[name] for name, total in self.sums.items()}
+        self.sums, self.counts = {}, {}
+        return means

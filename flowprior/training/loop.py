@@ -1,0 +1,388 @@
+"""The loop: it asks an objective for losses and steps its players; of methods it knows nothing."""
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowprior.errors import InputError, RunError
+from flowprior.training.averages import Meter
+from flowprior.training.checkpoint import Checkpoint, has_checkpoints, load_checkpoint, save_checkpoint
+from flowprior.training.fabric import start_fabric
+from flowprior.training.logs import MetricsLog, progress_bar
+from flowprior.training.optimizers import check_count
+from flowprior.training.players import copy_from_first_process
+from flowprior.training.stage_run import StageRun, own_random_state, part
+from flowprior.training.stages import Stage
+
+
+@dataclass(frozen=True)
+class EpochEnd:
+    """What `on_epoch` is told: weights are averaged, modules in evaluation mode, the random state is its own."""
+
+    stage: Stage
+    epoch: int  # finished ones of this stage
+    step: int
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training did.
+
+    Args:
+        steps: optimizer steps over all stages.
+        seconds: wall time, over all interruptions.
+        seconds_per_epoch: by stage, validation and logs included.
+        metrics: of the last epoch: "train/loss", "valid/loss", ...
+        history: one entry an epoch: "stage", "epoch", "step", "seconds" and the metrics.
+        best_epoch: of the last stage with validation: the epoch (from 1) with the best validation loss.
+        finished: False if `max_steps` came first.
+    """
+
+    steps: int
+    seconds: float
+    seconds_per_epoch: dict[str, float]
+    metrics: dict[str, float]
+    history: list[dict[str, Any]]
+    best_epoch: int | None
+    finished: bool
+
+
+@dataclass
+class Progress:
+    """Where a run stands, as JSON values: with the tensors of a checkpoint, all that is needed to go on."""
+
+    stage: int = 0
+    epoch: int = 0  # of the stage
+    batch: int = 0  # the next one of the epoch
+    step: int = 0  # of the run
+    seconds: float = 0.0
+    epoch_began: float = 0.0  # in seconds of the run
+    under_way: bool = False  # within a stage, rather than between two
+    best: float | None = None
+    best_epoch: int | None = None
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def train(
+    stages: Sequence[Stage],
+    *,
+    run: str | Path | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    devices: int = 1,
+    precision: str = "32-true",
+    checkpoint_every: int = 1000,
+    keep: int = 3,
+    log_every: int = 50,
+    resume: bool = False,
+    max_steps: int | None = None,
+    progress: bool = True,
+    tensorboard: bool = True,
+    on_epoch: Callable[[EpochEnd], None] | None = None,
+) -> TrainResult:
+    """Run the stages in sequence; the models inside the objectives are trained in place.
+
+    Everything random follows from `seed`, so two runs on one machine end with equal bits, and so does a run that
+    was killed at any moment and resumed. The caller's random state is left as it was. SIGTERM ends the run after
+    the step it is in, with a checkpoint and exit status 143.
+
+    A loss, gradient or weight that is not finite stops the run before the weights take it in: on a CPU it is
+    looked for at every step, on a GPU every `log_every` steps (the device itself skips the updates until then).
+
+    Args:
+        stages: what to train.
+        run: the run folder, for checkpoints and logs; None writes nothing.
+        seed: of the batches' order, of noise and of the held-out rows.
+        device, devices, precision: see `start_fabric`.
+        checkpoint_every: steps between checkpoints; there is one at the beginning and at each stage's end as well.
+        keep: how many checkpoints stay.
+        log_every: steps that a logged training metric is averaged over; an epoch's end closes a window, too.
+        resume: go on from the newest valid checkpoint of `run`. The stages must be those of the interrupted run,
+            freshly built.
+        max_steps: stop (with a checkpoint) when the run has done so many steps; schedules do not change by it.
+        progress: show a progress bar.
+        tensorboard: write logs for TensorBoard, beside metrics.csv.
+        on_epoch: called in the first process after every epoch.
+
+    Raises:
+        InputError: on arguments that do not fit, or if there is nothing (valid) to resume.
+        RunError: if a number is not finite, or the disk is full.
+    """
+    if not stages:
+        raise InputError("`stages` is empty: give at least one Stage.")
+    for name, value in (("checkpoint_every", checkpoint_every), ("keep", keep), ("log_every", log_every)):
+        check_count(name, value)
+    if max_steps is not None:
+        check_count("max_steps", max_steps, least=0)
+    folder = None if run is None else Path(run)
+    if resume and folder is None:
+        raise InputError("`resume` needs a run folder: give `run`.")
+    if not resume and folder is not None and has_checkpoints(folder):
+        raise InputError(
+            f"`run` (={str(folder)!r}) holds checkpoints already: resume it, or choose another folder."
+        )
+    checkpoint = load_checkpoint(folder) if resume and folder is not None else None
+    fabric = start_fabric(device, devices, precision)
+    with (
+        own_random_state(fabric.device, seed + fabric.global_rank),
+        _sigterm(folder is not None) as interrupted,
+    ):
+        loop = _Loop(
+            stages, fabric, folder, seed, checkpoint_every, keep, log_every, max_steps, on_epoch, interrupted
+        )
+        return loop.run(checkpoint, progress and fabric.is_global_zero, tensorboard)
+
+
+@dataclass
+class _Loop:
+    """The state of a training between its steps."""
+
+    stages: Sequence[Stage]
+    fabric: Any
+    folder: Path | None
+    seed: int
+    checkpoint_every: int
+    keep: int
+    log_every: int
+    max_steps: int | None
+    on_epoch: Callable[[EpochEnd], None] | None
+    interrupted: Callable[[], bool]
+
+    def __post_init__(self) -> None:
+        self.progress, self.meter = Progress(), Meter()
+        self.clock = time.perf_counter()
+        self.limit = math.inf if self.max_steps is None else self.max_steps
+        for stage in self.stages:
+            self._place(stage)
+
+    def run(self, checkpoint: Checkpoint | None, shown: bool, tensorboard: bool) -> TrainResult:
+        """All stages, or what a checkpoint left of them."""
+        tensors = None if checkpoint is None else self._restore(checkpoint)
+        kept = 0 if checkpoint is None else int(checkpoint.state["log_bytes"])
+        folder = self.folder if self.fabric.is_global_zero else None
+        with MetricsLog(folder, kept, self.progress.step, tensorboard) as self.log:
+            if checkpoint is None:
+                self._save(None)
+            while self.progress.stage < len(self.stages) and self.progress.step < self.limit:
+                stage = self.stages[self.progress.stage]
+                with own_random_state(
+                    self.fabric.device, self.seed
+                ):  # a resumed run prepares again, and must not draw twice
+                    current = StageRun(stage, self.fabric, self.seed, self.meter, fresh=tensors is None)
+                if tensors is not None:
+                    current.load_state(tensors)
+                    tensors = None
+                done = self.progress.epoch * current.steps_per_epoch + self.progress.batch
+                with progress_bar(stage.name, current.steps, done, shown) as self.bar:
+                    ended = self._run_stage(current)
+                current.finish()
+                if not ended:
+                    break
+                self.progress.stage += 1
+                self.progress.epoch, self.progress.best = 0, None
+                self._save(None)
+        return self._result()
+
+    def _run_stage(self, current: StageRun) -> bool:
+        """Step until the stage is over (True), or until the run has done `max_steps` (False)."""
+        progress = self.progress
+        while progress.epoch < current.stage.epochs:
+            current.train_mode()
+            for batch in current.batches.epoch(progress.epoch, start=progress.batch):
+                if progress.step >= self.limit:
+                    self._save(current)
+                    return False
+                current.step(batch, progress.step, progress.epoch * current.steps_per_epoch + progress.batch)
+                progress.step += 1
+                progress.batch += 1
+                self.bar.update()
+                if progress.step % self.log_every == 0:
+                    self._close_window(current)
+                if progress.batch == current.steps_per_epoch and self._end_epoch(current):
+                    return True
+                self._save_if_due(current)
+        return True
+
+    def _save_if_due(self, current: StageRun) -> None:
+        """A checkpoint every so many steps, and one before leaving on SIGTERM."""
+        stop = self._stopping()
+        if stop or self.progress.step % self.checkpoint_every == 0:
+            self._save(current)
+        if stop:
+            raise SystemExit(128 + signal.SIGTERM)
+
+    def _stopping(self) -> bool:
+        if self.fabric.world_size == 1:
+            return self.interrupted()
+        if (
+            self.progress.step % self.log_every
+        ):  # all processes must stop at one step: they agree now and then
+            return False
+        return bool(self.fabric.all_reduce(torch.tensor(float(self.interrupted())), reduce_op="sum"))
+
+    def _close_window(self, current: StageRun) -> None:
+        progress = self.progress
+        current.check(progress.step, progress.epoch, progress.batch)
+        means = self.meter.close_window(self._mean_over_processes)
+        self.log.write(progress.step, means)
+        losses = [value for name, value in means.items() if name.endswith("loss")]
+        if losses:
+            self.bar.set_postfix(loss=f"{losses[0]:.4g}", refresh=False)
+
+    def _mean_over_processes(self, values: Tensor) -> Tensor:
+        return self.fabric.all_reduce(values, reduce_op="mean") if self.fabric.world_size > 1 else values
+
+    def _end_epoch(self, current: StageRun) -> bool:
+        """Validate, log, report; whether the stage is over."""
+        progress, stage = self.progress, current.stage
+        self._close_window(current)
+        progress.epoch, progress.batch = progress.epoch + 1, 0
+        with current.as_delivered():
+            valid = current.validate(progress.step)
+            monitored = valid.get(current.players[0].term("loss", "valid"))
+            if monitored is not None and not monitored >= (
+                math.inf if progress.best is None else progress.best
+            ):
+                if math.isnan(monitored):
+                    raise RunError(
+                        f"The validation loss of stage {stage.name!r} after epoch {progress.epoch} is not a number: "
+                        "look for such values in the validation data."
+                    )
+                progress.best, progress.best_epoch = monitored, progress.epoch
+                if stage.keep_best:
+                    current.keep_best()
+            metrics = self.meter.close_epoch() | valid
+            rates = {name: rate for player in current.players for name, rate in player.rates().items()}
+            self.log.write(progress.step, {**valid, **rates, "epoch": progress.epoch})
+            if self.on_epoch is not None and self.fabric.is_global_zero:
+                self.on_epoch(EpochEnd(stage, progress.epoch, progress.step, metrics))
+        progress.history.append(
+            {
+                "stage": stage.name,
+                "epoch": progress.epoch,
+                "step": progress.step,
+                "seconds": self._seconds() - progress.epoch_began,
+                **metrics,
+            }
+        )
+        progress.epoch_began = self._seconds()
+        current.train_mode()
+        waited = 0 if progress.best is None else progress.epoch - (progress.best_epoch or 0)
+        return progress.epoch >= stage.epochs or (stage.patience is not None and waited >= stage.patience)
+
+    def _seconds(self) -> float:
+        return self.progress.seconds + time.perf_counter() - self.clock
+
+    def _result(self) -> TrainResult:
+        progress = self.progress
+        last = progress.history[-1] if progress.history else {}
+        times: dict[str, list[float]] = {}
+        for entry in progress.history:
+            times.setdefault(entry["stage"], []).append(entry["seconds"])
+        return TrainResult(
+            steps=progress.step,
+            seconds=self._seconds(),
+            seconds_per_epoch={name: sum(seconds) / len(seconds) for name, seconds in times.items()},
+            metrics={name: value for name, value in last.items() if "/" in name},
+            history=list(progress.history),
+            best_epoch=progress.best_epoch,
+            finished=progress.stage == len(self.stages),
+        )
+
+    # ---- checkpoints ----
+
+    def _save(self, current: StageRun | None) -> None:
+        """Write a checkpoint; `current` is None between stages."""
+        if self.folder is None:
+            return
+        self.progress.under_way = current is not None
+        if current is not None:
+            current.check(self.progress.step, self.progress.epoch, self.progress.batch)
+            current.check_weights(self.progress.step)
+            copy_from_first_process(current.objective, self.fabric)
+        tensors = {} if current is None else current.state()
+        for index, stage in enumerate(self.stages):
+            state = stage.objective.state_dict()
+            tensors |= {f"objective.{index}.{name}": value for name, value in state.items()}
+        tensors |= {f"window.{name}": torch.stack(values) for name, values in self.meter.pending.items()}
+        for kind, random in self._random_states().items():
+            gathered = self.fabric.all_gather(random).view(self.fabric.world_size, -1)
+            tensors |= {f"random.{kind}.{rank}": value for rank, value in enumerate(gathered)}
+        self.progress.seconds, self.clock = self._seconds(), time.perf_counter()
+        if self.fabric.is_global_zero:
+            state = {
+                "progress": asdict(self.progress),
+                "epoch_sums": self.meter.sums,
+                "epoch_counts": self.meter.counts,
+                "scaler": self.fabric.strategy.precision.state_dict(),
+                "log_bytes": self.log.position(),
+                "stages": [stage.name for stage in self.stages],
+            }
+            save_checkpoint(self.folder, self.progress.step, tensors, state, self.keep)
+        self.fabric.barrier()
+
+    def _restore(self, checkpoint: Checkpoint) -> dict[str, Tensor] | None:
+        """Take over a checkpoint; returns the tensors for a stage under way, None between stages."""
+        state, tensors = checkpoint.state, checkpoint.tensors
+        names = [stage.name for stage in self.stages]
+        if state["stages"] != names:
+            raise InputError(
+                f"{checkpoint.path} comes from a run with the stages {state['stages']}, and `stages` are {names}: "
+                "resume with the settings of the run."
+            )
+        for index, stage in enumerate(self.stages):
+            try:
+                stage.objective.load_state_dict(part(tensors, f"objective.{index}."))
+            except RuntimeError as error:
+                reason = " ".join(str(error).split())
+                raise InputError(
+                    f"{checkpoint.path} does not fit stage {stage.name!r} ({reason}): resume with the settings of "
+                    "the run."
+                ) from error
+            self._place(stage)
+        self.progress = Progress(**state["progress"])
+        self.meter.sums, self.meter.counts = state["epoch_sums"], state["epoch_counts"]
+        self.meter.pending = {
+            name: list(values.to(self.fabric.device).unbind())
+            for name, values in part(tensors, "window.").items()
+        }
+        self.fabric.strategy.precision.load_state_dict(state["scaler"])
+        rank = self.fabric.global_rank
+        if f"random.cpu.{rank}" in tensors:
+            torch.set_rng_state(tensors[f"random.cpu.{rank}"].cpu())
+        if f"random.cuda.{rank}" in tensors and self.fabric.device.type == "cuda":
+            torch.cuda.set_rng_state(tensors[f"random.cuda.{rank}"].cpu(), self.fabric.device)
+        return tensors if self.progress.under_way else None
+
+    def _random_states(self) -> dict[str, Tensor]:
+        states = {"cpu": torch.get_rng_state()}
+        if self.fabric.device.type == "cuda":
+            states["cuda"] = torch.cuda.get_rng_state(self.fabric.device)
+        return states
+
+    def _place(self, stage: Stage) -> None:
+        self.fabric.strategy.precision.convert_module(stage.objective).to(self.fabric.device)
+
+
+@contextmanager
+def _sigterm(listen: bool) -> Iterator[Callable[[], bool]]:
+    """Inside, SIGTERM only raises a flag, which the yielded function reads. Signals reach the main thread alone."""
+    if not listen or threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    received: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+    try:
+        yield lambda: bool(received)
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,231 @@
+"""A stage under way: its data, players, averaged and best weights, and what one step does."""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowprior.data.batches import Batches
+from flowprior.errors import InputError, RunError
+from flowprior.training.averages import Meter, WeightAverage
+from flowprior.training.finite import find_fault
+from flowprior.training.players import (
+    Player,
+    average_over_processes,
+    build_players,
+    copy_from_first_process,
+    rest_frozen,
+)
+from flowprior.training.stages import Stage
+
+
+class StageRun:
+    """A stage, prepared on this process.
+
+    Args:
+        stage: what to run; its data is fetched here.
+        fabric: launched.
+        seed: of the run.
+        meter: where the steps note their terms.
+        fresh: whether the stage begins, rather than being resumed: only then is `stage.initialize` called.
+    """
+
+    def __init__(self, stage: Stage, fabric: Any, seed: int, meter: Meter, fresh: bool) -> None:
+        self.stage, self.objective, self.fabric, self.seed, self.meter = (
+            stage,
+            stage.objective,
+            fabric,
+            seed,
+            meter,
+        )
+        self.precision = fabric.strategy.precision
+        self.double = self.precision.precision == "64-true"
+        self.scaled = (
+            self.precision.precision == "16-mixed"
+        )  # overflowing gradients are then part of the plan
+        self.eager = fabric.device.type == "cpu"  # reading a number is free: look at every step
+        if stage.batch_size % fabric.world_size:
+            raise InputError(
+                f"`batch_size` (={stage.batch_size}) of stage {stage.name!r} must be a multiple of the "
+                f"{fabric.world_size} processes that share a batch."
+            )
+        training, validation = stage.split(seed)
+        share = stage.batch_size // fabric.world_size
+        place = {"seed": seed, "device": fabric.device}
+        self.batches = Batches(
+            training, share, rank=fabric.global_rank, world_size=fabric.world_size, **place
+        )
+        self.validation = (
+            Batches(validation, stage.batch_size, drop_last=False, **place)
+            if validation is not None
+            else None
+        )
+        self.modes = {module: module.training for module in self.objective.modules()}
+        self.wanted_gradients = {p: p.requires_grad for p in self.objective.parameters()}
+        if fresh and stage.initialize is not None:
+            stage.initialize(self.batches.tensors)
+        copy_from_first_process(self.objective, fabric)
+        self.players = build_players(stage, fabric, fused=not self.scaled)
+        trained = {id(parameter) for player in self.players for parameter in player.parameters}
+        self.parameters = {n: p for n, p in self.objective.named_parameters() if id(p) in trained}
+        self.average = WeightAverage(self.parameters, stage.ema)
+        self.best: dict[str, Tensor] = {}
+        self.steps_per_epoch = len(self.batches)
+        self.steps = stage.epochs * self.steps_per_epoch
+        self._one = torch.ones(1, device=fabric.device)
+        self._found = torch.zeros(
+            1, device=fabric.device
+        )  # becomes 1 at a gradient that is not finite, for good
+        self._bad_steps = torch.zeros(1, device=fabric.device)
+        if not self.eager and not self.scaled:
+            for player in self.players:  # fused Adam reads it on the device and then leaves the weights alone
+                player.optimizer.found_inf = self._found  # type: ignore[attr-defined]
+
+    def train_mode(self) -> None:
+        """Before the steps of an epoch."""
+        rest_frozen(self.objective)
+
+    def step(self, batch: Mapping[str, Tensor], step: int, stage_step: int) -> None:
+        """One step of every player, in order."""
+        batch = self._cast(batch)
+        for player in self.players:
+            random = torch.get_rng_state() if self.eager else None
+            with self.fabric.autocast():
+                terms = self.objective.losses(player.name, batch, step)
+            player.clear_gradients()
+            self.fabric.backward(terms["loss"], **player.only)
+            gradients = player.gradients()
+            average_over_processes(gradients, self.fabric)
+            if not self.scaled:
+                torch._amp_foreach_non_finite_check_and_unscale_(gradients, self._found, self._one)
+            if self.eager:
+                if self._found.item() or not math.isfinite(terms["loss"].item()):
+                    self._stop(player, batch, step, random)
+            else:
+                self._bad_steps += self._found
+            for name, value in terms.items():
+                self.meter.add(player.term(name), value.detach())
+            if self.stage.clip is not None:
+                self.precision.unscale_gradients(player.optimizer)
+                norm = torch.nn.utils.clip_grad_norm_(player.parameters, self.stage.clip)
+                self.meter.add(player.term("gradient_norm"), norm)
+            player.set_rates(stage_step, self.steps, self.steps_per_epoch)
+            player.fabric_optimizer.step()
+        self.average.update()
+
+    def check(self, step: int, epoch: int, batch: int) -> None:
+        """On a GPU, after the fact: stop if a loss or gradient since the last look was not finite.
+
+        Args:
+            step, epoch, batch: the position after the last step.
+
+        Raises:
+            RunError: names the step, the term and the module.
+        """
+        if self.eager or not self.meter.pending:
+            return
+        for player in self.players:
+            losses = torch.stack(self.meter.pending[player.term("loss")])
+            bad = (~losses.isfinite()).nonzero()
+            ago = max(len(losses) - int(bad[0]) if len(bad) else 0, int(self._bad_steps.item()))
+            if ago:
+                repeated = next(iter(self.batches.epoch(epoch, start=batch - ago)))
+                self._stop(player, self._cast(repeated), step - ago, None)
+
+    def check_weights(self, step: int) -> None:
+        """Before a checkpoint: weights that are not finite must not replace good ones.
+
+        Raises:
+            RunError: names the parameter.
+        """
+        for name, parameter in self.parameters.items():
+            if not parameter.isfinite().all():
+                raise RunError(
+                    f"Step {step} of stage {self.stage.name!r}: the parameter {name!r} is not finite; no checkpoint "
+                    "was written, and the last good one stays: lower the learning rate, or set `clip`."
+                )
+
+    def _stop(self, player: Player, batch: Mapping[str, Tensor], step: int, random: Tensor | None) -> None:
+        if random is not None:
+            torch.set_rng_state(random)
+        fault = find_fault(self.objective, player.name, batch, step, self.fabric.autocast)
+        raise RunError(
+            f"Step {step} of stage {self.stage.name!r}: not finite: {fault}. The last good checkpoint stays: repair "
+            "the data, lower the learning rate, or set `clip`."
+        )
+
+    def _cast(self, batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        if not self.double:
+            return batch
+        return {name: value.double() if value.is_floating_point() else value for name, value in batch.items()}
+
+    @contextmanager
+    def as_delivered(self) -> Iterator[None]:
+        """Inside: averaged weights, evaluation mode, no gradients, and a random state that follows from the seed."""
+        copy_from_first_process(self.objective, self.fabric)
+        with own_random_state(self.fabric.device, self.seed), torch.no_grad(), self.average.swapped_in():
+            self.objective.eval()
+            yield
+
+    def validate(self, step: int) -> dict[str, float]:
+        """Mean terms over the validation data (in every process all of it): {"valid/loss": ...}."""
+        if self.validation is None:
+            return {}
+        sums: dict[str, Tensor] = {}
+        for batch in map(self._cast, self.validation.epoch(0)):
+            size = len(next(iter(batch.values())))
+            for player in self.players:
+                with self.fabric.autocast():
+                    terms = self.objective.losses(player.name, batch, step)
+                for name, value in terms.items():
+                    term = player.term(name, "valid")
+                    sums[term] = sums.get(term, 0.0) + value.double() * size
+        means = torch.stack(list(sums.values())) / self.validation.size
+        return dict(zip(sums, means.tolist(), strict=True))
+
+    def keep_best(self) -> None:
+        """Remember the weights as they are now: within `as_delivered`, the averaged ones."""
+        self.best = {name: value.detach().clone() for name, value in self.objective.state_dict().items()}
+
+    def finish(self) -> None:
+        """Give the modules the weights that the stage delivers: the best, else the averaged, else the last ones."""
+        if self.best:
+            self.objective.load_state_dict(self.best)
+        else:
+            self.average.adopt()
+        for module, training in self.modes.items():
+            module.training = training
+        for parameter, wanted in self.wanted_gradients.items():
+            parameter.requires_grad_(wanted)
+            parameter.grad = None
+
+    def state(self) -> dict[str, Tensor]:
+        """All tensors of the stage beside its objective's."""
+        tensors = {f"ema.{name}": value for name, value in self.average.state().items()}
+        tensors |= {f"best.{name}": value for name, value in self.best.items()}
+        for player in self.players:
+            tensors |= {f"optimizer.{player.name}.{name}": value for name, value in player.state().items()}
+        return tensors
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """What `state` returned."""
+        self.average.load_state(part(tensors, "ema."))
+        self.best = {name: value.to(self.fabric.device) for name, value in part(tensors, "best.").items()}
+        for player in self.players:
+            player.load_state(part(tensors, f"optimizer.{player.name}."))
+
+
+@contextmanager
+def own_random_state(device: torch.device, seed: int) -> Iterator[None]:
+    """Inside, torch draws from `seed` on; afterwards as if nothing had been drawn."""
+    with torch.random.fork_rng([device.index or 0] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The entries whose names begin with `prefix`, without it."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
