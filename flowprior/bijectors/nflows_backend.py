@@ -8,11 +8,11 @@ import math
 import torch
 from nflows.transforms.coupling import AffineCouplingTransform, PiecewiseRationalQuadraticCouplingTransform
 from nflows.transforms.normalization import ActNorm
-from nflows.transforms.splines import unconstrained_rational_quadratic_spline
 from torch import Tensor, nn
 
 from flowprior.bijectors.actnorm import ActNormBase
 from flowprior.bijectors.conditioner import AffineConditioner, Network
+from flowprior.bijectors.spline import MIN_SLOPE, rational_quadratic_spline
 
 
 class AffineCoupling(AffineCouplingTransform):
@@ -45,7 +45,7 @@ class AffineCoupling(AffineCouplingTransform):
 class SplineCoupling(PiecewiseRationalQuadraticCouplingTransform):
     """Monotonic rational-quadratic spline on [-tail_bound, tail_bound], the identity outside.
 
-    Reference: Durkan et al., Neural Spline Flows (2019), section 3.
+    nflows' layer around `rational_quadratic_spline`, whose comment says why.
     """
 
     def __init__(self, mask: Tensor, network: Network, bins: int, tail_bound: float) -> None:
@@ -60,11 +60,10 @@ class SplineCoupling(PiecewiseRationalQuadraticCouplingTransform):
     def _piecewise_cdf(
         self, inputs: Tensor, transform_params: Tensor, inverse: bool = False
     ) -> tuple[Tensor, Tensor]:
-        widths, heights, slopes = transform_params.split(
-            [self.num_bins, self.num_bins, self.num_bins - 1], dim=-1
-        )
-        return unconstrained_rational_quadratic_spline(
-            inputs, widths, heights, slopes, inverse=inverse, tails="linear", tail_bound=self.tail_bound
+        sizes = [self.num_bins, self.num_bins, self.num_bins - 1]
+        widths, heights, slopes = transform_params.split(sizes, dim=-1)
+        return rational_quadratic_spline(
+            inputs, widths, heights, slopes, bound=self.tail_bound, inverse=inverse
         )
 
 
@@ -92,8 +91,7 @@ def actnorm(features: int) -> nn.Module:
 def spline_coupling(mask: Tensor, network: Network, bins: int, tail_bound: float) -> nn.Module:
     """The spline step; `network` starts it as the identity if its last layer is zero."""
     step = SplineCoupling(mask, network, bins, tail_bound)
-    # a slope of 1 at the inner knots: nflows adds `min_derivative` to softplus(.)
-    slope_of_one = math.log(math.expm1(1.0 - step.min_derivative))
+    slope_of_one = math.log(math.expm1(1.0 - MIN_SLOPE))  # through softplus, at the inner knots
     start = torch.zeros(int(mask.sum()), 3 * bins - 1)
     start[:, 2 * bins :] = slope_of_one
     network.add_to_last_bias(start.flatten())
