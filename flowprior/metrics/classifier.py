@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import ceil
 
 import torch
 from torch import Tensor, nn
@@ -27,13 +28,13 @@ def classifier_features(
     seed: int = 0,
     device: str | torch.device = "cpu",
 ) -> FeatureNetwork:
-    """The 64 penultimate features (after ReLU) of a small classifier of this data set, metric "fd_classifier".
+    """The 64 penultimate features of a small classifier of this data set, metric "fd_classifier".
 
-    Three convolutions and a linear layer with batch normalisation, AdamW with a one-cycle schedule; images
-    larger than 32 pixels are averaged down to 32. It is trained once and kept in the cache folder by the
-    data's fingerprint, the recipe's version and the seed; `facts["test_accuracy"]` says how good it is (on
-    the test set, or on a tenth held out when there is none). The global random state is left alone. The
-    same seed gives the same network on the same kind of machine: the checksum tells.
+    Three convolutions and a linear layer, each with batch normalisation and ReLU, AdamW with a one-cycle
+    schedule; images larger than 32 pixels are averaged down to 32. It is trained once and kept in the cache
+    folder by the data's fingerprint, the recipe's version and the seed; `facts["test_accuracy"]` says how
+    good it is (on the test set, or on a tenth held out when there is none). The global random state is left
+    alone. The same seed gives the same network on the same kind of machine: the checksum tells.
 
     Args:
         images: (N, C, H, W), uint8 or floats in [0, 1].
@@ -79,12 +80,13 @@ def classifier_features(
         metric="fd_classifier",
         resize="none" if side <= _LARGEST else f"averaged to {_LARGEST}x{_LARGEST}",
         checksum=fingerprint(*(state[name].cpu() for name in sorted(state))),
+        image_shape=tuple(images.shape[1:]),
         facts={"test_accuracy": accuracy, "test_accuracy_on": measured_on},
     ).to(device)
 
 
 class _Standardise(nn.Module):
-    """Shrink what is too large, then zero mean and unit variance a channel, as measured on the training set."""
+    """Shrink what is too large, then zero mean and unit variance a channel, by the training set."""
 
     mean: Tensor
     std: Tensor
@@ -109,7 +111,7 @@ class _Classifier(nn.Module):
         stride = 2 if min(height, width) >= 16 else 1
         cells = 1
         for side in (height, width):
-            cells *= -(-(-(-side // stride)) // 2)  # each stride rounds up
+            cells *= ceil(ceil(side / stride) / 2)
         self.body = nn.Sequential(
             _Standardise(channels),
             *_convolution(channels, first, kernel=5, stride=stride),
@@ -150,9 +152,8 @@ def _train(images: Tensor, targets: Tensor, classes: int, seed: int, device: tor
         _one_thread(),
     ):
         torch.manual_seed(seed)
-        network = _Classifier(*images.shape[1:], classes=classes).to(
-            device, memory_format=torch.channels_last
-        )
+        network = _Classifier(*images.shape[1:], classes=classes).to(device)
+        network = network.to(memory_format=torch.channels_last)
         _measure(network.body[0], images)
         optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2, weight_decay=5e-2)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -209,8 +210,8 @@ def _check(images: Tensor, labels: Tensor, images_name: str, labels_name: str) -
         )
     if labels.is_floating_point() or labels.shape != images.shape[:1]:
         raise InputError(
-            f"`{labels_name}` ({labels.dtype}, shape {tuple(labels.shape)}) must be integers, one for each of "
-            f"the {len(images)} images in `{images_name}`."
+            f"`{labels_name}` ({labels.dtype}, shape {tuple(labels.shape)}) must be integers, one for each "
+            f"of the {len(images)} images in `{images_name}`."
         )
 
 

@@ -1,4 +1,4 @@
-"""Feature networks: callables from images (N, C, H, W) in [0, 1] to features (N, F), each with its identity."""
+"""Feature networks: callables from images (N, C, H, W) in [0, 1] to features (N, F), with an identity."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from flowprior.errors import InputError
-from flowprior.metrics.cache import file_checksum
+from flowprior.metrics.cache import cache_folder, file_checksum
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -25,6 +25,7 @@ class FeatureNetwork(nn.Module):
         metric: the name of the Fréchet distance on these features; only Inception's is "fid".
         resize: how images are resized before the network.
         checksum: SHA-256 of the weights.
+        image_shape: the one (C, H, W) that the network takes, None if it takes any.
         facts: what else is worth reporting, such as a classifier's test accuracy.
     """
 
@@ -35,6 +36,7 @@ class FeatureNetwork(nn.Module):
         metric: str,
         resize: str,
         checksum: str,
+        image_shape: tuple[int, ...] | None = None,
         facts: Mapping[str, float | int | str] | None = None,
     ) -> None:
         super().__init__()
@@ -42,6 +44,7 @@ class FeatureNetwork(nn.Module):
         self.metric = metric
         self.resize = resize
         self.checksum = checksum
+        self.image_shape = image_shape
         self.facts = dict(facts or {})
 
     @property
@@ -54,7 +57,16 @@ class FeatureNetwork(nn.Module):
         return super().train(False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, C, H, W) in [0, 1] -> (N, F)."""
+        """(N, C, H, W) in [0, 1] -> (N, F).
+
+        Raises:
+            InputError: if the images are not of `image_shape`.
+        """
+        if self.image_shape is not None and images.shape[1:] != self.image_shape:
+            raise InputError(
+                f"`images` have shape {tuple(images.shape[1:])} but this network was trained on "
+                f"{self.image_shape}: resize them, or train one on images of their shape."
+            )
         features: Tensor = self.network(images)
         return features
 
@@ -67,9 +79,10 @@ def extract(images: Tensor, network: nn.Module, *, batch_size: int = 256) -> Ite
     Raises:
         InputError: if `images` have another shape, type or range, or `batch_size` is not positive.
     """
-    if images.dim() != 4 or images.shape[1] not in (1, 3):
+    if images.dim() != 4 or images.shape[1] not in (1, 3) or len(images) == 0:
         raise InputError(
-            f"`images` has shape {tuple(images.shape)} but must be (samples, 1 or 3 channels, height, width)."
+            f"`images` has shape {tuple(images.shape)} but must be (samples, 1 or 3 channels, height, width) "
+            "and not empty."
         )
     if images.dtype != torch.uint8 and not images.is_floating_point():
         raise InputError(f"`images` are {images.dtype} but must be floats in [0, 1] or uint8.")
@@ -77,7 +90,11 @@ def extract(images: Tensor, network: nn.Module, *, batch_size: int = 256) -> Ite
         raise InputError(f"`batch_size` (={batch_size}) must be 1 or more.")
     state = next(iter([*network.parameters(), *network.buffers()]), images)
     for batch in images.split(batch_size):
-        with torch.inference_mode(), torch.autocast(state.device.type, enabled=False):
+        with (
+            torch.inference_mode(),
+            torch.autocast(state.device.type, enabled=False),
+            torch.backends.cudnn.flags(enabled=True, allow_tf32=False),
+        ):
             pixels = batch.to(state.device)
             pixels = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels.float()
             low, high = pixels.amin().item(), pixels.amax().item()
@@ -87,6 +104,84 @@ def extract(images: Tensor, network: nn.Module, *, batch_size: int = 256) -> Ite
                 )
             features = network(pixels)
         yield features
+
+
+def inception_features(weights: str | Path | None = None, *, download: bool = False) -> FeatureNetwork:
+    """The FID Inception network's last average pool (2048), metric "fid".
+
+    Images are resized to 299 x 299 as pytorch-fid does (bilinear, no antialiasing), grey becomes RGB, pixels
+    are scaled to [-1, 1]. Only the published weights give figures comparable with papers:
+    `facts["weights"]` says whether it is them.
+    Source: Heusel et al. 2017 (arXiv:1706.08500); pytorch-fid 0.3.0.
+
+    Args:
+        weights: pytorch-fid's `pt_inception-2015-12-05-6726825d.pth`, or its folder; by default the folder
+            that `FLOWPRIOR_WEIGHTS` names, then `weights` in the cache folder.
+        download: whether to fetch a missing file (92 MB) into the cache folder.
+
+    Raises:
+        InputError: if the file is missing, cannot be fetched, or is not that network's state dict.
+    """
+    kept = cache_folder() / "weights" / INCEPTION_FILE
+    if weights is None and not os.environ.get("FLOWPRIOR_WEIGHTS"):
+        weights = kept if kept.is_file() or download else None
+    try:
+        path = find_weights(weights, INCEPTION_FILE)
+    except InputError:
+        if not download:
+            raise
+        path = kept if kept.is_file() else _download_inception(kept)
+    network = _inception_body()
+    load_weights(network, path, "pytorch-fid's Inception network")
+    body = nn.Sequential(
+        _Prepare(299, antialias=False, mean=(0.5,), std=(0.5,)),
+        *(layer for name, layer in network.named_children() if name not in ("dropout", "fc")),
+        nn.Flatten(),
+    )
+    checksum = file_checksum(path)
+    published = checksum.startswith(INCEPTION_FILE[-12:-4])
+    return FeatureNetwork(
+        body,
+        metric="fid",
+        resize="bilinear, not antialiased, to 299x299",
+        checksum=checksum,
+        facts={"weights": "as published" if published else "NOT the published file"},
+    )
+
+
+def _inception_body() -> nn.Module:
+    """torchvision's Inception v3 with pytorch-fid's blocks in it; pytorch-fid's own builder downloads."""
+    from pytorch_fid.inception import FIDInceptionA, FIDInceptionC, FIDInceptionE_1, FIDInceptionE_2
+    from torchvision.models import inception_v3
+
+    with torch.device("meta"):
+        network: nn.Module = inception_v3(
+            weights=None, num_classes=1008, aux_logits=False, init_weights=False
+        )
+        network.Mixed_5b = FIDInceptionA(192, pool_features=32)
+        network.Mixed_5c = FIDInceptionA(256, pool_features=64)
+        network.Mixed_5d = FIDInceptionA(288, pool_features=64)
+        network.Mixed_6b = FIDInceptionC(768, channels_7x7=128)
+        network.Mixed_6c = FIDInceptionC(768, channels_7x7=160)
+        network.Mixed_6d = FIDInceptionC(768, channels_7x7=160)
+        network.Mixed_6e = FIDInceptionC(768, channels_7x7=192)
+        network.Mixed_7b = FIDInceptionE_1(1280)
+        network.Mixed_7c = FIDInceptionE_2(2048)
+    return network
+
+
+def _download_inception(path: Path) -> Path:
+    from torch.hub import download_url_to_file
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        download_url_to_file(_INCEPTION_URL, str(path), hash_prefix=INCEPTION_FILE[-12:-4])
+    except (OSError, RuntimeError) as error:
+        raise InputError(
+            f"`weights` could not be downloaded ({error}): put {INCEPTION_FILE} from {_INCEPTION_URL} into a "
+            "folder and set FLOWPRIOR_WEIGHTS to it."
+        ) from error
+    return path
 
 
 def squeezenet_features(weights: str | Path | None = None, *, size: int = 64) -> FeatureNetwork:
@@ -179,6 +274,7 @@ def load_weights(network: nn.Module, path: Path, kind: str) -> None:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         network.load_state_dict(state, assign=True)
+        network.float()
     except Exception as error:  # torch.load fails in many ways: pickle, zip, end of file, key, type errors
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(

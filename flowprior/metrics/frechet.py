@@ -100,7 +100,7 @@ def statistics(
 def cached_statistics(
     images: Tensor, network: FeatureNetwork, *, data_fingerprint: str | None = None, batch_size: int = 256
 ) -> FeatureStatistics:
-    """`statistics` of a fixed set, kept in the cache folder by the data's fingerprint and the network's identity.
+    """`statistics` of a fixed set, kept in the cache folder by the data and the network's identity.
 
     `data_fingerprint` is the data set's own when it has one; by default it is computed from the images.
     """

@@ -1,0 +1,77 @@
+"""How probable latents are under a prior."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from flowprior.errors import InputError
+
+
+@dataclass(frozen=True)
+class LatentNLL:
+    """The negative log-likelihood of a set of latents, in nats per latent."""
+
+    mean: float
+    standard_error: float  # of the mean; NaN for a single latent
+    samples: int
+    dimensions: int
+
+    @property
+    def bpd(self) -> float:
+        """Bits per dimension: mean / (dimensions ln 2)."""
+        return self.mean / (self.dimensions * math.log(2))
+
+
+def latent_nll(
+    log_prob: Callable[..., Tensor],
+    z: Tensor,
+    context: Tensor | None = None,
+    *,
+    batch_size: int = 4096,
+    device: str | torch.device | None = None,
+) -> LatentNLL:
+    """-E[log p(z | context)] over z (N, *event), in batches, averaged in float64, without gradients.
+
+    `log_prob(z)` or `log_prob(z, context)` gives nats of shape (n,): a prior's, or any distribution's. Each
+    batch is moved to `device` if one is given.
+
+    Raises:
+        InputError: if there are no latents, the context does not fit, or a log-likelihood is not finite.
+
+    >>> normal = torch.distributions.Independent(torch.distributions.Normal(torch.zeros(2), 1.0), 1)
+    >>> round(latent_nll(normal.log_prob, torch.zeros(5, 2)).mean, 4)  # log(2 pi)
+    1.8379
+    """
+    if z.dim() < 2 or len(z) == 0:
+        raise InputError(f"`z` has shape {tuple(z.shape)} but must be (samples, *event_shape), not empty.")
+    if context is not None and len(context) != len(z):
+        raise InputError(
+            f"`context` has {len(context)} rows but must have one for each of the {len(z)} latents."
+        )
+    if batch_size < 1:
+        raise InputError(f"`batch_size` (={batch_size}) must be 1 or more.")
+    values = []
+    with torch.inference_mode():
+        for start in range(0, len(z), batch_size):
+            rows = slice(start, start + batch_size)
+            inputs = [z[rows]] if context is None else [z[rows], context[rows]]
+            if device is not None:
+                inputs = [value.to(device) for value in inputs]
+            nats = log_prob(*inputs)
+            if nats.shape != inputs[0].shape[:1]:
+                raise InputError(
+                    f"`log_prob` gave shape {tuple(nats.shape)} for {len(inputs[0])} latents but must give "
+                    "one number for each: reinterpret the event dimensions (torch.distributions.Independent)."
+                )
+            values.append(-nats.double().cpu())
+    nll = torch.cat(values)
+    bad = int((~torch.isfinite(nll)).sum())
+    if bad:
+        raise InputError(
+            f"`z` has {bad} of {len(nll)} latents whose log-likelihood is not finite: check them."
+        )
+    error = nll.std().item() / math.sqrt(len(nll)) if len(nll) > 1 else math.nan
+    return LatentNLL(nll.mean().item(), error, len(nll), math.prod(z.shape[1:]))
