@@ -129,7 +129,7 @@ class MixturePrior(Prior):
         for chunk in rows.split(step):
             offset = chunk - self.means[:, None]  # (K, n, D)
             blocks.append((offset @ inverse.mT).square().sum(-1).T)  # (n, K)
-        return torch.cat(blocks) if blocks else rows.new_empty(0, self.components)
+        return torch.cat(blocks)
 
     def _initialize(self, latents: Tensor, context: Tensor | None, seed: int) -> None:
         if len(latents) < self.components:
@@ -139,9 +139,13 @@ class MixturePrior(Prior):
             )
         rows = latents.flatten(1).double().cpu().numpy()
         moments = (_kmeans if self.start == "kmeans" else _em)(rows, self.components, self.covariance, seed)
-        factors = torch.linalg.cholesky(torch.from_numpy(moments.covariances))
         self.logits.copy_(torch.from_numpy(moments.weights).log())
         self.means.copy_(torch.from_numpy(moments.means))
+        covariances = torch.from_numpy(moments.covariances)
+        if self.covariance == "diagonal":
+            self.log_scales.copy_(0.5 * covariances.log())
+            return
+        factors = torch.linalg.cholesky(covariances)
         self.log_scales.copy_(factors.diagonal(dim1=-2, dim2=-1).log())
         if self.lower is not None:
             self.lower.copy_(factors.tril(-1))
@@ -150,7 +154,7 @@ class MixturePrior(Prior):
 class _Moments(NamedTuple):
     weights: np.ndarray  # (K,)
     means: np.ndarray  # (K, D)
-    covariances: np.ndarray  # (K, D, D)
+    covariances: np.ndarray  # (K, D) if diagonal, else (K, D, D)
 
 
 def _quietly(fit: Callable[[np.ndarray], Any], rows: np.ndarray) -> Any:
@@ -170,21 +174,21 @@ def _kmeans(rows: np.ndarray, components: int, covariance: str, seed: int) -> _M
     """
     from sklearn.cluster import KMeans
 
-    size = rows.shape[1]
-    result = _quietly(KMeans(components, n_init=1, random_state=seed).fit, rows)
+    result = _quietly(KMeans(components, n_init=1, max_iter=50, random_state=seed).fit, rows)
     labels, means = result.labels_, result.cluster_centers_
     counts = np.bincount(labels, minlength=components)  # (K,)
     residuals = rows - means[labels]
     spread = rows.var(0)
     floor = 1e-6 * np.maximum(spread, spread.mean()) + 1e-12  # (D,)
-    scatter = np.stack(
-        [residuals[labels == k].T @ residuals[labels == k] for k in range(components)]
-    )  # (K, D, D)
     if covariance == "diagonal":
-        scatter = scatter * np.eye(size)
-    pooled = scatter.sum(0) / len(rows) + np.diag(floor)
-    strength = 1 if covariance == "diagonal" else size + 1
-    covariances = (scatter + strength * pooled) / (counts + strength)[:, None, None] + np.diag(floor)
+        scatter = np.stack([np.square(residuals[labels == k]).sum(0) for k in range(components)])  # (K, D)
+        strength, weight = 1, counts[:, None]
+    else:
+        parts = [residuals[labels == k] for k in range(components)]
+        scatter = np.stack([part.T @ part for part in parts])  # (K, D, D)
+        strength, weight, floor = rows.shape[1] + 1, counts[:, None, None], np.diag(floor)
+    pooled = scatter.sum(0) / len(rows)
+    covariances = (scatter + strength * pooled) / (weight + strength) + floor
     return _Moments((counts + 1) / (len(rows) + components), means, covariances)
 
 
@@ -200,7 +204,4 @@ def _em(rows: np.ndarray, components: int, covariance: str, seed: int) -> _Momen
             f"expectation maximisation with `components` (={components}) failed on these latents: use fewer "
             "components, covariance='diagonal' or start='kmeans'."
         ) from error
-    covariances = result.covariances_
-    if covariance == "diagonal":
-        covariances = covariances[:, :, None] * np.eye(rows.shape[1])
-    return _Moments(np.maximum(result.weights_, np.finfo(float).tiny), result.means_, covariances)
+    return _Moments(np.maximum(result.weights_, np.finfo(float).tiny), result.means_, result.covariances_)
