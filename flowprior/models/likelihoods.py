@@ -117,7 +117,8 @@ class PerceptualLikelihood(Likelihood):
 
     x̂ is the mean image, φ_l the feature maps, n the entries of x. The pixel term is a sum over n entries
     where the published losses take means, so the feature means times n keep the ratio of the two terms. The
-    second term is not normalised: the sum is a negative log-likelihood up to a constant.
+    second term is not normalised: the sum is a negative log-likelihood up to a constant. At weight 1 it is by
+    far the larger one, as in the published losses.
 
     Args:
         pixel: the likelihood of the pixels.

@@ -43,7 +43,8 @@ class InfoGANEncoder(nn.Module):
         out_features: what the posterior asks for, `posterior.out_features(D)`.
         width: multiplies every hidden count; 1.0 is the papers' size, 0.25 a quarter of it.
         spectral_norm: on every layer, as Dai & Wipf's code does.
-        momentum: of the batch norms, torch's meaning; TF code with "decay 0.999" has 0.001 here.
+        momentum: of the batch norms, in torch's meaning. The TF code's "decay 0.999" is 0.001 here, whose
+            statistics lag by epochs: in budgets of some thousand steps, evaluation needs torch's 0.1.
 
     Raises:
         InputError: on a size there is no network for, or a count or width that is not positive.

@@ -1,5 +1,7 @@
 """The autoencoder: shapes through every door, modes, chunks, errors."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -127,6 +129,23 @@ def test_whole_model_survives_the_state_dict():
     other.load_state_dict(model.state_dict())
     x = torch.rand(3, 1, 8, 8)
     torch.testing.assert_close(other.codes(x), model.codes(x), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("spectral_norm", [False, True])
+def test_deep_copies_are_equal_and_independent(spectral_norm):
+    torch.manual_seed(0)
+    encoder = InfoGANEncoder(1, 28, 4, width=0.0625, spectral_norm=spectral_norm)
+    model = Autoencoder(encoder, InfoGANDecoder(4, 1, 28, width=0.0625), FlowPrior(4))
+    x = torch.rand(3, 1, 28, 28)
+    model.encode(x).mean.sum().backward()  # copies are taken in the middle of training
+    twin = copy.deepcopy(model)
+    codes = model.codes(x)
+    torch.testing.assert_close(twin.codes(x), codes, rtol=0, atol=0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1)
+    torch.testing.assert_close(twin.codes(x), codes, rtol=0, atol=0)
+    assert (model.codes(x) - codes).abs().max() > 1e-3
 
 
 def test_bfloat16_autocast_keeps_latents_and_losses_in_float32():
