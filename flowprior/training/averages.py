@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class WeightAverage:
-    """Exponential moving average of parameters: after each step, average = decay · average + (1 - decay) · weights.
+    """Moving average of parameters: at each step, average = decay · average + (1 - decay) · weights.
 
     Args:
         parameters: by name; the average starts from their values.

@@ -1,4 +1,4 @@
-"""Checkpoints: one safetensors file each, listed with its SHA-256; written whole or not at all, never unpickled."""
+"""Checkpoints: a safetensors file each, listed with its SHA-256; written whole or not at all."""
 
 import hashlib
 import json
@@ -31,7 +31,7 @@ class Checkpoint:
 def save_checkpoint(
     run: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], keep: int = 3
 ) -> Path:
-    """Write `RUN/checkpoints/step-XXXXXXXXX.safetensors`, list it in the manifest, drop all but the last `keep`.
+    """Write `RUN/checkpoints/step-XXXXXXXXX.safetensors`, list it, and drop all but the last `keep`.
 
     The order of the writes leaves a valid checkpoint at any moment: file, manifest, and only then removals.
     Tensors that share memory (tied weights, modules of two objectives) are stored once.
@@ -60,8 +60,8 @@ def save_checkpoint(
                 leftover.unlink(missing_ok=True)
     except OSError as error:
         raise RunError(
-            f"The checkpoint of step {step} could not be written to {folder} ({error.strerror or error}): make "
-            "room and go on with resume; the last good checkpoint is untouched."
+            f"The checkpoint of step {step} could not be written to {folder} ({error.strerror or error}): "
+            "make room and go on with resume; the last good checkpoint is untouched."
         ) from error
     return path
 
@@ -72,7 +72,7 @@ def has_checkpoints(run: Path) -> bool:
 
 
 def load_checkpoint(run: Path) -> Checkpoint:
-    """The newest valid checkpoint of `run`; each newer one that is skipped gets a line in the log with the reason.
+    """The newest valid checkpoint of `run`; the log names each newer one that is skipped, and why.
 
     Raises:
         InputError: if there is none.
@@ -90,10 +90,10 @@ def load_checkpoint(run: Path) -> Checkpoint:
 
 
 def load_weights(run: Path | str, module: nn.Module) -> int:
-    """Load what a run learned into `module`, an objective or a part of one such as its model; returns the step.
+    """Load what a run learned into `module`, an objective or a part of one such as its model.
 
     From the newest valid checkpoint: of a stage that is still running, the best or averaged weights if it
-    keeps such, as at the end of the stage.
+    keeps such, as at the end of the stage. Returns the step.
 
     Raises:
         InputError: if there is no valid checkpoint, or none of its objectives holds such a module.
@@ -123,8 +123,8 @@ def load_weights(run: Path | str, module: nn.Module) -> int:
             except RuntimeError as error:
                 reason = " ".join(str(error).split())
     raise InputError(
-        f"{checkpoint.path} does not fit this {type(module).__name__} ({reason}): build it with the settings of "
-        "the run."
+        f"{checkpoint.path} does not fit this {type(module).__name__} ({reason}): build it with the "
+        "settings of the run."
     )
 
 

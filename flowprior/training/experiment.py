@@ -16,7 +16,8 @@ class Experiment:
         name: of the run, such as "glf/digits".
         source: the data set; nothing is read before training begins.
         model: what is trained.
-        stages: functions (model, data) -> Stage, such as `joint_stage` and `prior_stage` with settings of one's own.
+        stages: functions (model, data) -> Stage, such as `joint_stage` and `prior_stage` with settings of
+            one's own.
         seed: of the run: order of the data, noise, held-out rows.
         metrics: what is measured after training.
     """

@@ -19,7 +19,8 @@ def find_fault(
 ) -> str:
     """A step repeated with open eyes: in words, the first thing in it that is not finite.
 
-    Looked for in the order of cause and effect: the batch, parameters and buffers, the outputs of modules in the
+    Looked for in the order of cause and effect: the batch, parameters and buffers, the outputs of modules in
+        the
     order of the forward pass, the named losses, the gradients in the order of the backward pass.
     """
     for name, tensor in batch.items():

@@ -22,8 +22,8 @@ class FitResult:
     """What a fit did.
 
     Args:
-        nll: of the held-out latents under the prior as it is now, mean in nats; of the training latents in the
-            last epoch if nothing was held out.
+        nll: of the held-out latents under the prior as it is now, mean in nats; of the training latents in
+            the last epoch if nothing was held out.
         best_epoch: the epoch (from 1) whose weights the prior has; None if nothing was held out.
         epochs: how many were run.
         seconds: wall time.
@@ -58,16 +58,16 @@ def fit(
 ) -> FitResult:
     """Train `prior`, in place, by maximum likelihood of `latents`: argmin mean -log p(z | context).
 
-    The prior starts from the latents (`Prior.initialize`: whitening, mixture base), is trained by Adam, and ends
-    with the averaged weights of the epoch with the best held-out likelihood.
+    The prior starts from the latents (`Prior.initialize`: whitening, mixture base), is trained by Adam, and
+    ends with the averaged weights of the epoch with the best held-out likelihood.
 
     Args:
         latents: (N, *event) for the prior's event shape; cast to the prior's dtype.
         context: (N, context_features), if the prior is conditional.
         epochs, batch_size, lr, weight_decay, schedule, ema, clip, patience: see `Stage`, `OptimizerSettings`.
         validation: part of the rows held out; 0 for none.
-        standardize: of a FlowPrior: "full" whitens, "diagonal" scales each feature, None does neither. It becomes
-            part of the prior: `log_prob` and `sample` speak of z as it was given.
+        standardize: of a FlowPrior: "full" whitens, "diagonal" scales each feature, None does neither. It
+            becomes part of the prior: `log_prob` and `sample` speak of z as it was given.
         seed: of everything random.
         device: where to train; the prior returns to where it was.
         progress: show a progress bar.

@@ -12,9 +12,10 @@ HEADER = b"step,name,value\n"
 
 
 class MetricsLog:
-    """`RUN/metrics.csv`, one line a value (step, name, value), and the same for TensorBoard in `RUN/tensorboard`.
+    """`RUN/metrics.csv`, a line a value (step, name, value), and `RUN/tensorboard` with the same.
 
-    Nothing in the CSV depends on the clock, so that a resumed run writes the same bytes as an uninterrupted one.
+    Nothing in the CSV depends on the clock, so that a resumed run writes the same bytes as an uninterrupted
+    one.
 
     Args:
         run: the run folder, or None to write nothing.
@@ -63,8 +64,8 @@ class MetricsLog:
                     self._board.add_scalar(name, value, step)
         except OSError as error:
             raise RunError(
-                f"{self._file.name} could not be written ({error.strerror}): make room and go on with resume; "
-                "the last good checkpoint is untouched."
+                f"{self._file.name} could not be written ({error.strerror}): make room and go on with "
+                "resume; the last good checkpoint is untouched."
             ) from error
 
     def position(self) -> int:

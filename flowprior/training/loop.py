@@ -26,7 +26,7 @@ from flowprior.training.stages import Stage
 
 @dataclass(frozen=True)
 class EpochEnd:
-    """What `on_epoch` is told: weights are averaged, modules in evaluation mode, the random state is its own."""
+    """What `on_epoch` is told; meanwhile weights are averaged, and modules in evaluation mode."""
 
     stage: Stage
     epoch: int  # finished ones of this stage
@@ -92,24 +92,27 @@ def train(
 ) -> TrainResult:
     """Run the stages in sequence; the models inside the objectives are trained in place.
 
-    Everything random follows from `seed`, so two runs on one machine end with equal bits, and so does a run that
-    was killed at any moment and resumed. The caller's random state is left as it was. SIGTERM ends the run after
-    the step it is in, with a checkpoint and exit status 143.
+    Everything random follows from `seed`, so two runs on one machine end with equal bits, and so does a run
+    that was killed at any moment and resumed. The caller's random state is left as it was. SIGTERM ends the
+    run after the step it is in, with a checkpoint and exit status 143.
 
     A loss, gradient or weight that is not finite stops the run before the weights take it in: on a CPU it is
-    looked for at every step, on a GPU every `log_every` steps (the device itself skips the updates until then).
+    looked for at every step, on a GPU every `log_every` steps (the device itself skips the updates until
+    then).
 
     Args:
         stages: what to train.
         run: the run folder, for checkpoints and logs; None writes nothing.
         seed: of the batches' order, of noise and of the held-out rows.
         device, devices, precision: see `start_fabric`.
-        checkpoint_every: steps between checkpoints; there is one at the beginning and at each stage's end as well.
+        checkpoint_every: steps between checkpoints; there is one at the beginning and at each stage's end as
+            well.
         keep: how many checkpoints stay.
         log_every: steps that a logged training metric is averaged over; an epoch's end closes a window, too.
-        resume: go on from the newest valid checkpoint of `run`. The stages must be those of the interrupted run,
-            freshly built.
-        max_steps: stop (with a checkpoint) when the run has done so many steps; schedules do not change by it.
+        resume: go on from the newest valid checkpoint of `run`. The stages must be those of the interrupted
+            run, freshly built.
+        max_steps: stop (with a checkpoint) when the run has done so many steps; schedules do not change by
+            it.
         progress: show a progress bar.
         tensorboard: write logs for TensorBoard, beside metrics.csv.
         on_epoch: called in the first process after every epoch.
@@ -255,8 +258,8 @@ class _Loop:
             ):
                 if math.isnan(monitored):
                     raise RunError(
-                        f"The validation loss of stage {stage.name!r} after epoch {progress.epoch} is not a number: "
-                        "look for such values in the validation data."
+                        f"The validation loss of stage {stage.name!r} after epoch {progress.epoch} is not "
+                        "a number: look for such values in the validation data."
                     )
                 progress.best, progress.best_epoch = monitored, progress.epoch
                 if stage.keep_best:
@@ -325,6 +328,7 @@ class _Loop:
                 "epoch_sums": self.meter.sums,
                 "epoch_counts": self.meter.counts,
                 "scaler": self.fabric.strategy.precision.state_dict(),
+                "window": list(self.meter.pending),
                 "log_bytes": self.log.position(),
                 "stages": [stage.name for stage in self.stages],
             }
@@ -337,8 +341,8 @@ class _Loop:
         names = [stage.name for stage in self.stages]
         if state["stages"] != names:
             raise InputError(
-                f"{checkpoint.path} comes from a run with the stages {state['stages']}, and `stages` are {names}: "
-                "resume with the settings of the run."
+                f"{checkpoint.path} comes from a run with the stages {state['stages']}, and `stages` are "
+                f"{names}: resume with the settings of the run."
             )
         for index, stage in enumerate(self.stages):
             try:
@@ -346,16 +350,14 @@ class _Loop:
             except RuntimeError as error:
                 reason = " ".join(str(error).split())
                 raise InputError(
-                    f"{checkpoint.path} does not fit stage {stage.name!r} ({reason}): resume with the settings of "
-                    "the run."
+                    f"{checkpoint.path} does not fit stage {stage.name!r} ({reason}): resume with the "
+                    "settings of the run."
                 ) from error
             self._place(stage)
         self.progress = Progress(**state["progress"])
         self.meter.sums, self.meter.counts = state["epoch_sums"], state["epoch_counts"]
-        self.meter.pending = {
-            name: list(values.to(self.fabric.device).unbind())
-            for name, values in part(tensors, "window.").items()
-        }
+        window = part(tensors, "window.")
+        self.meter.pending = {name: [*window[name].to(self.fabric.device)] for name in state["window"]}
         self.fabric.strategy.precision.load_state_dict(state["scaler"])
         rank = self.fabric.global_rank
         if f"random.cpu.{rank}" in tensors:
@@ -376,7 +378,7 @@ class _Loop:
 
 @contextmanager
 def _sigterm(listen: bool) -> Iterator[Callable[[], bool]]:
-    """Inside, SIGTERM only raises a flag, which the yielded function reads. Signals reach the main thread alone."""
+    """Inside, SIGTERM only raises a flag, which the yielded function reads (main thread only)."""
     if not listen or threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return

@@ -1,4 +1,4 @@
-"""What the loop holds for each player of a stage: parameters, optimizer, learning rates, gradients over processes."""
+"""The players of a stage: parameters, optimizer, learning rates, gradients over processes."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,7 +27,7 @@ class Player:
         self.only: dict[str, Any] = {} if self.alone else {"inputs": self.parameters}
 
     def term(self, name: str, split: str = "train") -> str:
-        """The name of a term in the logs: "train/loss", or "train/critic/loss" where there are several players."""
+        """A term's name in the logs: "train/loss"; with several players, "train/critic/loss"."""
         return f"{split}/{name}" if self.alone else f"{split}/{self.name}/{name}"
 
     def set_rates(self, step: int, steps: int, steps_per_epoch: int) -> None:
@@ -94,7 +94,8 @@ def build_players(stage: Stage, fabric: Any, fused: bool) -> list[Player]:
         )
     if not players:
         raise InputError(
-            f"Stage {stage.name!r} has nothing to train: its objective has no parameters, or all are in `frozen`."
+            f"Stage {stage.name!r} has nothing to train: its objective has no parameters, or all are in "
+            "`frozen`."
         )
     return players
 
@@ -109,7 +110,7 @@ def rest_frozen(objective: nn.Module) -> None:
 
 
 def average_over_processes(tensors: list[Tensor], fabric: Any) -> None:
-    """Replace each tensor by its mean over the processes, in one message: equal shares give the global gradient."""
+    """Replace tensors by their means over the processes, in one message: shares of a batch are equal."""
     if fabric.world_size == 1 or not tensors:
         return
     flat = torch.cat([tensor.flatten() for tensor in tensors])

@@ -144,8 +144,9 @@ class StageRun:
         for name, parameter in self.parameters.items():
             if not parameter.isfinite().all():
                 raise RunError(
-                    f"Step {step} of stage {self.stage.name!r}: the parameter {name!r} is not finite; no checkpoint "
-                    "was written, and the last good one stays: lower the learning rate, or set `clip`."
+                    f"Step {step} of stage {self.stage.name!r}: the parameter {name!r} is not finite; no "
+                    "checkpoint was written, and the last good one stays: lower the learning rate or "
+                    "set `clip`."
                 )
 
     def _stop(self, player: Player, batch: Mapping[str, Tensor], step: int, random: Tensor | None) -> None:
@@ -153,8 +154,8 @@ class StageRun:
             torch.set_rng_state(random)
         fault = find_fault(self.objective, player.name, batch, step, self.fabric.autocast)
         raise RunError(
-            f"Step {step} of stage {self.stage.name!r}: not finite: {fault}. The last good checkpoint stays: repair "
-            "the data, lower the learning rate, or set `clip`."
+            f"Step {step} of stage {self.stage.name!r}: not finite: {fault}. The last good checkpoint stays: "
+            "repair the data, lower the learning rate, or set `clip`."
         )
 
     def _cast(self, batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -164,7 +165,7 @@ class StageRun:
 
     @contextmanager
     def as_delivered(self) -> Iterator[None]:
-        """Inside: averaged weights, evaluation mode, no gradients, and a random state that follows from the seed."""
+        """Inside: averaged weights, evaluation mode, no gradients, a random state from the seed."""
         copy_from_first_process(self.objective, self.fabric)
         with own_random_state(self.fabric.device, self.seed), torch.no_grad(), self.average.swapped_in():
             self.objective.eval()
@@ -191,7 +192,7 @@ class StageRun:
         self.best = {name: value.detach().clone() for name, value in self.objective.state_dict().items()}
 
     def finish(self) -> None:
-        """Give the modules the weights that the stage delivers: the best, else the averaged, else the last ones."""
+        """Give the modules the weights that the stage delivers: best, else averaged, else last ones."""
         if self.best:
             self.objective.load_state_dict(self.best)
         else:

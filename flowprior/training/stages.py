@@ -37,8 +37,8 @@ class Stage:
         ema: decay a step of an exponential moving average of the weights. Validation and `on_epoch` see the
             averaged weights, and at the end of the stage the model gets them.
         clip: largest norm of a player's gradient.
-        validation: the part of the data that is held out (its choice follows from the run's seed), or data of its
-            own. It is evaluated after every epoch with the same noise each time.
+        validation: the part of the data that is held out (its choice follows from the run's seed), or data of
+            its own. It is evaluated after every epoch with the same noise each time.
         patience: stop after so many epochs without a better validation loss; None never stops early.
         keep_best: at the end of the stage, give the model the weights with the best validation loss.
         initialize: called once when the stage begins, with the training data (the held-out part left out).
@@ -82,8 +82,8 @@ class Stage:
         given = set(self.frozen) | (set(self.optimizers) if isinstance(self.optimizers, Mapping) else set())
         if given - known:
             raise InputError(
-                f"Stage {self.name!r} names the parameter groups {sorted(given - known)}, but its objective has "
-                f"{sorted(known)}: correct `optimizers` or `frozen`."
+                f"Stage {self.name!r} names the parameter groups {sorted(given - known)}, but its "
+                f"objective has {sorted(known)}: correct `optimizers` or `frozen`."
             )
 
     def settings(self, group: str) -> OptimizerSettings:
@@ -96,13 +96,13 @@ class Stage:
             return self.optimizers
         if group not in self.optimizers:
             raise InputError(
-                f"Stage {self.name!r} has no optimizer for the parameter group {group!r}: add it to `optimizers`, "
-                "or name it in `frozen`."
+                f"Stage {self.name!r} has no optimizer for the parameter group {group!r}: add it to "
+                "`optimizers`, or name it in `frozen`."
             )
         return self.optimizers[group]
 
     def split(self, seed: int) -> tuple[Tensors, Tensors | None]:
-        """The training and the validation data; rows are held out by a permutation that follows from `seed`."""
+        """The training and the validation data; which rows are held out follows from `seed`."""
         tensors = resolve(self.data)
         if not isinstance(self.validation, int | float):
             return tensors, resolve(self.validation)
@@ -110,8 +110,8 @@ class Stage:
         count = round(size * self.validation)
         if self.validation and not 0 < count < size:
             raise InputError(
-                f"`validation` (={self.validation!r}) of {size} examples leaves nothing to validate on or to train "
-                "on: give more examples, or validation=0."
+                f"`validation` (={self.validation!r}) of {size} examples leaves nothing to validate on or to "
+                "train on: give more examples, or validation=0."
             )
         if not count:
             return tensors, None
@@ -191,14 +191,15 @@ def prior_stage(
     seed: int = 0,
     name: str = "prior",
 ) -> Stage:
-    """The prior alone: on the frozen codes of an autoencoder (two-stage GLF, and extra steps after joint training).
+    """The prior alone, on frozen codes: GLF's second stage, and extra steps after joint training.
 
     Args:
         model: an autoencoder, whose codes of data["x"] are taken when the stage begins; or a prior, which is
             trained on data["z"] as it is.
         data: as for `joint_stage`.
         optimizers: default Adam, one-cycle up to 2e-3, weight decay 1e-5.
-        initialize: give the prior its data-dependent start (`Prior.initialize`). False to go on from where it is.
+        initialize: give the prior its data-dependent start (`Prior.initialize`). False to go on from where it
+            is.
         standardize: how a FlowPrior scales the latents in that start: "full", "diagonal" or None.
         seed: of that start.
 
