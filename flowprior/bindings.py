@@ -134,7 +134,7 @@ def nearest(name: str, options: Iterable[str]) -> str:
 
 def parameters_of(target: Callable[..., Any]) -> dict[str, Any]:
     """Parameter name -> annotation of what a config may build; `Any` where there is none to be had."""
-    function = target.__init__ if isinstance(target, type) else target
+    function = getattr(target, "__init__") if isinstance(target, type) else target  # noqa: B009 (mypy)
     parameters = inspect.signature(target).parameters.values()
     return {p.name: _hint(p.annotation, function) for p in parameters if p.kind is not p.VAR_KEYWORD}
 

@@ -12,11 +12,11 @@ from flowprior.errors import InputError, RunError
 class _Sentences(click.Group):
     """Bad input ends in one sentence on stderr and exit status 2, never in a traceback."""
 
-    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
-        if not standalone_mode:
-            return super().main(*args, standalone_mode=False, **extra)
+    def main(self, *args: Any, **extra: Any) -> Any:
+        if not extra.pop("standalone_mode", True):
+            return super().main(*args, standalone_mode=False, **extra)  # type: ignore[call-overload]
         try:
-            sys.exit(super().main(*args, standalone_mode=False, **extra) or 0)
+            sys.exit(super().main(*args, standalone_mode=False, **extra) or 0)  # type: ignore[call-overload]
         except click.exceptions.NoArgsIsHelpError as error:
             error.show()
         except click.ClickException as error:
@@ -41,17 +41,18 @@ class _Sentences(click.Group):
         return super().resolve_command(ctx, args)
 
 
+_PATH: Any = click.Path(path_type=Path)
+_FLOW = ("recipe", "transforms", "hidden_features", "base", "backend")
+_TRAINING = ("epochs", "batch_size", "lr", "patience", "standardize")
 _device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
 _data_root = click.option(
     "--data-root",
-    type=click.Path(path_type=Path),
-    envvar="FLOWPRIOR_DATA",
+    type=_PATH,
     help="Folder in torchvision's layout (default: $FLOWPRIOR_DATA).",
 )
 _weights = click.option(
     "--weights",
-    type=click.Path(path_type=Path),
-    envvar="FLOWPRIOR_WEIGHTS",
+    type=_PATH,
     help="Folder of feature networks' weights (default: $FLOWPRIOR_WEIGHTS).",
 )
 _seed = click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draws.")
@@ -85,70 +86,126 @@ def list_command() -> None:
 @click.option(
     "--gin_file", "gin_files", multiple=True, help="Synonym of CONFIG; more files add to the first."
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Run folder [default: runs/<experiment>].")
+@click.option("--out", type=_PATH, help="Run folder [default: runs/<experiment>].")
 @click.option("--resume", is_flag=True, help="Go on from the run folder's newest valid checkpoint.")
 @click.option("--steps", type=click.IntRange(min=1), help="Stop after this many optimizer steps.")
 @click.option("--seed", type=int, help="Seed of the run (the config's `experiment.seed`).")
 @_device
-@click.option("--precision", default=None, help="32-true, bf16-mixed, ... (Lightning Fabric's names).")
+@click.option("--precision", help="32-true, bf16-mixed, 16-mixed or 64-true [default: the config's].")
 @click.option(
     "--devices", type=click.IntRange(min=1), default=1, show_default=True, help="Processes or GPUs."
 )
 @_data_root
 @click.option("--quiet", is_flag=True, help="No progress bar.")
-def train(config: str | None, gin_files: tuple[str, ...], **options: Any) -> None:
+def train(
+    config: str | None,
+    size: str | None,
+    bindings: tuple[str, ...],
+    gin_files: tuple[str, ...],
+    out: Path | None,
+    resume: bool,
+    steps: int | None,
+    seed: int | None,
+    device: str,
+    precision: str | None,
+    devices: int,
+    data_root: Path | None,
+    quiet: bool,
+) -> None:
     """Train CONFIG: a shipped name such as glf/digits, or a path to a .gin file."""
-    from flowprior.commands.train import run
+    from flowprior.config import load
 
     files = ([config] if config else []) + list(gin_files)
     if not files:
         raise InputError("CONFIG is missing: give a name from `flowprior list`, or a path to a .gin file.")
-    run(files, **options)
+    given = {
+        "SIZE": size,
+        "experiment.seed": seed,
+        "experiment.steps": steps,
+        "experiment.precision": precision,
+    }
+    given["Source.root"] = None if data_root is None else str(data_root.absolute())
+    options = [f"{name} = {value!r}" for name, value in given.items() if value is not None]
+    loaded = load(files, [*bindings, *options])
+    if resume and out is None and Path(files[0]).name == "config.gin":
+        out = Path(files[0]).parent
+
+    from flowprior.commands.train import run
+
+    run(
+        loaded.experiment,
+        loaded.text,
+        folder=out,
+        settings=loaded.settings,
+        resume=resume,
+        steps=loaded.steps,
+        device=device,
+        precision=loaded.precision,
+        devices=devices,
+        progress=not quiet,
+    )
 
 
 @main.command()
-@click.argument("source", metavar="RUN|PRIOR", type=click.Path(path_type=Path))
+@click.argument("source", metavar="RUN|PRIOR", type=_PATH)
 @click.option(
     "-n", "count", type=click.IntRange(min=1), default=64, show_default=True, help="How many draws."
 )
-@click.option("--out", type=click.Path(path_type=Path), required=True, help=".png (grid), .npy, .npz or .pt.")
-@click.option("--context", type=click.Path(path_type=Path), help="One row per draw, for a conditional prior.")
-@click.option("--key", help="The array to read from --context FILE.npz.")
+@click.option("--out", type=_PATH, required=True, help=".png (grid), .npy, .npz or .pt.")
+@click.option("--context", type=_PATH, help="For a conditional prior: -n draws for each row of this file.")
+@click.option("--key", help="The array to read from a --context file of several.")
 @_seed
 @_device
-def sample(**options: Any) -> None:
+def sample(source: Path, **options: Any) -> None:
     """Draw images from a run folder, or latents from the folder of a fitted prior."""
-    from flowprior.commands.sample import run
+    from flowprior.commands import sample as command
+    from flowprior.commands.runs import config_of, is_prior
 
-    run(**options)
+    if is_prior(source):
+        command.of_prior(source, **options)
+        return
+    from flowprior.config import load_model
+
+    command.of_run(load_model(str(config_of(source))), source, **options)
+
+
+def _experiment(run: Path, data_root: Path | None) -> Any:
+    """The experiment of a run folder, with its data where `data_root` says."""
+    from flowprior.commands.runs import config_of
+    from flowprior.config import load
+
+    root = [] if data_root is None else [f"Source.root = {str(data_root.absolute())!r}"]
+    return load([str(config_of(run))], root).experiment
 
 
 @main.command("eval")
-@click.argument("source", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("run", metavar="RUN", type=_PATH)
 @click.option("--metrics", required=True, help="Names with commas between them, e.g. reconstruction,nll,fid.")
 @click.option("--samples", "count", type=click.IntRange(min=2), default=10000, show_default=True)
 @_data_root
 @_weights
 @_seed
 @_device
-def eval_command(**options: Any) -> None:
+def eval_command(run: Path, data_root: Path | None, **options: Any) -> None:
     """Measure a run: print a table and update RUN/report.json."""
-    from flowprior.commands.evaluate import run
+    experiment = _experiment(run, data_root)
+    from flowprior.commands import evaluate
 
-    run(**options)
+    evaluate.run(experiment, run, **options)
 
 
 @main.command()
-@click.argument("source", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("run", metavar="RUN", type=_PATH)
 @click.argument("figures", nargs=-1, metavar="[FIGURE]...")
 @_data_root
 @_seed
 @_device
-def plot(**options: Any) -> None:
+def plot(run: Path, data_root: Path | None, **options: Any) -> None:
     """Draw curves, samples, reconstructions, interpolation, neighbours, latent; by default all that apply."""
-    from flowprior.commands.plot import run
+    experiment = _experiment(run, data_root)
+    from flowprior.commands import plot as command
 
-    run(**options)
+    command.run(experiment, run, **options)
 
 
 def _widths(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, ...] | None:
@@ -162,23 +219,31 @@ def _widths(_: click.Context, __: click.Parameter, value: str | None) -> tuple[i
 
 
 @main.command()
-@click.argument("latents", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the fitted prior.")
-@click.option("--key", help="The array to read from an .npz or a .pt of several tensors.")
-@click.option(
-    "--context", type=click.Path(path_type=Path), help="One row of context per latent (npy, npz, pt)."
-)
-@click.option("--recipe", default=None, help="glf, actnorm, masked or spline.")
+@click.argument("latents", type=_PATH)
+@click.option("--out", type=_PATH, required=True, help="Folder of the fitted prior; a new one.")
+@click.option("--key", help="The array to read from a file of several.")
+@click.option("--context", type=_PATH, help="A file with one row of context per latent (npy, npz, pt).")
+@click.option("--context-key", help="The array to read from a context file of several.")
+@click.option("--recipe", type=click.Choice(["glf", "actnorm", "masked", "spline"]))
 @click.option("--transforms", type=click.IntRange(min=1), help="Number of coupling layers.")
-@click.option("--hidden", callback=_widths, help="Widths of a conditioner's hidden layers, e.g. 128,128.")
-@click.option("--base", type=click.Choice(["normal", "mixture"]), default=None, help="Distribution of z0.")
-@click.option("--backend", type=click.Choice(["nflows", "pyro"]), default=None)
+@click.option("--hidden", "hidden_features", callback=_widths, help="Widths of hidden layers, e.g. 128,128.")
+@click.option("--base", type=click.Choice(["normal", "mixture"]), help="Distribution of z0.")
+@click.option("--backend", type=click.Choice(["nflows", "pyro"]))
 @click.option("--epochs", type=click.IntRange(min=1), help="Passes over the latents at most.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--batch-size", type=click.IntRange(min=1))
+@click.option("--lr", type=float, help="Peak learning rate.")
+@click.option("--patience", type=click.IntRange(min=1), help="Stop after so many epochs without improvement.")
+@click.option("--standardize", type=click.Choice(["full", "diagonal", "none"]))
+@_seed
 @_device
 @click.option("--quiet", is_flag=True, help="No progress bar.")
-def fit(**options: Any) -> None:
+def fit(latents: Path, quiet: bool, **options: Any) -> None:
     """Fit a FlowPrior to the rows of LATENTS (npy, npz, pt); `flowprior sample PRIOR` then draws from it."""
     from flowprior.commands.fit import run
 
-    run(**options)
+    given = {name: value for name, value in options.items() if value is not None}
+    flow = {name: given.pop(name) for name in _FLOW if name in given}
+    training = {name: given.pop(name) for name in _TRAINING if name in given}
+    if training.get("standardize") == "none":
+        training["standardize"] = None
+    run(latents, flow=flow, training=training, progress=not quiet, **given)

@@ -9,7 +9,7 @@ import copy
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,12 +32,13 @@ _LOCK = threading.Lock()
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a config says: the experiment, how it runs, and the operative config that says the same again."""
+    """What a config says: the experiment, how it runs, and the operative config, as text and as a table."""
 
     experiment: "Experiment"
     precision: str
     steps: int | None
     text: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 class _Delegate:
@@ -320,8 +321,9 @@ def load(configs: Sequence[str], bindings: Iterable[str] = ()) -> Loaded:
         InputError: if a config is not found, names what is not known, or cannot be built.
     """
     loaded, text = build(*_checked(configs, bindings), lambda gin: gin.get_configurable("experiment")())
+    text = f"# Every setting of a run; `flowprior train` with this file repeats it.\n\n{text}"
     return replace(
-        loaded, text=f"# Every setting of a run; `flowprior train` with this file repeats it.\n\n{text}"
+        loaded, text=text, settings={item.key: item.value for _, item in _parse(text, "config.gin")}
     )
 
 

@@ -104,7 +104,7 @@ def write_array(path: Path, tensor: Tensor, key: str) -> None:
     if path.suffix == ".npy":
         np.save(stream, values.numpy())
     elif path.suffix == ".npz":
-        np.savez(stream, **{key: values.numpy()})
+        np.savez(stream, allow_pickle=False, **{key: values.numpy()})
     else:
         torch.save(values, stream)
     write_atomically(path, stream.getvalue())
@@ -112,4 +112,4 @@ def write_array(path: Path, tensor: Tensor, key: str) -> None:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """`content` as JSON."""
-    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+    write_atomically(path, (json.dumps(content, indent=2, default=repr) + "\n").encode())

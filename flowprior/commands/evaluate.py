@@ -1,0 +1,49 @@
+"""`flowprior eval`: measure a run, print a table, update its report."""
+
+from pathlib import Path
+
+from flowprior.commands import report
+from flowprior.commands.measure import measure
+from flowprior.commands.runs import REPORT, restore
+from flowprior.errors import InputError
+from flowprior.training.experiment import Experiment
+
+
+def run(
+    experiment: Experiment,
+    folder: Path,
+    *,
+    metrics: str,
+    count: int = 10_000,
+    weights: Path | None = None,
+    seed: int = 0,
+    device: str = "auto",
+) -> dict[str, float]:
+    """Measure the run in `folder`; returns the values by metric.
+
+    Args:
+        experiment: built from the run's config.
+        metrics: names with commas between them.
+        count: samples for the distances.
+        weights: folder of the feature networks' weights; by default FLOWPRIOR_WEIGHTS.
+        seed: of the samples.
+        device: where.
+
+    Raises:
+        InputError: on an unknown metric, missing data or weights, or no valid checkpoint.
+    """
+    names = [name.strip() for name in metrics.split(",") if name.strip()]
+    if not names:
+        raise InputError(
+            "`--metrics` names no metric: write e.g. --metrics reconstruction,nll,fd_classifier."
+        )
+    report.read(folder / REPORT)  # a damaged report is said before the work, not after it
+    restore(experiment.model, folder, device)
+    found = measure(experiment.model, experiment.source, names, count=count, weights=weights, seed=seed)
+    report.update(folder / REPORT, metrics=found.values, metric_facts=found.facts)
+    print(report.table(found.values))
+    for name, facts in found.facts.items():
+        for note in facts.get("notes", ()):
+            print(f"note on {name}: {note}")
+    print(f"in {folder / REPORT}")
+    return found.values

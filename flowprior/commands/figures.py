@@ -1,0 +1,180 @@
+"""The figures of a run, by name."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from flowprior.bindings import nearest
+from flowprior.commands.measure import as_input
+from flowprior.commands.runs import FIGURES, METRICS
+from flowprior.errors import InputError
+from flowprior.priors.pretrained import write_atomically
+from flowprior.training.experiment import Experiment
+from flowprior.training.stages import with_context
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+SIDE = 8  # images along a side of a sheet
+PATHS, PATH_STEPS = 6, 11
+NEIGHBORS = 5
+
+
+def draw(experiment: Experiment, folder: Path, names: Sequence[str] = (), seed: int = 0) -> list[Path]:
+    """Draw the figures `names` into the run folder, or all that apply; returns where they are.
+
+    Raises:
+        InputError: on an unknown name, or a figure that does not apply; the sentence says why.
+    """
+    for name in names:
+        if name not in DRAWERS:
+            offer = nearest(name, DRAWERS) or f": there are {', '.join(DRAWERS)}."
+            raise InputError(f"Unknown figure '{name}'{offer}")
+    written = []
+    for name in names or DRAWERS:
+        try:
+            with torch.random.fork_rng(), torch.no_grad():
+                torch.manual_seed(seed)
+                figure = DRAWERS[name](experiment, folder)
+        except NotApplicable as reason:
+            if name in names and names is not OF_TRAINING:
+                raise InputError(f"'{name}' cannot be drawn: {reason}") from None
+            continue
+        path = folder / f"{name}.png" if name in AT_TOP else folder / FIGURES / f"{name}.png"
+        save(figure, path)
+        written.append(path)
+    return written
+
+
+def save(figure: Figure | Image.Image, path: Path) -> None:
+    """A figure or sheet as PNG, whole or not at all."""
+    stream = io.BytesIO()
+    if hasattr(figure, "savefig"):
+        figure.savefig(stream, format="png")
+    else:
+        figure.save(stream, format="PNG")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, stream.getvalue())
+
+
+class NotApplicable(Exception):
+    """Why a figure makes no sense for this run."""
+
+
+def sample_sheet(experiment: Experiment, title: str | None = None, seed: int = 0) -> Image.Image:
+    """64 samples; the same draws each time."""
+    from flowprior.plots.grids import image_grid
+
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        return image_grid(_samples(experiment, SIDE**2), title=title)
+
+
+def _samples(experiment: Experiment, count: int) -> Tensor:
+    """(count, C, H, W); conditional ones on the contexts of the first test examples."""
+    _needs_images(experiment)
+    context = _context(experiment, count)
+    if context is None:
+        return experiment.model.sample(count)
+    return experiment.model.sample(1, context)[0]
+
+
+def _context(experiment: Experiment, count: int) -> Tensor | None:
+    prior = experiment.model.prior
+    if prior.context_features is None:
+        return None
+    context = with_context(prior, experiment.source.test().tensors())["context"]
+    return context[torch.arange(count) % len(context)].to(prior.device)
+
+
+def _needs_images(experiment: Experiment) -> None:
+    if len(experiment.source.image_shape) != 3:
+        raise NotApplicable(f"{experiment.source.name!r} holds vectors, not images.")
+
+
+def _curves(experiment: Experiment, folder: Path) -> Figure:
+    from flowprior.plots.curves import read_metrics, training_curves
+
+    return training_curves({folder.name: read_metrics(folder / METRICS)}, title=experiment.name)
+
+
+def _samples_sheet(experiment: Experiment, folder: Path) -> Image.Image:
+    from flowprior.plots.grids import image_grid
+
+    return image_grid(_samples(experiment, SIDE**2))
+
+
+def _reconstructions(experiment: Experiment, folder: Path) -> Image.Image:
+    from flowprior.plots.grids import reconstruction_pairs
+
+    _needs_images(experiment)
+    x = as_input(experiment.source.test().x[: SIDE * 4].to(experiment.model.device))
+    return reconstruction_pairs(x, experiment.model.reconstruct(x), columns=SIDE)
+
+
+def _interpolation(experiment: Experiment, folder: Path) -> Image.Image:
+    """Spherical paths between draws of z0 (GLF Fig. 2f)."""
+    from flowprior.latent.interpolation import interpolate
+    from flowprior.plots.grids import interpolation_rows
+    from flowprior.priors.prior import InvertiblePrior
+
+    _needs_images(experiment)
+    model, prior = experiment.model, experiment.model.prior
+    if not (prior.has_normal_base and isinstance(prior, InvertiblePrior)):
+        raise NotApplicable(
+            "its paths run along the sphere of z0 ~ N(0, I), and this prior has another base: "
+            "train with `FlowPrior.base = 'normal'`."
+        )
+    ends = torch.randn(2, PATHS, *prior.event_shape, device=prior.device, dtype=prior.dtype)
+    context = _context(experiment, PATHS)
+
+    return interpolation_rows(
+        model.decode(interpolate(lambda z0: prior.from_base(z0, context), ends[0], ends[1], PATH_STEPS))
+    )
+
+
+def _neighbours(experiment: Experiment, folder: Path) -> Image.Image:
+    """Samples beside the nearest training images (GLF Appendix G)."""
+    from flowprior.latent.neighbors import nearest_neighbors
+    from flowprior.plots.grids import neighbor_sheet
+
+    samples = _samples(experiment, SIDE).cpu()
+    examples = experiment.source.train().x
+    distances, rows = nearest_neighbors(samples, examples, min(NEIGHBORS, len(examples)))
+    return neighbor_sheet(samples, as_input(examples[rows]), distances)
+
+
+def _latent(experiment: Experiment, folder: Path) -> Figure:
+    """Codes, density and samples of a 2-dimensional latent."""
+    from flowprior.plots.densities import latent_panels
+
+    model = experiment.model
+    if tuple(model.prior.event_shape) != (2,):
+        raise NotApplicable(f"it is for 2-dimensional latents, and z has {tuple(model.prior.event_shape)}.")
+    if model.prior.context_features is not None:
+        raise NotApplicable("it is for unconditional priors.")
+    test = experiment.source.test()
+    codes = model.codes(as_input(test.x))
+    samples = model.prior.sample(len(codes)).cpu()
+    return latent_panels(
+        lambda z: model.prior.log_prob(z.to(model.device)), codes, test.label, samples, classes=test.classes
+    )
+
+
+DRAWERS: dict[str, Callable[[Experiment, Path], Figure | Image.Image]] = {
+    "curves": _curves,
+    "samples": _samples_sheet,
+    "reconstructions": _reconstructions,
+    "interpolation": _interpolation,
+    "neighbours": _neighbours,
+    "latent": _latent,
+}
+AT_TOP = ("samples", "reconstructions")  # beside the config; the others lie in RUN/figures
+OF_TRAINING = ("samples", "reconstructions", "curves")

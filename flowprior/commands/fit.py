@@ -1,0 +1,83 @@
+"""`flowprior fit`: a FlowPrior on an array of latents from a file."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+from flowprior.commands import report
+from flowprior.commands.files import make_folder, read_array
+from flowprior.commands.runs import REPORT
+from flowprior.errors import InputError
+from flowprior.priors.flow import FlowPrior
+from flowprior.training.fit import fit
+
+
+def run(
+    latents: Path,
+    *,
+    out: Path,
+    key: str | None = None,
+    context: Path | None = None,
+    context_key: str | None = None,
+    flow: dict[str, Any] | None = None,
+    training: dict[str, Any] | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    progress: bool = True,
+) -> FlowPrior:
+    """Fit a FlowPrior to the rows of a file and save it in the folder `out`.
+
+    Args:
+        latents: .npy, .npz or .pt file of shape (N, *event).
+        out: folder for the prior; it must be empty or not exist.
+        key: the array in a file of several.
+        context: file of shape (N, C), for a conditional prior.
+        context_key: the array in a context file of several.
+        flow: arguments of FlowPrior other than its defaults.
+        training: arguments of `fit` other than its defaults.
+        seed, device, progress: as for `fit`.
+
+    Raises:
+        InputError: if a file or an argument does not fit; the sentence says which.
+    """
+    import torch
+
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise InputError(f"`--out` (={out}) exists already: choose a new folder, so that nothing is lost.")
+    z = read_array(latents, key, "latents")
+    if z.dim() == 1:
+        raise InputError(
+            f"`latents` (={latents}) has shape {tuple(z.shape)} but must be (N, D): one row per latent."
+        )
+    rows = None if context is None else read_array(context, context_key, "context")
+    if rows is not None and rows.dim() == 1:
+        rows = rows[:, None]
+    arguments = dict(flow or {})
+    if rows is not None:
+        arguments["context_features"] = rows.shape[1]
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        prior = FlowPrior(tuple(z.shape[1:]), **arguments)
+    result = fit(prior, z, rows, seed=seed, device=device, progress=progress, **(training or {}))
+    make_folder(out)
+    prior.save_pretrained(out)
+    defaults = {
+        name: p.default for name, p in inspect.signature(fit).parameters.items() if p.kind is p.KEYWORD_ONLY
+    }
+    nll = {"nll" if result.best_epoch is None else "held-out nll": result.nll}
+    report.update(
+        out / REPORT,
+        latents=str(latents),
+        rows=len(z),
+        metrics=nll,
+        epochs=result.epochs,
+        best_epoch=result.best_epoch,
+        wall_time_seconds=round(result.seconds, 3),
+        settings={**defaults, **(training or {}), "seed": seed, "device": device, **arguments},
+        parameters=sum(parameter.numel() for parameter in prior.parameters()),
+        versions=report.versions(),
+        machine=report.machine(),
+    )
+    print(report.table({**nll, "epochs": result.epochs, "wall time in seconds": result.seconds}))
+    print(f"fitted: {out}")
+    return prior

@@ -1,0 +1,23 @@
+"""`flowprior plot`: draw figures of a run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from flowprior.commands.figures import draw
+from flowprior.commands.runs import restore
+from flowprior.training.experiment import Experiment
+
+
+def run(
+    experiment: Experiment, folder: Path, *, figures: Sequence[str] = (), seed: int = 0, device: str = "auto"
+) -> list[Path]:
+    """Draw `figures` of the run in `folder`, or all that apply, and say where they are.
+
+    Raises:
+        InputError: on an unknown figure, one that does not apply, missing data, or no valid checkpoint.
+    """
+    restore(experiment.model, folder, device)
+    written = draw(experiment, folder, tuple(figures), seed)
+    for path in written:
+        print(path)
+    return written

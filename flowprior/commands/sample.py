@@ -1,0 +1,104 @@
+"""`flowprior sample`: images from a run, latents from a fitted prior."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from flowprior.commands.files import ARRAYS, check_writable, read_array, write_array
+from flowprior.commands.runs import device_of, restore
+from flowprior.errors import InputError
+from flowprior.models import Autoencoder
+from flowprior.priors.prior import Prior
+
+GRIDS = (".png",)
+
+
+def of_run(
+    model: Autoencoder,
+    folder: Path,
+    *,
+    out: Path,
+    count: int = 64,
+    context: Path | None = None,
+    key: str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+) -> Tensor:
+    """Draw `count` images (for each row of the context, where there is one) and write a grid or an array.
+
+    Returns:
+        (count, *image), or (count, rows, *image) with a context.
+
+    Raises:
+        InputError: if there is no valid checkpoint, or `out` or `context` does not fit.
+    """
+    check_writable(out, GRIDS + ARRAYS)
+    rows = None if context is None else read_array(context, key, "context")
+    place = restore(model, folder, device)
+    with torch.random.fork_rng(_cuda(place)):
+        torch.manual_seed(seed)
+        images = model.sample(count, None if rows is None else rows.to(place)).cpu()
+    if out.suffix in GRIDS:
+        if images.dim() < 4:
+            raise InputError(
+                f"The run in '{folder}' draws vectors, not images: give --out an .npy, .npz or .pt."
+            )
+        _write_grid(out, images)
+    else:
+        write_array(out, images, "x")
+    _say(out, images)
+    return images
+
+
+def of_prior(
+    folder: Path,
+    *,
+    out: Path,
+    count: int = 64,
+    context: Path | None = None,
+    key: str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+) -> Tensor:
+    """Draw `count` latents (for each row of the context, where there is one) and write them as an array.
+
+    Returns:
+        (count, *event), or (count, rows, *event) with a context.
+
+    Raises:
+        InputError: if the prior cannot be read, or `out` or `context` does not fit.
+    """
+    if out.suffix in GRIDS:
+        raise InputError(
+            f"'{folder}' holds a prior, which draws latents: give --out an .npy, .npz or .pt file."
+        )
+    check_writable(out, ARRAYS)
+    rows = None if context is None else read_array(context, key, "context")
+    place = device_of(device)
+    prior = Prior.from_pretrained(folder).to(place)
+    with torch.random.fork_rng(_cuda(place)):
+        torch.manual_seed(seed)
+        z = prior.sample(count, None if rows is None else rows.to(place)).cpu()
+    write_array(out, z, "z")
+    _say(out, z)
+    return z
+
+
+def _cuda(place: torch.device) -> list[int]:
+    return [place.index or 0] if place.type == "cuda" else []
+
+
+def _write_grid(out: Path, images: Tensor) -> None:
+    from flowprior.commands.figures import save
+    from flowprior.plots.grids import image_grid
+
+    conditional = images.dim() == 5
+    save(
+        image_grid(images.flatten(0, 1) if conditional else images, images.shape[1] if conditional else None),
+        out,
+    )
+
+
+def _say(out: Path, draws: Tensor) -> None:
+    print(f"{tuple(draws.shape)} in {out}")

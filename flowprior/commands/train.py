@@ -1,0 +1,162 @@
+"""`flowprior train`: run an experiment's stages and leave a run folder that explains itself."""
+
+import math
+import os
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from flowprior.commands import figures, report
+from flowprior.commands.files import make_folder
+from flowprior.commands.measure import measure
+from flowprior.commands.runs import CONFIG, FIGURES, REPORT
+from flowprior.errors import InputError
+from flowprior.priors.pretrained import write_atomically
+from flowprior.training.checkpoint import has_checkpoints
+from flowprior.training.experiment import Experiment
+from flowprior.training.loop import EpochEnd, TrainResult, train
+
+GRIDS = 8  # sheets of samples that a stage leaves in RUN/figures, about
+
+
+def run(
+    experiment: Experiment,
+    config: str,
+    *,
+    folder: Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    steps: int | None = None,
+    device: str = "auto",
+    precision: str = "32-true",
+    devices: int = 1,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Train `experiment` in the run folder; returns the report.
+
+    Args:
+        experiment: freshly built.
+        config: the operative config, written to RUN/config.gin.
+        folder: the run folder, by default runs/<name>.
+        settings: what the report shows of the config.
+        resume: go on from the newest valid checkpoint; the config must be that of the run but for `steps`.
+        steps: optimizer steps at most.
+        device, precision, devices, progress: as for `train`.
+
+    Raises:
+        InputError: if the folder holds another run, the data is missing, or an argument does not fit.
+        RunError: if a loss stops being finite or the disk is full.
+    """
+    folder = Path("runs") / experiment.name if folder is None else folder
+    first = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
+    if first:
+        _check_folder(folder, config, resume)
+    experiment.source.train()  # missing data is said before anything is written
+    if first:
+        make_folder(folder / FIGURES)
+        write_atomically(folder / CONFIG, config.encode())
+    result = train(
+        experiment.build_stages(),
+        run=folder,
+        seed=experiment.seed,
+        device=device,
+        devices=devices,
+        precision=precision,
+        resume=resume,
+        max_steps=steps,
+        progress=progress,
+        on_epoch=lambda end: _leave_grid(experiment, folder, end),
+    )
+    return _finish(experiment, folder, result, settings or {}, device, precision, devices) if first else {}
+
+
+def _check_folder(folder: Path, config: str, resume: bool) -> None:
+    """Refuse to write over another run, or to resume under another config."""
+    if resume:
+        if not has_checkpoints(folder):
+            raise InputError(f"There is nothing to resume in '{folder}': start the run without --resume.")
+        old = _settings(folder / CONFIG)
+        changed = [line for line in config.splitlines() if line not in old and not _of_steps(line)]
+        if changed and old:
+            raise InputError(
+                f"The config differs from that of the run in '{folder}' (`{changed[0].strip()}`): resume "
+                f"with {folder / CONFIG}, or start a new run with another --out."
+            )
+        return
+    if folder.is_dir() and any(folder.iterdir()):
+        raise InputError(
+            f"The run folder '{folder}' is not empty: add --resume to go on with its run, or choose another "
+            "--out."
+        )
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"The run folder '{folder}' is a file: choose another --out.")
+
+
+def _settings(path: Path) -> set[str]:
+    return set(path.read_text(encoding="utf-8").splitlines()) if path.is_file() else set()
+
+
+def _of_steps(line: str) -> bool:
+    return line.startswith("experiment.steps =")
+
+
+def _leave_grid(experiment: Experiment, folder: Path, end: EpochEnd) -> None:
+    """A dated sheet of samples after every so many epochs; the same z0 each time."""
+    every = max(1, math.ceil(end.stage.epochs / GRIDS))
+    if end.epoch % every == 0 and len(experiment.source.image_shape) == 3:
+        date = datetime.now().strftime("%Y%m%d-%H%M%S")
+        path = folder / FIGURES / f"samples-step-{end.step:07d}-{date}.png"
+        title = f"{experiment.name}, stage {end.stage.name}, epoch {end.epoch}"
+        figures.save(figures.sample_sheet(experiment, title=title), path)
+
+
+def _finish(
+    experiment: Experiment,
+    folder: Path,
+    result: TrainResult,
+    settings: Mapping[str, Any],
+    device: str,
+    precision: str,
+    devices: int,
+) -> dict[str, Any]:
+    """Pictures, metrics, report, and a small table."""
+    experiment.model.eval().requires_grad_(False)
+    drawn = figures.draw(experiment, folder, figures.OF_TRAINING)
+    found = measure(experiment.model, experiment.source, experiment.metrics, seed=experiment.seed)
+    train_set, test_set = experiment.source.train(), experiment.source.test()
+    content = report.update(
+        folder / REPORT,
+        name=experiment.name,
+        date=datetime.now().astimezone().isoformat(timespec="seconds"),
+        finished=result.finished,
+        steps=result.steps,
+        wall_time_seconds=round(result.seconds, 3),
+        seconds_per_epoch={name: round(value, 4) for name, value in result.seconds_per_epoch.items()},
+        metrics=found.values,
+        metric_facts=found.facts,
+        last_epoch=result.metrics,
+        data={
+            "name": experiment.source.name,
+            "train": len(train_set),
+            "test": len(test_set),
+            "preprocessing": train_set.preprocessing,
+            "fingerprint": train_set.fingerprint,
+        },
+        settings=dict(settings),
+        running={"device": device, "precision": precision, "devices": devices, "seed": experiment.seed},
+        parameters=sum(parameter.numel() for parameter in experiment.model.parameters()),
+        versions=report.versions(),
+        machine=report.machine() | {"trained_on": str(experiment.model.device)},
+    )
+    rows = {
+        **found.values,
+        **{f"seconds per epoch, {name}": s for name, s in result.seconds_per_epoch.items()},
+    }
+    state = "finished" if result.finished else "stopped at --steps; --resume goes on"
+    print(report.table({**rows, "wall time in seconds": result.seconds, "steps": result.steps}))
+    print(f"{state}: {folder}")
+    for path in drawn:
+        print(f"  {path}")
+    print(f"  {folder / REPORT}")
+    return content
