@@ -1,7 +1,5 @@
 """A user's arrays: .npz and .npy files of images or vectors."""
 
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowprior.data.dataset import Loaded, as_labels, split_rows
+from flowprior.data.dataset import Loaded, as_labels, reason, split_rows
 from flowprior.errors import InputError
 
 TRAIN_KEYS = ("train_images", "train_x", "x_train", "X_train", "images", "x", "X", "data", "arr_0")
@@ -30,19 +28,13 @@ def read_arrays(path: Path, train: bool, fraction: float) -> Loaded:
         raise InputError(f"There is no array file {str(path)!r}: check the path, or pass another `root`.")
     try:
         return _read_npz(path, train, fraction) if path.suffix == ".npz" else _read_npy(path, train, fraction)
-    except (OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise _damaged(path, error) from error
-    except ValueError as error:
-        if isinstance(error, InputError):
-            raise
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: Exception) -> InputError:
-    return InputError(
-        f"{str(path)!r} cannot be read as plain NumPy arrays ({error}): "
-        "write it again with numpy.savez or numpy.save, without object arrays."
-    )
+    except InputError:
+        raise
+    except Exception as error:  # damaged files end in any exception of NumPy's reader
+        raise InputError(
+            f"{str(path)!r} cannot be read as plain NumPy arrays ({reason(error)}): "
+            "write it again with numpy.savez or numpy.save, without object arrays."
+        ) from error
 
 
 def _read_npy(path: Path, train: bool, fraction: float) -> Loaded:
@@ -50,7 +42,8 @@ def _read_npy(path: Path, train: bool, fraction: float) -> Loaded:
 
 
 def _read_npz(path: Path, train: bool, fraction: float) -> Loaded:
-    with np.load(path, allow_pickle=False) as arrays:
+    with open(path, "rb") as file:
+        arrays = np.load(file, allow_pickle=False)
         if not isinstance(arrays, np.lib.npyio.NpzFile):
             raise ValueError("it holds one bare array")
         has_test = _first(arrays.files, TEST_KEYS) is not None

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,20 +12,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowprior.data.dataset import split_rows, thin
+from flowprior.data.dataset import reason, split_rows, thin
 from flowprior.data.shaping import Shaping
 from flowprior.errors import InputError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff"})
 TEST_FOLDERS = ("test", "val", "valid", "validation")
 _CHUNK = 64  # pictures a thread decodes per turn
+_PARTS = 32  # turns planned ahead
 
 
 @dataclass(frozen=True)
 class Pictures:
     """Files of one split: their names, how to open one, when they changed, and their labels.
 
-    `stamp(name)` is a text that changes with the file's contents; `cache` is the folder of decoded copies.
+    `stamp(name)` is a text that changes when the file does; `cache` is the folder of decoded copies.
     """
 
     names: Sequence[str]
@@ -93,12 +94,22 @@ def _labelled(folder: Path, paths: list[Path], classes: tuple[str, ...] | None, 
     index = {name: i for i, name in enumerate(classes or ())}
     label = torch.tensor([index[path.parts[0]] for path in paths]) if classes else None
 
-    def stamp(name: str) -> str:
-        stat = os.stat(folder / name)
-        return f"{stat.st_size} {stat.st_mtime_ns}"
-
     names = [str(path) for path in paths]
-    return Pictures(names, lambda name: open(folder / name, "rb"), stamp, home / ".flowprior", label, classes)
+    cache = home / ".flowprior"
+    return Pictures(
+        names,
+        lambda name: open(folder / name, "rb"),
+        lambda name: stamp(folder / name),
+        cache,
+        label,
+        classes,
+    )
+
+
+def stamp(path: Path) -> str:
+    """A text that changes when the file does."""
+    stat = path.stat()
+    return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
 def decode(pictures: Pictures, shaping: Shaping, memory_limit: int) -> Tensor:
@@ -115,12 +126,10 @@ def decode(pictures: Pictures, shaping: Shaping, memory_limit: int) -> Tensor:
     size = (len(pictures.names), *shape)
     count = int(np.prod(size))
     if count <= memory_limit:
-        x = torch.empty(size, dtype=torch.uint8)
-        _fill(x, pictures, shaping)
-        return x
+        return torch.cat(list(_decoded(pictures, shaping, shape)))
     path = pictures.cache / f"{_key(pictures, shaping)}.u8"
     if not (path.is_file() and path.stat().st_size == count):
-        _write_cache(path, size, pictures, shaping)
+        _write_cache(path, _decoded(pictures, shaping, shape))
     return torch.from_file(str(path), shared=False, size=count, dtype=torch.uint8).view(size)
 
 
@@ -131,44 +140,44 @@ def _key(pictures: Pictures, shaping: Shaping) -> str:
     return digest.hexdigest()[:32]
 
 
-def _write_cache(path: Path, size: tuple[int, ...], pictures: Pictures, shaping: Shaping) -> None:
+def _write_cache(path: Path, parts: Iterator[Tensor]) -> None:
     temporary = path.with_suffix(f".{os.getpid()}.part")
     try:
         path.parent.mkdir(exist_ok=True)
-        count = int(np.prod(size))
-        x = torch.from_file(str(temporary), shared=True, size=count, dtype=torch.uint8).view(size)
-        _fill(x, pictures, shaping)
-        del x
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        raise InputError(
-            f"The decoded pictures ({np.prod(size) / 2**30:.1f} GiB) cannot be written to "
-            f"{str(path.parent)!r} ({error}): make room, or pass a larger `memory_limit`."
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _fill(x: Tensor, pictures: Pictures, shaping: Shaping) -> None:
-    def fill(start: int) -> None:
-        for row in range(start, min(start + _CHUNK, len(x))):
-            image = _load(pictures, row, shaping)
-            if image.shape != x.shape[1:]:
-                raise InputError(
-                    f"The picture {pictures.names[row]!r} has shape {tuple(image.shape)} but the first one, "
-                    f"{pictures.names[0]!r}, has {tuple(x.shape[1:])}: pass `size` to bring all to one."
-                )
-            x[row] = image
-
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         try:
-            for _ in pool.map(fill, range(0, len(x), _CHUNK)):
-                pass
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+            with open(temporary, "wb") as file:
+                for part in parts:
+                    file.write(part.numpy().data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"The decoded pictures cannot be written to {str(path.parent)!r} ({reason(error)}): make room, or "
+            "pass a larger `memory_limit`."
+        ) from error
+
+
+def _decoded(pictures: Pictures, shaping: Shaping, shape: torch.Size) -> Iterator[Tensor]:
+    """The pictures in order, in parts (n, *shape); threads decode, as Pillow needs no lock for it."""
+
+    def load(start: int) -> Tensor:
+        rows = range(start, min(start + _CHUNK, len(pictures.names)))
+        part = [_load(pictures, row, shaping) for row in rows]
+        for row, picture in zip(rows, part, strict=True):
+            if picture.shape != shape:
+                raise InputError(
+                    f"The picture {pictures.names[row]!r} has shape {tuple(picture.shape)} but the first, "
+                    f"{pictures.names[0]!r}, has {tuple(shape)}: pass `size` to bring all to one."
+                )
+        return torch.stack(part)
+
+    starts = range(0, len(pictures.names), _CHUNK)
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        for i in range(0, len(starts), _PARTS):  # no more parts than these wait to be used
+            yield from pool.map(load, starts[i : i + _PARTS])
 
 
 def _load(pictures: Pictures, row: int, shaping: Shaping) -> Tensor:
@@ -185,7 +194,7 @@ def _load(pictures: Pictures, row: int, shaping: Shaping) -> Tensor:
             pixels = np.array(upright.convert("L" if shaping.channels == 1 else "RGB"), dtype=np.uint8)
     except (OSError, SyntaxError, Image.DecompressionBombError, EOFError) as error:
         raise InputError(
-            f"The picture {name!r} cannot be read ({error}): replace or remove the file."
+            f"The picture {name!r} cannot be read ({reason(error)}): replace or remove the file."
         ) from error
     x = torch.from_numpy(pixels)
     x = x[None] if x.dim() == 2 else x.permute(2, 0, 1)

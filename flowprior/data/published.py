@@ -2,7 +2,6 @@
 
 import gzip
 import io
-import os
 import pickle
 import tarfile
 import zipfile
@@ -16,9 +15,9 @@ import numpy as np
 import torch
 
 from flowprior.data.arrays import read_arrays
-from flowprior.data.dataset import Loaded
+from flowprior.data.dataset import Loaded, reason
 from flowprior.data.downloads import download_set
-from flowprior.data.pictures import Pictures
+from flowprior.data.pictures import Pictures, stamp
 from flowprior.errors import InputError
 
 DIGITS = tuple(str(digit) for digit in range(10))
@@ -74,7 +73,7 @@ def _idx(folder: Path, name: str, dims: int) -> np.ndarray:
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except _READ_ERRORS as error:
-        raise _corrupt(path, f"cannot be read ({error})", "be a whole gzip file") from error
+        raise _corrupt(path, f"cannot be read ({reason(error)})", "be a whole gzip file") from error
     start = 4 + 4 * dims
     if raw[:4] != bytes((0, 0, 8, dims)) or len(raw) < start:
         found = f"opens with {raw[:4].hex() or 'nothing'}"
@@ -91,13 +90,13 @@ def _member(root: Path, folder: str, name: str, archive: str) -> tuple[Path, byt
     try:
         if path.name == name:
             return path, path.read_bytes()
-        with tarfile.open(path) as tar:
+        with tarfile.open(path, "r:gz") as tar:
             file = tar.extractfile(f"{folder}/{name}")
             return path, file.read() if file else b""
     except KeyError as error:
         raise _corrupt(path, f"has no member {folder}/{name}", "be the published archive") from error
     except _READ_ERRORS as error:
-        raise _corrupt(path, f"cannot be read ({error})", "be a whole file") from error
+        raise _corrupt(path, f"cannot be read ({reason(error)})", "be a whole file") from error
 
 
 class _ArrayUnpickler(pickle.Unpickler):
@@ -127,7 +126,7 @@ def _cifar10(root: Path, train: bool) -> Loaded:
             images.append(np.asarray(entry["data"], np.uint8).reshape(-1, 3, 32, 32))
             labels.append(np.asarray(entry["labels"], np.int64).reshape(len(images[-1])))
         except Exception as error:  # a damaged pickle ends in any exception
-            raise _corrupt(path, f"cannot be read ({error})", "be a CIFAR-10 batch") from error
+            raise _corrupt(path, f"cannot be read ({reason(error)})", "be a CIFAR-10 batch") from error
     return Loaded(torch.from_numpy(np.concatenate(images)), torch.from_numpy(np.concatenate(labels)), CIFAR)
 
 
@@ -143,7 +142,7 @@ def _svhn(root: Path, train: bool) -> Loaded:
             raise ValueError(f"X is {images.dtype} of shape {images.shape} for {len(labels)} labels")
     except Exception as error:  # damaged .mat files end in any exception of SciPy's reader
         expected = "hold uint8 X (32, 32, 3, N) and y (N, 1)"
-        raise _corrupt(path, f"cannot be read ({error})", expected) from error
+        raise _corrupt(path, f"cannot be read ({reason(error)})", expected) from error
     x = np.ascontiguousarray(images.transpose(3, 2, 0, 1))
     return Loaded(torch.from_numpy(x), torch.from_numpy(labels % 10), DIGITS)  # "10" stands for the digit 0
 
@@ -163,6 +162,7 @@ def _stl10(root: Path, train: bool) -> Loaded:
 
 def _celeba(root: Path, train: bool) -> Pictures:
     folder = root / "celeba"
+    home = folder / ".flowprior"
     partition = _find(folder / "list_eval_partition.txt")
     images = _find(folder / "img_align_celeba", folder / "img_align_celeba.zip")
     try:
@@ -170,30 +170,31 @@ def _celeba(root: Path, train: bool) -> Pictures:
         wanted = "0" if train else "2"  # 1 is the validation split
         names = [name for name, split in rows if split == wanted]
     except (ValueError, OSError) as error:
-        raise _corrupt(partition, f"cannot be read ({error})", "hold lines such as '000001.jpg 0'") from error
+        expected = "hold lines such as '000001.jpg 0'"
+        raise _corrupt(partition, f"cannot be read ({reason(error)})", expected) from error
     if not names:
         raise _corrupt(partition, f"names no picture of split {wanted}", "name those of splits 0, 1 and 2")
     if images.is_dir():
         first = images / names[0]
         if not first.exists():
             raise MissingFile(f"{str(first)!r} is not there")
-
-        def stamp(name: str) -> str:
-            return str(os.stat(images / name).st_size)
-
-        return Pictures(names, lambda name: open(images / name, "rb"), stamp, folder / ".flowprior")
+        return Pictures(
+            names, lambda name: open(images / name, "rb"), lambda name: stamp(images / name), home
+        )
     try:
         archive = zipfile.ZipFile(images)
     except _READ_ERRORS as error:
-        raise _corrupt(images, f"cannot be read ({error})", "be a whole zip archive") from error
+        raise _corrupt(images, f"cannot be read ({reason(error)})", "be a whole zip archive") from error
 
     def member(name: str) -> BinaryIO:
         try:
             return io.BytesIO(archive.read(f"img_align_celeba/{name}"))
         except (KeyError, *_READ_ERRORS) as error:
-            raise _corrupt(images, f"gives no {name} ({error})", "be the published archive") from error
+            raise _corrupt(
+                images, f"gives no {name} ({reason(error)})", "be the published archive"
+            ) from error
 
-    return Pictures(names, member, lambda name: str(images.stat().st_size), folder / ".flowprior")
+    return Pictures(names, member, lambda name: stamp(images), home)
 
 
 _IDX = "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte"
@@ -235,8 +236,7 @@ def read_published(name: str, root: Path, train: bool, download: bool) -> Loaded
         try:
             download_set(name, root)
         except Exception as error:  # whatever network, checksum or disk raise, the way out is the same
-            reason = " ".join(str(error).split())
             raise InputError(
-                f"The download of data set {name!r} failed ({reason}): {place} yourself."
+                f"The download of data set {name!r} failed ({reason(error)}): {place} yourself."
             ) from error
         return published.read(root, train)

@@ -46,10 +46,9 @@ def slerp(start: Tensor, end: Tensor, weights: Tensor) -> Tensor:
     norm_a, norm_b = a.norm(dim=1, keepdim=True), b.norm(dim=1, keepdim=True)
     defined = (norm_a > 0) & (norm_b > 0)
     unit_a, unit_b = _unit(a), _unit(b)
-    # 2 atan2(|u - v|, |u + v|) keeps its digits at small and at straight angles, where acos(u . v) does not.
-    angle = 2 * torch.atan2(
-        (unit_a - unit_b).norm(dim=1, keepdim=True), (unit_a + unit_b).norm(dim=1, keepdim=True)
-    )
+    # 2 atan2(|u - v|, |u + v|) keeps its digits at small and straight angles, where acos(u . v) loses them.
+    apart, together = (unit_a - unit_b).norm(dim=1, keepdim=True), (unit_a + unit_b).norm(dim=1, keepdim=True)
+    angle = 2 * torch.atan2(apart, together)
     straight = torch.lerp(a, b, w)
     sine = angle.sin().clamp_min(_TINY / 2)  # only those rows that are used below stay exact
     arc = ((1 - w) * angle).sin() / sine * a + (w * angle).sin() / sine * b

@@ -36,10 +36,8 @@ def nearest_neighbors(queries: Tensor, examples: Tensor, k: int = 5) -> tuple[Te
     if not 1 <= k <= len(examples):
         raise InputError(f"`k` (={k}) must lie between 1 and the number of examples, {len(examples)}.")
     query = _flat(queries)  # (Q, D)
-    best, rows = (
-        query.new_empty(len(query), 0),
-        torch.empty(len(query), 0, dtype=torch.int64, device=query.device),
-    )
+    best = query.new_empty(len(query), 0)
+    rows = best.long()
     chunk = max(1, _CHUNK_VALUES // max(query.shape[1], 1))
     for start in range(0, len(examples), chunk):
         part = _flat(examples[start : start + chunk]).to(query.device)
@@ -48,12 +46,10 @@ def nearest_neighbors(queries: Tensor, examples: Tensor, k: int = 5) -> tuple[Te
         best, rows = torch.cat([best, nearest], 1), torch.cat([rows, at + start], 1)
         best, order = best.sort(dim=1, stable=True)
         best, rows = best[:, :k], rows.gather(1, order)[:, :k]
-    found = torch.stack(
-        [_flat(examples[row.to(examples.device)]).to(query.device) for row in rows]
-    )  # (Q, k, D)
-    distances, order = (
-        (found - query[:, None]).norm(dim=2).sort(1, stable=True)
-    )  # again, without cancellation
+    # The distances again, without the cancellation of the expanded square.
+    found = [_flat(examples[row.to(examples.device)]).to(query.device) for row in rows]  # Q times (k, D)
+    distances = torch.stack([(near - each).norm(dim=1) for near, each in zip(found, query, strict=True)])
+    distances, order = distances.sort(dim=1, stable=True)
     return distances, rows.gather(1, order)
 
 

@@ -21,6 +21,7 @@ Metrics = dict[str, tuple[np.ndarray, np.ndarray]]
 """name -> (steps, values), as `read_metrics` gives them."""
 
 _IN_NATS = ("loss", "reconstruction", "nll", "entropy", "kl", "elbo", "log_prob")
+_ACRONYMS = ("nll", "kl", "elbo", "fid", "mmd")
 _SMOOTH = 200  # a curve with more points than this is drawn faintly, with its running mean on top
 
 
@@ -111,14 +112,12 @@ def _panel(ax: Axes, term: str, lines: Sequence[tuple[str, np.ndarray, np.ndarra
         color = COLORS[i % len(COLORS)]
         if len(values) > _SMOOTH:
             ax.plot(steps, values, color=color, alpha=0.2, linewidth=0.6)
-            window = len(values) // 50
-            smooth = np.convolve(values, np.ones(window) / window, mode="valid")
-            ax.plot(steps[window - 1 :], smooth, color=color, linewidth=1.4, label=label)
+            ax.plot(steps, _running_mean(values), color=color, linewidth=1.4, label=label)
         else:
             marker = "o" if len(values) == 1 else None
             ax.plot(steps, values, color=color, linewidth=1.4, marker=marker, markersize=3, label=label)
     _limit_to_bulk(ax, [values for _, _, values in lines])
-    ax.set_title(term.replace("_", " "), fontsize=10)
+    ax.set_title(term.upper() if term in _ACRONYMS else term.replace("_", " "), fontsize=10)
     ax.set_xlabel("step", fontsize=8)
     if term in _IN_NATS:
         ax.set_ylabel("nats per example", fontsize=8)
@@ -126,6 +125,12 @@ def _panel(ax: Axes, term: str, lines: Sequence[tuple[str, np.ndarray, np.ndarra
     ax.set_axisbelow(True)
     if any(label for label, _, _ in lines):
         ax.legend(fontsize=7, frameon=False)
+
+
+def _running_mean(values: np.ndarray) -> np.ndarray:
+    """The mean over a fiftieth of the curve around each point, of what there is of it at the ends."""
+    window = np.ones(len(values) // 50)
+    return np.convolve(values, window, mode="same") / np.convolve(np.ones(len(values)), window, mode="same")
 
 
 def _limit_to_bulk(ax: Axes, series: Sequence[np.ndarray]) -> None:

@@ -92,15 +92,8 @@ def _codes(ax: Axes, codes: Tensor, label: Tensor | None, classes: Sequence[str]
         name = classes[kind] if classes is not None and 0 <= kind < len(classes) else str(kind)
         names[name] = _dots(ax, points[kinds == kind], COLORS[i % len(COLORS)])
     if len(names) <= len(COLORS):
-        ax.legend(
-            names.values(),
-            names,
-            fontsize=6.5,
-            frameon=False,
-            markerscale=4,
-            handletextpad=0.1,
-            loc="upper left",
-        )
+        style = {"fontsize": 6.5, "frameon": False, "markerscale": 4, "handletextpad": 0.1}
+        ax.legend(names.values(), names, loc="upper left", **style)
 
 
 def _dots(ax: Axes, points: np.ndarray, color: str) -> PathCollection:
@@ -128,5 +121,6 @@ def _density(
     )
     ax.set_title("density of the prior", fontsize=10)
     bar = figure.colorbar(image, ax=ax, fraction=0.046, pad=0.02)
+    bar.set_label("p(z)", fontsize=8)
     bar.ax.tick_params(labelsize=7, length=2)
     bar.outline.set_visible(False)

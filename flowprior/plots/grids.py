@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _LINE = 2  # pixels between two images
 _GAP = 12  # pixels between two groups of images
 _TILE = 56  # images are enlarged by a whole factor until they have about this many pixels a side
+_MARGIN = 6  # white pixels around a sheet
 _INK = (60, 60, 60)
 
 
@@ -35,7 +36,7 @@ def image_grid(images: Tensor, columns: int | None = None, *, title: str | None 
         InputError: on another shape, or fewer than 1 column.
 
     >>> image_grid(torch.rand(6, 1, 28, 28), columns=3).size
-    (172, 114)
+    (184, 126)
     """
     tiles = _as_tiles(images)
     columns = _columns(columns, len(tiles))
@@ -82,15 +83,14 @@ def neighbor_sheet(
     if neighbors.dim() != 5 or (len(samples), *samples.shape[1:]) != (len(neighbors), *neighbors.shape[2:]):
         raise InputError(
             f"`neighbors` has shape {tuple(neighbors.shape)} but must be (N, k, *image) for `samples` of "
-            f"shape {tuple(samples.shape)}: pass the training images of `nearest_neighbors`, k for each sample."
+            f"shape {tuple(samples.shape)}: pass k training images for each sample."
         )
     tiles = torch.cat([_as_rows(samples.unsqueeze(1)), _as_rows(neighbors)], 1)
     below = None
     if distances is not None:
         below = [["", *(f"{value:.1f}" for value in row)] for row in distances.tolist()]
-    return _sheet(
-        tiles, column_breaks=(1,), title=title, tops={0: "sample", 1: "nearest in the data"}, below=below
-    )
+    tops = {0: "sample", 1: "nearest in the data"}
+    return _sheet(tiles, column_breaks=(1,), title=title, tops=tops, below=below)
 
 
 def interpolation_rows(images: Tensor, *, title: str | None = None) -> Image.Image:
@@ -146,20 +146,19 @@ def _sheet(
     font = ImageFont.load_default(13)
     small = ImageFont.load_default(11)
     text_height = 16 if below else 0
-    left = 46 if sides else 0
-    top = (26 if title else 0) + (20 if tops else 0)
-    x = [
-        left + k * (width + _LINE) + sum(_GAP for each in column_breaks if each <= k) for k in range(columns)
-    ]
+    left = _MARGIN + (40 if sides else 0)
+    top = _MARGIN + (24 if title else 0) + (20 if tops else 0)
+    breaks = [sum(each <= k for each in column_breaks) for k in range(columns)]
+    x = [left + k * (width + _LINE) + _GAP * breaks[k] for k in range(columns)]
     band = _GAP if row_group > 1 else 0
     y = [top + r * (height + _LINE + text_height) + (r // row_group) * band for r in range(rows)]
-    sheet = Image.new("RGB", (x[-1] + width, y[-1] + height + text_height), "white")
+    sheet = Image.new("RGB", (x[-1] + width + _MARGIN, y[-1] + height + text_height + _MARGIN), "white")
     for r in range(rows):
         for k in range(columns):
             sheet.paste(Image.fromarray(tiles[r, k].permute(1, 2, 0).contiguous().numpy()), (x[k], y[r]))
     draw = ImageDraw.Draw(sheet)
     if title:
-        draw.text((left, 4), title, fill=(0, 0, 0), font=ImageFont.load_default(15))
+        draw.text((left, _MARGIN), title, fill=(0, 0, 0), font=ImageFont.load_default(15))
     for k, text in (tops or {}).items():
         draw.text((x[k], top - 18), text, fill=_INK, font=font)
     for r, text in enumerate(sides or ()):

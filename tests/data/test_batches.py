@@ -1,3 +1,6 @@
+import functools
+import operator
+
 import pytest
 import torch
 
@@ -30,7 +33,7 @@ def test_the_stream_of_seed_and_epoch_is_pinned():
     assert indexed(8, 8, seed=1).order(2).tolist() == [0, 7, 3, 5, 4, 2, 6, 1]
 
 
-@pytest.mark.parametrize("n, batch_size, drop_last, sizes", [
+@pytest.mark.parametrize(("n", "batch_size", "drop_last", "sizes"), [
     (10, 4, True, [4, 4]),
     (10, 4, False, [4, 4, 2]),
     (8, 4, True, [4, 4]),
@@ -41,12 +44,13 @@ def test_the_stream_of_seed_and_epoch_is_pinned():
 def test_partial_batches(n, batch_size, drop_last, sizes):
     batches = indexed(n, batch_size, drop_last=drop_last)
     drawn = rows(batches, 0)
-    assert [len(batch) for batch in drawn] == sizes and len(batches) == len(sizes)
-    assert len(set(sum(drawn, []))) == sum(sizes)
+    assert [len(batch) for batch in drawn] == sizes
+    assert len(batches) == len(sizes)
+    assert len(set(functools.reduce(operator.iadd, drawn, []))) == sum(sizes)
 
 
 @pytest.mark.parametrize(
-    "n, batch_size, world_size", [(48, 4, 3), (50, 4, 3), (7, 4, 3), (2, 4, 5), (11, 5, 2)]
+    ("n", "batch_size", "world_size"), [(48, 4, 3), (50, 4, 3), (7, 4, 3), (2, 4, 5), (11, 5, 2)]
 )
 @pytest.mark.parametrize("drop_last", [True, False])
 def test_ranks_share_each_global_batch(n, batch_size, world_size, drop_last):
@@ -63,11 +67,13 @@ def test_ranks_share_each_global_batch(n, batch_size, world_size, drop_last):
 def test_images_become_unit_floats_and_the_rest_stays():
     x = torch.arange(256, dtype=torch.uint8).reshape(256, 1, 1, 1)
     batch = next(Batches({"x": x, "label": torch.arange(256), "mask": x}, 256).epoch(0))
-    assert batch["x"].dtype == torch.float32 and batch["mask"].dtype == torch.uint8
+    assert batch["x"].dtype == torch.float32
+    assert batch["mask"].dtype == torch.uint8
     torch.testing.assert_close(batch["x"].flatten(), batch["label"] / 255, rtol=0, atol=0)
     vectors = torch.randn(6, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     out = next(Batches({"x": vectors}, 6).epoch(0))["x"]
-    assert out.dtype == torch.float64 and torch.equal(out.sort(0).values, vectors.sort(0).values)
+    assert out.dtype == torch.float64
+    assert torch.equal(out.sort(0).values, vectors.sort(0).values)
 
 
 def test_batches_do_not_alias_the_set():
@@ -88,16 +94,16 @@ def test_a_set_too_large_to_be_resident_gives_the_same_batches(monkeypatch):
     {}, {"x": torch.zeros(0, 3)}, {"x": torch.tensor(1.0)}, {"x": torch.zeros(4, 2), "label": torch.zeros(3)},
 ])  # fmt: skip
 def test_unusable_tensors(tensors):
-    with pytest.raises(InputError, match="`tensors` .* same, positive length"):
+    with pytest.raises(InputError, match=r"`tensors` .* same, positive length"):
         Batches(tensors, 2)
 
 
 def test_bad_numbers():
     for batch_size in (0, -1, 2.0, True):
-        with pytest.raises(InputError, match="`batch_size` .* positive int"):
+        with pytest.raises(InputError, match=r"`batch_size` .* positive int"):
             indexed(4, batch_size)
     with pytest.raises(InputError, match=r"`rank` \(=2\) .* `world_size` \(=2\)"):
         indexed(4, 2, rank=2, world_size=2)
     for start in (-1, 3):
-        with pytest.raises(InputError, match="`start` .* 2 batches"):
+        with pytest.raises(InputError, match=r"`start` .* 2 batches"):
             indexed(4, 2).epoch(0, start)
