@@ -105,7 +105,7 @@ def _class_of(description: dict[str, Any], folder: Path) -> type[Prior]:
 
     classes = {cls.__name__: cls for cls in _subclasses(Prior)}  # type: ignore[type-abstract]
     name = description.get("class")
-    if name not in classes or not isinstance(description.get("arguments"), dict):
+    if not isinstance(name, str) or name not in classes or not isinstance(description.get("arguments"), dict):
         raise InputError(
             f"{folder / CONFIG} names the class {name!r}, which is not a known prior: import the module that "
             "defines it first."

@@ -17,7 +17,7 @@ FLOWS.append(("spline", "nflows"))
 
 @dataclass(frozen=True)
 class Case:
-    """A way to build a prior; `build` gives it in float64 with perturbed parameters, the same ones each time."""
+    """A way to build a prior; `build` gives it in float64 with perturbed parameters, the same each time."""
 
     name: str
     make: Callable[..., Prior]
@@ -48,7 +48,9 @@ def _flow(**settings: object) -> Callable[..., Prior]:
 
 
 def _torch_transforms(features: int | tuple[int, ...]) -> Prior:
-    return FlowPrior(features, bijector=[AffineTransform(0.5, 2.0), SoftplusTransform().inv, AffineTransform(-1.0, 1.0)])
+    return FlowPrior(
+        features, bijector=[AffineTransform(0.5, 2.0), SoftplusTransform().inv, AffineTransform(-1.0, 1.0)]
+    )
 
 
 def _nflows_transform(features: int | tuple[int, ...]) -> Prior:

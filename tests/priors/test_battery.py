@@ -29,7 +29,7 @@ def test_every_public_prior_is_in_the_battery(registry):
 
 
 def test_density_is_normalized_and_samples_follow_it(case):
-    """In 2-D: the density sums to 1 over a grid, and counts of samples in its cells pass a chi-square test."""
+    """In 2-D: the density sums to 1 on a grid, and counts of samples in its cells pass a chi-square test."""
     prior, context, cells, fine, draws = case.build(2), case.context(), 16, 30, 20_000
     z = prior.sample(draws, context)  # (N, 2)
     low, high = z.min(0).values, z.max(0).values
@@ -178,7 +178,10 @@ def test_save_and_load_are_exact(case, dtype, tmp_path: Path):
     assert type(loaded) is type(prior)
     assert loaded.dtype == dtype
     _same(prior, loaded, z, context)
-    assert sorted(path.name for path in (tmp_path / "a" / "prior").iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "a" / "prior").iterdir()) == [
+        "config.json",
+        "model.safetensors",
+    ]
 
 
 def test_autocast_changes_nothing(case):

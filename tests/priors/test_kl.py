@@ -3,7 +3,13 @@
 import pytest
 import torch
 from pyro.distributions import Delta
-from torch.distributions import Independent, LowRankMultivariateNormal, MultivariateNormal, Normal, kl_divergence
+from torch.distributions import (
+    Independent,
+    LowRankMultivariateNormal,
+    MultivariateNormal,
+    Normal,
+    kl_divergence,
+)
 from torch.distributions.transforms import AffineTransform
 
 from flowprior import FlowPrior, InputError, MixturePrior, StandardNormal
