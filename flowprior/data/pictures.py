@@ -155,8 +155,8 @@ def _write_cache(path: Path, parts: Iterator[Tensor]) -> None:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(
-            f"The decoded pictures cannot be written to {str(path.parent)!r} ({reason(error)}): make room, or "
-            "pass a larger `memory_limit`."
+            f"The decoded pictures cannot be written to {str(path.parent)!r} ({reason(error)}): make room "
+            "there, or pass a larger `memory_limit`."
         ) from error
 
 
@@ -169,8 +169,8 @@ def _decoded(pictures: Pictures, shaping: Shaping, shape: torch.Size) -> Iterato
         for row, picture in zip(rows, part, strict=True):
             if picture.shape != shape:
                 raise InputError(
-                    f"The picture {pictures.names[row]!r} has shape {tuple(picture.shape)} but the first, "
-                    f"{pictures.names[0]!r}, has {tuple(shape)}: pass `size` to bring all to one."
+                    f"The picture {pictures.names[row]!r} is {tuple(picture.shape)} but the first, "
+                    f"{pictures.names[0]!r}, is {tuple(shape)}: pass `size` to bring all to one."
                 )
         return torch.stack(part)
 

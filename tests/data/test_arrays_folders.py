@@ -155,7 +155,7 @@ def test_folder_of_any_sizes(tmp_path):
     assert train.label is None
     levels = torch.cat([train.x, test.x])[:, 0].flatten(1)
     assert sorted(levels.unique(dim=1)[:, 0].tolist()) == [0, 50, 100, 150, 200]
-    with pytest.raises(InputError, match=r"'1\.png' has shape \(3, 60, 30\) .* pass `size`"):
+    with pytest.raises(InputError, match=r"'1\.png' is \(3, 60, 30\) .* pass `size`"):
         Source("pets", tmp_path, held_out=0.01).train()
 
 
