@@ -64,6 +64,7 @@ class NflowsBijector(Bijector):
     ) -> None:
         super().__init__(event_shape, context_features)
         self.transform = transform
+        self._witness = self._witness.to(self._parameter_dtype(self._witness.dtype))
         # nflows' multiscale transform takes images and gives vectors
         self.flat_base = isinstance(
             transform, _class("nflows.transforms.base", "MultiscaleCompositeTransform")
@@ -119,6 +120,7 @@ class TorchBijector(Bijector):
             [part for leaf, _ in self.parts for part in _nested(leaf) if isinstance(part, nn.Module)]
         )
         self.tensors = nn.ModuleList([holder for holder in tensors if holder.names])
+        self._witness = self._witness.to(self._parameter_dtype(self._witness.dtype))
 
     def _shape_after(self, part: Transform, inverted: bool, shape: torch.Size) -> torch.Size:
         if not part.bijective:
@@ -225,9 +227,9 @@ def _nested(part: Any) -> Iterator[Any]:
 
 
 def _forget(part: Transform) -> None:
-    """Clear what a transform remembers of its last evaluation."""
+    """Clear what a transform remembers of its last evaluation, in attributes called `_cache...`."""
     for transform in _nested(part):
-        for name in [name for name in vars(transform) if name.startswith("_cached_")]:
+        for name in [name for name in vars(transform) if name.startswith("_cache") and name != "_cache_size"]:
             setattr(transform, name, (None, None) if name == "_cached_x_y" else None)
 
 

@@ -54,11 +54,14 @@ class Bijector(nn.Module, ABC):
 
     event_shape: torch.Size
     context_features: int | None
+    _witness: Tensor
 
     def __init__(self, event_shape: int | Sequence[int], context_features: int | None = None) -> None:
         super().__init__()
         self.event_shape = as_event_shape(event_shape)
         self.context_features = as_context_features(context_features)
+        # follows `.to()`, so that its dtype tells the bijector's own without a walk over the parameters
+        self.register_buffer("_witness", torch.empty(0), persistent=False)
 
     @property
     def features(self) -> int:
@@ -101,6 +104,8 @@ class Bijector(nn.Module, ABC):
 
     def _map(self, to_base: bool, value: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         value, context, batch = self._flatten("z" if to_base else "z0", value, context)
+        if value.shape[0] == 0:  # the libraries' reshapes are ambiguous there
+            return value.reshape(batch + self.event_shape), value.new_zeros(batch)
         method = self._to_base if to_base else self._from_base
         if torch.is_autocast_enabled(value.device.type):
             with torch.autocast(value.device.type, enabled=False):
@@ -148,14 +153,20 @@ class Bijector(nn.Module, ABC):
                 f"`{name}` has dtype {value.dtype} but must be floating point: convert it with `.float()`."
             )
         least = torch.promote_types(value.dtype, torch.float32)
-        own = next((tensor.dtype for tensor in self.parameters() if tensor.is_floating_point()), None)
-        own = own or next((tensor.dtype for tensor in self.buffers() if tensor.is_floating_point()), least)
+        own = torch.promote_types(self._witness.dtype, torch.float32)
         if torch.promote_types(least, own) != own:
-            raise InputError(
-                f"`{name}` has dtype {value.dtype} but the bijector computes in {own}: convert one, "
-                f"`{name}.to({own})` or `bijector.to({least})`."
-            )
+            own = self._parameter_dtype(least)
+            if torch.promote_types(least, own) != own:
+                raise InputError(
+                    f"`{name}` has dtype {value.dtype} but the bijector computes in {own}: convert one, "
+                    f"`{name}.to({own})` or `bijector.to({least})`."
+                )
         return own
+
+    def _parameter_dtype(self, default: torch.dtype) -> torch.dtype:
+        """The dtype of the first floating parameter or buffer, `default` if there is none."""
+        tensors = (*self.parameters(), *self.buffers())
+        return next((t.dtype for t in tensors if t.is_floating_point() and t is not self._witness), default)
 
 
 def batch_shape_of_context(context: Tensor, context_features: int) -> torch.Size:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from flowprior.bijectors.actnorm import ActNormBase
 from flowprior.bijectors.bijector import Bijector
+from flowprior.errors import InputError
 
 
 class Cascade(Bijector):
@@ -44,10 +45,16 @@ class Cascade(Bijector):
 
     @torch.no_grad()
     def initialize(self, z: Tensor, context: Tensor | None = None) -> None:
-        """Standardize the activations that reach each actnorm, for recipes that start from data."""
+        """Standardize the activations that reach each actnorm, for recipes that start from data.
+
+        Raises:
+            InputError: as `to_base`, and if `z` has no rows.
+        """
         if not self.start_from_data:
             return
-        z, context, _ = self._flatten("z", z, context)
+        z, context, batch = self._flatten("z", z, context)
+        if z.shape[0] == 0:
+            raise InputError(f"`z` has batch shape {tuple(batch)}: pass at least one z to start from.")
         for step in self.steps:
             if isinstance(step, ActNormBase):
                 step.initialize(z)

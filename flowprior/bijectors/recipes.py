@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from math import inf
 from types import ModuleType
 from typing import Any
 
@@ -32,6 +33,13 @@ def _whole(name: str, value: Any, least: int) -> None:
         raise InputError(
             f"`{name}` (={value!r}) must be an int of at least {least}, such as {max(least, 8)}."
         )
+
+
+def _number(name: str, value: Any, zero: bool = False) -> None:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < inf:
+        raise InputError(f"`{name}` (={value!r}) must be a finite positive number, such as 2.0.")
+    if value == 0 and not zero:
+        raise InputError(f"`{name}` (=0) must be positive, such as 2.0.")
 
 
 def _widths(value: Any) -> tuple[int, ...]:
@@ -107,12 +115,12 @@ class Recipe:
         for name, least in (("permute_every", 0), ("permutation_seed", 0), ("actnorm_every", 0), ("bins", 2)):
             _whole(name, getattr(self, name), least)
         _whole("transforms", self.transforms, 1)
-        for name in ("log_scale_limit", "tail_bound"):
-            value = getattr(self, name)
-            if not (value is None and name == "log_scale_limit") and not (
-                isinstance(value, (int, float)) and 0 < value < float("inf")
-            ):
-                raise InputError(f"`{name}` (={value!r}) must be a positive number, such as 2.0.")
+        if self.bins > 500:  # each bin has at least a thousandth of the width
+            raise InputError(f"`bins` (={self.bins}) must be at most 500, for instance 8.")
+        _number("tail_bound", self.tail_bound)
+        _number("last_layer_gain", self.last_layer_gain, zero=True)
+        if self.log_scale_limit is not None:
+            _number("log_scale_limit", self.log_scale_limit)
         object.__setattr__(self, "hidden_features", _widths(self.hidden_features))
 
 

@@ -27,8 +27,8 @@ def rational_quadratic_spline(
     xs, ys = _knots(widths, bound), _knots(heights, bound)
     ds = F.pad(MIN_SLOPE + F.softplus(slopes), (1, 1), value=1.0)
     inside = value.abs() <= bound
-    clamped = value.clamp(-bound, bound)
-    bins = (clamped.unsqueeze(-1) >= (ys if inverse else xs)[..., 1:-1]).sum(-1)
+    within = torch.where(inside, value, 0.0)
+    bins = (within.unsqueeze(-1) >= (ys if inverse else xs)[..., 1:-1]).sum(-1)
     table = torch.stack((xs, ys, ds), dim=-2)  # (*shape, 3, K + 1)
     index = bins[..., None, None].expand(*bins.shape, 3, 1)
     x_left, y_left, d_left = table.gather(-1, index).squeeze(-1).unbind(-1)
@@ -37,7 +37,7 @@ def rational_quadratic_spline(
     mean_slope = height / width
     excess = d_left + d_right - 2.0 * mean_slope
     if inverse:
-        rise = clamped - y_left
+        rise = within - y_left
         a = rise * excess + height * (mean_slope - d_left)
         b = height * d_left - rise * excess
         c = -mean_slope * rise
@@ -46,7 +46,7 @@ def rational_quadratic_spline(
         theta = 2.0 * c / (-b - root)
         mapped = x_left + theta * width
     else:
-        theta = (clamped - x_left) / width
+        theta = (within - x_left) / width
     both = theta * (1.0 - theta)
     denominator = mean_slope + excess * both
     if not inverse:

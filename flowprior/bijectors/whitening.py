@@ -9,8 +9,8 @@ from flowprior.bijectors.bijector import Bijector
 from flowprior.errors import InputError
 from flowprior.tensors import batch_shape_of, numel
 
-# The smallest standard deviation of a direction of the standardized data that is still scaled up to 1.
-FLOOR = 1e-3
+# The smallest standard deviation, of a direction of the standardized data, that is still scaled up to 1.
+FLOOR = 1e-4
 
 
 class Whitening(Bijector):
@@ -55,9 +55,10 @@ class Whitening(Bijector):
     ) -> "Whitening":
         """The whitening of `latents` (N, *event).
 
-        Constant features keep a scale of 1 (they are only centred). With "full", a direction in which the
-        standardized data vary by less than 1e-3 is scaled up by 1000 and no more, so that near-singular
-        covariances and fewer rows than features are safe.
+        A direction in which the standardized data vary by less than 1e-4 is treated as varying by that much:
+        near-singular covariances and fewer rows than features stay invertible, and samples hardly leave
+        the plane of the data. A constant feature gets 1e-4 of the median scale of the others; where nothing
+        varies, as in a single row, the scale is 1.
 
         Args:
             latents: (N, *event), at least one row, finite.
@@ -80,12 +81,14 @@ class Whitening(Bijector):
         mean = rows.mean(0)
         centred = rows - mean
         std = centred.square().mean(0).sqrt()
-        std = torch.where(std > 1e-7 * mean.abs(), std, 1.0)  # below float32's rounding a feature is constant
+        varies = std > 1e-7 * mean.abs()  # below that it is the rounding of float32
+        std = torch.where(varies, std, FLOOR * std[varies].median() if bool(varies.any()) else 1.0)
         buffers = {"loc": mean}
         if mode == "diagonal":
             buffers["scale"] = std
         else:
-            correlation = (centred / std).T @ (centred / std) / len(rows)
+            standard = centred / std * varies
+            correlation = standard.T @ standard / len(rows) + torch.diag((~varies).double())
             values, vectors = torch.linalg.eigh(correlation)
             values = values.clamp(min=FLOOR**2)
             # L L^T = V diag(values) V^T through QR of the square root: no Cholesky of a near-singular matrix
@@ -94,8 +97,8 @@ class Whitening(Bijector):
             buffers["scale_tril"] = std[:, None] * tril
         dtype = torch.promote_types(latents.dtype, torch.float32)
         for name, value in buffers.items():
-            whitening.register_buffer(name, value.to(latents.device, dtype))
-        return whitening
+            whitening.register_buffer(name, value)
+        return whitening.to(latents.device, dtype)
 
     def _to_base(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         centred = z - self.loc
