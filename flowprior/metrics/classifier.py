@@ -12,7 +12,7 @@ from flowprior.errors import InputError
 from flowprior.metrics.cache import cached, fingerprint
 from flowprior.metrics.features import FeatureNetwork
 
-RECIPE = 1  # in every cache key: count it up when anything below changes what is learned
+RECIPE = 2  # in every cache key: count it up when anything below changes what is learned
 _FEATURES = 64
 _LARGEST = 32  # larger images are averaged down to this side
 _SEEN = 300_000  # images per training, so that small sets take more epochs
@@ -72,8 +72,9 @@ def classifier_features(
     key = f"recipe {RECIPE} | {data} | train {len(train[0])} | {measured_on} | seed {seed}"
     state = cached("classifier", key, compute)
     accuracy = state.pop("test_accuracy").item()
-    network = _Classifier(*images.shape[1:], classes=len(classes))
-    network.load_state_dict(state)
+    with torch.device("meta"):  # draws no random numbers
+        network = _Classifier(*images.shape[1:], classes=len(classes))
+    network.load_state_dict(state, assign=True)
     side = max(images.shape[2:])
     return FeatureNetwork(
         network.body,
@@ -139,8 +140,8 @@ def _convolution(inputs: int, outputs: int, *, kernel: int, stride: int) -> list
 
 def _train(images: Tensor, targets: Tensor, classes: int, seed: int, device: torch.device) -> _Classifier:
     count = len(images)
-    batch = max(2, min(256, count // 20))
-    epochs = max(5, min(60, _SEEN // count))
+    batch = min(count, max(32, min(256, count // 20)))
+    epochs = max(5, min(30, _SEEN // count))
     images, targets = images.to(device), targets.to(device)
     devices = [device] if device.type == "cuda" else []
     with (
