@@ -8,7 +8,7 @@ import torch
 from flowprior.errors import InputError
 from flowprior.models import Autoencoder
 from flowprior.training.checkpoint import load_weights
-from flowprior.training.fabric import _resolve
+from flowprior.training.fabric import resolve_device
 
 CONFIG, REPORT, METRICS, FIGURES = "config.gin", "report.json", "metrics.csv", "figures"
 PRIOR = "config.json"
@@ -41,16 +41,6 @@ def restore(model: Autoencoder, folder: Path, device: str) -> torch.device:
     logging.basicConfig(format="flowprior: %(message)s")  # a skipped checkpoint is named on stderr
     load_weights(folder, model)
     model.eval().requires_grad_(False)
-    place = device_of(device)
+    place = resolve_device(device)
     model.to(place)
     return place
-
-
-def device_of(device: str) -> torch.device:
-    """The device that "auto", "cpu", "cuda", "cuda:1" or "mps" means here.
-
-    Raises:
-        InputError: if there is no such device.
-    """
-    kind, index = _resolve(device)
-    return torch.device(kind) if index is None else torch.device(kind, index)

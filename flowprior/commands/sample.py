@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from flowprior.commands.files import ARRAYS, check_writable, read_array, write_array
-from flowprior.commands.runs import device_of, restore
+from flowprior.commands.runs import restore
 from flowprior.errors import InputError
 from flowprior.models import Autoencoder
 from flowprior.priors.prior import Prior
+from flowprior.training.fabric import resolve_device
 
 GRIDS = (".png",)
 
@@ -75,7 +76,7 @@ def of_prior(
         )
     check_writable(out, ARRAYS)
     rows = None if context is None else read_array(context, key, "context")
-    place = device_of(device)
+    place = resolve_device(device)
     prior = Prior.from_pretrained(folder).to(place)
     with torch.random.fork_rng(_cuda(place)):
         torch.manual_seed(seed)

@@ -9,6 +9,7 @@ import torch
 from flowprior.errors import InputError
 from flowprior.training.optimizers import check_count
 
+NVML_CHECK = "PYTORCH_NVML_BASED_CUDA_CHECK"
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")
 
 
@@ -16,7 +17,7 @@ def start_fabric(device: str = "auto", devices: int = 1, precision: str = "32-tr
     """A launched Fabric. Under `torchrun` the number of processes is torchrun's.
 
     Args:
-        device: "auto" (CUDA where there is one, else the CPU), "cpu", "cuda", "cuda:1", "mps".
+        device: as for `resolve_device`.
         devices: how many to use on this machine; Fabric starts a process for each further one.
         precision: one of `PRECISIONS`.
 
@@ -26,18 +27,15 @@ def start_fabric(device: str = "auto", devices: int = 1, precision: str = "32-tr
     check_count("devices", devices)
     if precision not in PRECISIONS:
         raise InputError(f"`precision` (={precision!r}) must be one of {', '.join(map(repr, PRECISIONS))}.")
-    kind, index = _resolve(device)
-    if precision == "16-mixed" and kind == "cpu":
+    place = resolve_device(device)
+    if precision == "16-mixed" and place.type == "cpu":
         raise InputError("`precision` (='16-mixed') needs a GPU: take 'bf16-mixed' or '32-true' on the CPU.")
 
-    from lightning_fabric import Fabric
-
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it greets at every start
     local = int(os.environ.get("LOCAL_WORLD_SIZE", devices))
     total = int(os.environ.get("WORLD_SIZE", local))
-    fabric = Fabric(
-        accelerator=kind,
-        devices=[index] if index is not None and local == 1 else local,
+    fabric = _import_fabric()(
+        accelerator=place.type,
+        devices=[place.index] if place.index is not None and local == 1 else local,
         num_nodes=max(1, total // local),
         strategy="ddp" if total > 1 else "auto",
         precision=precision,  # type: ignore[arg-type]
@@ -46,9 +44,29 @@ def start_fabric(device: str = "auto", devices: int = 1, precision: str = "32-tr
     return fabric
 
 
-def _resolve(device: str) -> tuple[str, int | None]:
+def _import_fabric() -> Any:
+    """Lightning's Fabric, without two habits of its import.
+
+    It sets an environment variable after which every call of `torch.cuda.is_available` opens the driver's library
+    anew, and torch's optimizers ask that at each step: 0.17 ms on a machine without a GPU. And it greets.
+    """
+    before = os.environ.get(NVML_CHECK)
+    from lightning_fabric import Fabric
+
+    if before is None:
+        os.environ.pop(NVML_CHECK, None)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    return Fabric
+
+
+def resolve_device(device: str) -> torch.device:
+    """What "auto" (CUDA where there is one, else the CPU), "cpu", "cuda", "cuda:1" or "mps" means here.
+
+    Raises:
+        InputError: if there is no such device.
+    """
     if device == "auto":
-        return ("cuda" if torch.cuda.is_available() else "cpu"), None
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         found = torch.device(device)
     except RuntimeError:
@@ -62,4 +80,4 @@ def _resolve(device: str) -> tuple[str, int | None]:
     }
     if not available.get(found.type, False):
         raise InputError(f"`device` (={device!r}) is not available here: take 'cpu' or 'auto'.")
-    return found.type, found.index
+    return found

@@ -19,7 +19,7 @@ from flowprior.training.checkpoint import Checkpoint, has_checkpoints, load_chec
 from flowprior.training.fabric import start_fabric
 from flowprior.training.logs import MetricsLog, progress_bar
 from flowprior.training.optimizers import check_count
-from flowprior.training.players import copy_from_first_process
+from flowprior.training.players import copy_from_first_process, gather_over_processes
 from flowprior.training.stage_run import StageRun, own_random_state, part
 from flowprior.training.stages import Stage
 
@@ -317,9 +317,10 @@ class _Loop:
         for index, stage in enumerate(self.stages):
             state = stage.objective.state_dict()
             tensors |= {f"objective.{index}.{name}": value for name, value in state.items()}
-        tensors |= {f"window.{name}": torch.stack(values) for name, values in self.meter.pending.items()}
+        for name, values in self.meter.pending.items():
+            tensors[f"window.{name}"] = self._mean_over_processes(torch.stack(values))
         for kind, random in self._random_states().items():
-            gathered = self.fabric.all_gather(random).view(self.fabric.world_size, -1)
+            gathered = gather_over_processes(random, self.fabric)
             tensors |= {f"random.{kind}.{rank}": value for rank, value in enumerate(gathered)}
         self.progress.seconds, self.clock = self._seconds(), time.perf_counter()
         if self.fabric.is_global_zero:

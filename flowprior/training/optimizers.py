@@ -63,8 +63,8 @@ class OptimizerSettings:
             raise InputError(f"`schedule` (={self.schedule!r}) must be one of {', '.join(SCHEDULES)}.")
         if (self.schedule == "halving") != (self.halve_every is not None):
             raise InputError(
-                f"`halve_every` (={self.halve_every!r}) goes with schedule='halving' (got {self.schedule!r}): "
-                "give both or none, e.g. schedule='halving', halve_every=50."
+                f"`halve_every` (={self.halve_every!r}) goes with 'halving' (schedule={self.schedule!r}): "
+                "give both or none, e.g. 'halving' and 50."
             )
         if self.halve_every is not None:
             check_count("halve_every", self.halve_every)

@@ -124,3 +124,13 @@ def copy_from_first_process(module: nn.Module, fabric: Any) -> None:
     if fabric.world_size > 1:
         for tensor in [*module.parameters(), *module.buffers()]:
             torch.distributed.broadcast(tensor.detach(), src=0)
+
+
+def gather_over_processes(tensor: Tensor, fabric: Any) -> list[Tensor]:
+    """The tensors of all processes, in order."""
+    if fabric.world_size == 1:
+        return [tensor]
+    own = tensor.to(fabric.device)
+    gathered = [torch.empty_like(own) for _ in range(fabric.world_size)]
+    torch.distributed.all_gather(gathered, own)
+    return gathered
