@@ -24,10 +24,14 @@ __all__ = [
     "MixturePrior",
     "Prior",
     "StandardNormal",
+    "fit",
 ]
 
 # Imported when first asked for: `flowprior list` should not wait for torch.
-_HOMES = dict.fromkeys(__all__, "flowprior.priors") | {"InputError": "flowprior.errors"}
+_HOMES = dict.fromkeys(__all__, "flowprior.priors") | {
+    "InputError": "flowprior.errors",
+    "fit": "flowprior.training.fit",
+}
 
 
 def __getattr__(name: str) -> Any:
