@@ -184,6 +184,7 @@ def _experiment(run: Path, data_root: Path | None) -> Any:
 @click.option("--samples", "count", type=click.IntRange(min=2), default=10000, show_default=True)
 @_data_root
 @_weights
+@click.option("--download", is_flag=True, help="Fetch missing Inception weights (92 MB).")
 @_seed
 @_device
 def eval_command(run: Path, data_root: Path | None, **options: Any) -> None:

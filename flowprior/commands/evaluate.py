@@ -3,9 +3,8 @@
 from pathlib import Path
 
 from flowprior.commands import report
-from flowprior.commands.measure import measure
+from flowprior.commands.measure import check_metrics, measure
 from flowprior.commands.runs import REPORT, restore
-from flowprior.errors import InputError
 from flowprior.training.experiment import Experiment
 
 
@@ -16,6 +15,7 @@ def run(
     metrics: str,
     count: int = 10_000,
     weights: Path | None = None,
+    download: bool = False,
     seed: int = 0,
     device: str = "auto",
 ) -> dict[str, float]:
@@ -26,6 +26,7 @@ def run(
         metrics: names with commas between them.
         count: samples for the distances.
         weights: folder of the feature networks' weights; by default FLOWPRIOR_WEIGHTS.
+        download: whether missing Inception weights may be downloaded.
         seed: of the samples.
         device: where.
 
@@ -33,13 +34,12 @@ def run(
         InputError: on an unknown metric, missing data or weights, or no valid checkpoint.
     """
     names = [name.strip() for name in metrics.split(",") if name.strip()]
-    if not names:
-        raise InputError(
-            "`--metrics` names no metric: write e.g. --metrics reconstruction,nll,fd_classifier."
-        )
+    check_metrics(names, experiment.source)
     report.read(folder / REPORT)  # a damaged report is said before the work, not after it
     restore(experiment.model, folder, device)
-    found = measure(experiment.model, experiment.source, names, count=count, weights=weights, seed=seed)
+    found = measure(
+        experiment.model, experiment.source, names, count=count, weights=weights, download=download, seed=seed
+    )
     report.update(folder / REPORT, metrics=found.values, metric_facts=found.facts)
     print(report.table(found.values))
     for name, facts in found.facts.items():

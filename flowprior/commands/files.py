@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -112,4 +113,15 @@ def write_array(path: Path, tensor: Tensor, key: str) -> None:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """`content` as JSON."""
-    write_atomically(path, (json.dumps(content, indent=2, default=repr) + "\n").encode())
+    write_atomically(path, (json.dumps(_plain(content), indent=2, allow_nan=False) + "\n").encode())
+
+
+def _plain(value: Any) -> Any:
+    """JSON knows neither infinity nor NaN nor paths: null, and text."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, str | int | float | bool | None) else str(value)

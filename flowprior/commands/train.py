@@ -9,12 +9,13 @@ from typing import Any
 
 from flowprior.commands import figures, report
 from flowprior.commands.files import make_folder
-from flowprior.commands.measure import measure
+from flowprior.commands.measure import check_metrics, measure
 from flowprior.commands.runs import CONFIG, FIGURES, REPORT
 from flowprior.errors import InputError
 from flowprior.priors.pretrained import write_atomically
 from flowprior.training.checkpoint import has_checkpoints
 from flowprior.training.experiment import Experiment
+from flowprior.training.fabric import check_precision, resolve_device
 from flowprior.training.loop import EpochEnd, TrainResult, train
 
 GRIDS = 8  # sheets of samples that a stage leaves in RUN/figures, about
@@ -53,6 +54,8 @@ def run(
     if first:
         _check_folder(folder, config, resume)
     experiment.source.train()  # missing data is said before anything is written
+    check_metrics(experiment.metrics, experiment.source)
+    check_precision(precision, resolve_device(device))
     if first:
         make_folder(folder / FIGURES)
         write_atomically(folder / CONFIG, config.encode())

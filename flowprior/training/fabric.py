@@ -25,12 +25,8 @@ def start_fabric(device: str = "auto", devices: int = 1, precision: str = "32-tr
         InputError: if there is no such device, or it lacks the precision.
     """
     check_count("devices", devices)
-    if precision not in PRECISIONS:
-        raise InputError(f"`precision` (={precision!r}) must be one of {', '.join(map(repr, PRECISIONS))}.")
     place = resolve_device(device)
-    if precision == "16-mixed" and place.type == "cpu":
-        raise InputError("`precision` (='16-mixed') needs a GPU: take 'bf16-mixed' or '32-true' on the CPU.")
-
+    check_precision(precision, place)
     local = int(os.environ.get("LOCAL_WORLD_SIZE", devices))
     total = int(os.environ.get("WORLD_SIZE", local))
     fabric = _import_fabric()(
@@ -42,6 +38,18 @@ def start_fabric(device: str = "auto", devices: int = 1, precision: str = "32-tr
     )
     fabric.launch()
     return fabric
+
+
+def check_precision(precision: str, place: torch.device) -> None:
+    """Refuse a precision that is unknown, or that `place` lacks.
+
+    Raises:
+        InputError: as said.
+    """
+    if precision not in PRECISIONS:
+        raise InputError(f"`precision` (={precision!r}) must be one of {', '.join(map(repr, PRECISIONS))}.")
+    if precision == "16-mixed" and place.type == "cpu":
+        raise InputError("`precision` (='16-mixed') needs a GPU: take 'bf16-mixed' or '32-true' on the CPU.")
 
 
 def _import_fabric() -> Any:
