@@ -149,8 +149,11 @@ class TorchBijector(Bijector):
             mapped = part.inv(value) if inverted else part(value)
             x, y = (mapped, value) if inverted else (value, mapped)
             logabsdet = part.log_abs_det_jacobian(x, y)
-            # one number an element or one an event: expand to what the contract says, then sum the event
-            logabsdet = logabsdet.expand(x.shape[: x.dim() - part.domain.event_dim])
+            # One number an event, or a constant: expand to the batch. StackTransform reports one an element
+            # of its event: those are summed as well.
+            batch_dims = x.dim() - part.domain.event_dim
+            if logabsdet.dim() <= batch_dims:
+                logabsdet = logabsdet.expand(x.shape[:batch_dims])
             logabsdet = logabsdet.reshape(x.shape[0], -1).sum(-1)
             total = total - logabsdet if inverted else total + logabsdet
             _forget(part)

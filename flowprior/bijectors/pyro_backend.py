@@ -10,7 +10,7 @@ Import this module lazily: Pyro is slow to import.
 from functools import partial
 
 import torch
-from pyro.distributions.transforms import AffineCoupling as PyroAffineCoupling
+from flowprior.pyro_names import AffineCoupling as PyroAffineCoupling
 from torch import Tensor, nn
 from torch.distributions.transforms import AffineTransform
 

@@ -69,7 +69,7 @@ class DeterministicPosterior(Posterior):
     deterministic = True
 
     def _distribution(self, parts: list[Tensor]) -> Distribution:
-        from pyro.distributions import Delta
+        from flowprior.pyro_names import Delta
 
         return Delta(parts[0], event_dim=parts[0].dim() - 1, validate_args=False)
 

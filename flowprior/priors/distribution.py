@@ -10,7 +10,7 @@ from torch.distributions import Distribution, constraints, register_kl
 
 from flowprior.priors.divergence import estimate_kl
 from flowprior.priors.prior import Prior, broadcast_batches
-from flowprior.priors.pyro_names import Delta, TorchDistribution
+from flowprior.pyro_names import Delta, TorchDistribution
 from flowprior.tensors import batch_shape_of
 
 KL_SAMPLES = 64  # draws of q that torch.distributions.kl_divergence(q, prior()) averages over

@@ -6,7 +6,7 @@ from torch.distributions import Distribution, Independent, Normal
 
 from flowprior.errors import InputError
 from flowprior.priors.prior import Prior, broadcast_batches
-from flowprior.priors.pyro_names import Delta
+from flowprior.pyro_names import Delta
 from flowprior.tensors import batch_shape_of
 
 

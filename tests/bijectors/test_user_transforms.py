@@ -242,3 +242,14 @@ def test_wrong_transforms_are_refused() -> None:
     ]:
         with pytest.raises(InputError, match=words):
             as_bijector(*arguments)
+
+
+def test_a_stack_of_scalar_transforms() -> None:
+    """torch's StackTransform reports its log-det an element: both are summed over the event."""
+    from torch.distributions.transforms import AffineTransform, ExpTransform, StackTransform
+
+    bijector = as_bijector(StackTransform([ExpTransform(), AffineTransform(1.0, 3.0)], dim=-1), 2)
+    z0 = torch.tensor([[0.5, -1.0], [0.1, 2.0]])
+    z, logabsdet = bijector.from_base(z0)
+    torch.testing.assert_close(z, torch.stack((z0[:, 0].exp(), 1 + 3 * z0[:, 1]), -1))
+    torch.testing.assert_close(logabsdet, z0[:, 0] + torch.tensor(3.0).log())
