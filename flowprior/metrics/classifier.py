@@ -108,7 +108,7 @@ class _Classifier(nn.Module):
         super().__init__()
         if max(height, width) > _LARGEST:
             height = width = _LARGEST
-        first = 16 * channels if channels <= 3 else 48
+        first = 16 if channels == 1 else 32
         stride = 2 if min(height, width) >= 16 else 1
         cells = 1
         for side in (height, width):

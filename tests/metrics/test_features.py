@@ -122,6 +122,11 @@ def inception_state() -> dict[str, torch.Tensor]:
         patch.setattr(inception, "load_state_dict_from_url", lambda *_, **__: kept)
         patch.setattr(torch.nn.Module, "load_state_dict", lambda module, _: kept.update(module.state_dict()))
         inception.fid_inception_v3()
+        for name, value in kept.items():  # as large as in a trained network, or nothing reaches the end
+            if name.endswith("conv.weight"):
+                value.mul_(6**0.5)
+            elif name.endswith(("bn.bias", "running_mean")):
+                value.normal_(std=0.1)
     return kept
 
 
@@ -143,8 +148,8 @@ def test_inception_equals_pytorch_fid(inception_state, inception_weights, monkey
     with torch.no_grad():
         expected = twin(rgb)[0].flatten(1)
     assert found.shape == (2, 2048)
-    assert expected.std() > 0
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    assert (expected[0] - expected[1]).abs().mean() > 0.01  # else closeness means nothing
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
     assert (network.metric, network.resize) == ("fid", "bilinear, not antialiased, to 299x299")
     assert network.facts == {"weights": "NOT the published file"}
 
