@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import os
-import tempfile
+import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -81,15 +81,15 @@ def _write(path: Path, key: str, tensors: Mapping[str, Tensor]) -> None:
     held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     payload = save(held, metadata={"key": key, "sha256": _checksum(held)})
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(payload)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 

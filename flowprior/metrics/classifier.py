@@ -40,7 +40,7 @@ def classifier_features(
         images: (N, C, H, W), uint8 or floats in [0, 1].
         labels: (N,) integers.
         test_images, test_labels: the same for the test set.
-        data_fingerprint: the data set's own when it has one; by default it is computed from the tensors.
+        data_fingerprint: of training and test set together; by default it is computed from the tensors.
         seed: of initialisation and order.
         device: where it is trained and where the returned network lives.
 

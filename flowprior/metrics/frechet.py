@@ -78,7 +78,7 @@ class FeatureStatistics:
 
 
 def statistics(
-    images: Tensor | Iterable[Tensor], network: FeatureNetwork | None = None, *, batch_size: int = 256
+    images: Tensor | Iterable[Tensor], network: FeatureNetwork | None = None, *, batch_size: int = 128
 ) -> FeatureStatistics:
     """Feature statistics of images (N, C, H, W), or of features (N, F) when there is no `network`.
 
@@ -98,7 +98,7 @@ def statistics(
 
 
 def cached_statistics(
-    images: Tensor, network: FeatureNetwork, *, data_fingerprint: str | None = None, batch_size: int = 256
+    images: Tensor, network: FeatureNetwork, *, data_fingerprint: str | None = None, batch_size: int = 128
 ) -> FeatureStatistics:
     """`statistics` of a fixed set, kept in the cache folder by the data and the network's identity.
 
@@ -167,7 +167,7 @@ def frechet(
     real: Tensor | FeatureStatistics,
     network: FeatureNetwork,
     *,
-    batch_size: int = 256,
+    batch_size: int = 128,
 ) -> FrechetResult:
     """The Fréchet distance of `samples` from `real` images, named after the network that sees both.
 
