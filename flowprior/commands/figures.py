@@ -102,7 +102,11 @@ def _needs_images(experiment: Experiment) -> None:
 def _curves(experiment: Experiment, folder: Path) -> Figure:
     from flowprior.plots.curves import read_metrics, training_curves
 
-    return training_curves({folder.name: read_metrics(folder / METRICS)}, title=experiment.name)
+    try:
+        metrics = read_metrics(folder / METRICS)
+    except InputError as error:  # stopped before the first line was logged
+        raise NotApplicable(str(error)) from None
+    return training_curves({folder.name: metrics}, title=experiment.name)
 
 
 def _samples_sheet(experiment: Experiment, folder: Path) -> Image.Image:

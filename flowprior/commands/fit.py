@@ -9,7 +9,11 @@ from flowprior.commands.files import make_folder, read_array
 from flowprior.commands.runs import REPORT
 from flowprior.errors import InputError
 from flowprior.priors.flow import FlowPrior
+from flowprior.priors.mixture import MixturePrior
+from flowprior.priors.prior import Prior
 from flowprior.training.fit import fit
+
+ROWS_A_COMPONENT = 100  # of a mixture base, at least; fewer rows get fewer components
 
 
 def run(
@@ -33,7 +37,9 @@ def run(
         key: the array in a file of several.
         context: file of shape (N, C), for a conditional prior.
         context_key: the array in a context file of several.
-        flow: arguments of FlowPrior other than its defaults.
+        flow: arguments of FlowPrior. Without a "base" an unconditional one stands on a mixture of up to 128
+            Gaussians, one for every hundred rows, whose samples are the better ones; "normal" is the papers'
+            N(0, I), and what a conditional one stands on: its mean follows the context.
         training: arguments of `fit` other than its defaults.
         seed, device, progress: as for `fit`.
 
@@ -57,7 +63,10 @@ def run(
         arguments["context_features"] = rows.shape[1]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        prior = FlowPrior(tuple(z.shape[1:]), **arguments)
+        base: str | Prior = arguments.setdefault("base", "mixture" if rows is None else "normal")
+        if base == "mixture":
+            base = MixturePrior(tuple(z.shape[1:]), min(128, max(1, len(z) // ROWS_A_COMPONENT)))
+        prior = FlowPrior(tuple(z.shape[1:]), **(arguments | {"base": base}))
     result = fit(prior, z, rows, seed=seed, device=device, progress=progress, **(training or {}))
     make_folder(out)
     prior.save_pretrained(out)

@@ -24,6 +24,7 @@ def versions() -> dict[str, str]:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:  # run from a bare checkout
             found[package] = "unknown"
+    found["torch"] = torch.__version__  # says for which accelerator it was built
     return found
 
 

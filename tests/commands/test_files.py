@@ -15,10 +15,11 @@ ROWS = torch.arange(6, dtype=torch.float32).reshape(3, 2)
 
 @pytest.mark.parametrize("ending", [".npy", ".npz", ".pt"])
 def test_round_trip(tmp_path: Path, ending: str) -> None:
-    path = tmp_path / f"z{ending}"
+    path = tmp_path / "out" / f"z{ending}"
+    path.parent.mkdir()
     write_array(path, ROWS, "z")
     assert torch.equal(read_array(path), ROWS)
-    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
 def test_whole_numbers_and_float64_become_float32(tmp_path: Path) -> None:
@@ -63,8 +64,8 @@ def test_bad_files_get_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert "\n" not in str(caught.value)
         assert str(path) in str(caught.value)
     assert not (tmp_path / "ran").exists()
+    write_array(tmp_path / "one.npy", ROWS, "z")
     with pytest.raises(InputError, match="nothing to choose from"):
-        write_array(tmp_path / "one.npy", ROWS, "z")
         read_array(tmp_path / "one.npy", "z")
 
 

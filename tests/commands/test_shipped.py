@@ -1,0 +1,62 @@
+"""Every shipped experiment trains, with tiny overrides, on stand-ins in the true file formats."""
+
+import json
+
+import pytest
+
+from flowprior.config import load
+from flowprior.shipped import shipped, summary
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_shipped_experiment_trains_and_its_config_repeats_it(
+    name, flowprior, data_root, tiny, options, tmp_path
+):
+    bindings = list(tiny) if name == "glf/digits" else [*tiny, "WIDTH = 0.02", "FEATURES = 3"]
+    run = tmp_path / "run"
+    arguments = ("--steps", 3, "--quiet", "--seed", 5)
+    result = flowprior("train", name, "--out", run, *arguments, "--data-root", data_root, *options(bindings))
+    assert result.exit_code == 0, result.stderr
+    assert "reconstruction" in result.stdout
+    assert str(run) in result.stdout
+    report = json.loads((run / "report.json").read_text())
+    assert report["name"] == name
+    assert report["steps"] == 3
+    again = tmp_path / "again"
+    result = flowprior("train", run / "config.gin", "--out", again, "--quiet")
+    assert result.exit_code == 0, result.stderr
+    assert (again / "config.gin").read_text() == (run / "config.gin").read_text()
+    assert (again / "metrics.csv").read_bytes() == (run / "metrics.csv").read_bytes()
+    assert json.loads((again / "report.json").read_text())["metrics"] == report["metrics"]
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_both_sizes_build_and_the_header_says_what_is_owed(name):
+    sizes = [load([name], [f"SIZE = {size!r}"]) for size in ("cpu", "paper")]
+    cpu, paper = ([(stage.name, stage.epochs) for stage in each.experiment.build_stages()] for each in sizes)
+    assert cpu != paper
+    text = shipped()[name].read_text()
+    header = text[: text.index("\n\n")]
+    assert all(line.startswith("#") for line in header.splitlines())
+    assert f"flowprior train {name}" in header
+    assert "Paper" in header or "paper" in header
+    assert summary(shipped()[name])
+
+
+def test_a_row_of_the_comparison_moves_to_another_data_set_by_one_binding(data_root):
+    loaded = load(["glf/vae_flow"], ["DATA = 'cifar10'", f"Source.root = {str(data_root)!r}", "WIDTH = 0.02"])
+    experiment = loaded.experiment
+    assert experiment.model.prior.event_shape == (64,)
+    assert experiment.source.train().x.shape[1:] == (3, 32, 32)
+    assert experiment.model.sample(2).shape == (2, 3, 32, 32)
+
+
+def test_the_papers_size_is_the_papers():
+    model = load(["glf/fashion_mnist"], ["SIZE = 'paper'"]).experiment.model
+    assert model.prior.event_shape == (20,)
+    settings = load(["glf/fashion_mnist"], ["SIZE = 'paper'"]).settings
+    assert settings["FlowPrior.transforms"] == 8
+    (stage,) = load(["glf/fashion_mnist"], ["SIZE = 'paper'"]).experiment.build_stages()
+    assert (stage.epochs, stage.batch_size) == (101, 256)
+    rates = [stage.settings("autoencoder").rate(step, 1010, 10) for step in (0, 499, 500, 1000)]
+    assert rates == [1e-3, 1e-3, 5e-4, 2.5e-4]
