@@ -228,7 +228,11 @@ def _widths(_: click.Context, __: click.Parameter, value: str | None) -> tuple[i
 @click.option("--recipe", type=click.Choice(["glf", "actnorm", "masked", "spline"]))
 @click.option("--transforms", type=click.IntRange(min=1), help="Number of coupling layers.")
 @click.option("--hidden", "hidden_features", callback=_widths, help="Widths of hidden layers, e.g. 128,128.")
-@click.option("--base", type=click.Choice(["normal", "mixture"]), help="Distribution of z0.")
+@click.option(
+    "--base",
+    type=click.Choice(["normal", "mixture"]),
+    help="Distribution of z0 [default: mixture; normal with a context].",
+)
 @click.option("--backend", type=click.Choice(["nflows", "pyro"]))
 @click.option("--epochs", type=click.IntRange(min=1), help="Passes over the latents at most.")
 @click.option("--batch-size", type=click.IntRange(min=1))

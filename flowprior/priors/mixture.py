@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from flowprior.errors import InputError
 from flowprior.priors.prior import Prior
 
+_LARGEST_FULL = 64  # features up to which the default covariance is full
 _CHUNK = 2**22  # elements of a (K, N, D) block that the full covariance holds at a time
 
 
@@ -28,8 +29,10 @@ class MixturePrior(Prior):
 
     Args:
         features: the event shape, an int or a tuple; components are Gaussians over the flattened event.
-        components: K.
-        covariance: "diagonal" or "full".
+        components: K. Fitting asks for more latents than that; some hundred for each are well spent.
+        covariance: "diagonal" or "full"; None means full up to 64 features and diagonal beyond, where K
+            matrices of D x D grow too large. On codes of Fashion-MNIST (D 20) full covariances bring decoded
+            samples closer to the data than three times as many diagonal ones (benchmarks/fit_fashion.py).
         start: what `initialize` runs, "kmeans" (weights, means and covariances of k-means clusters) or "em"
             (expectation maximisation to convergence, scikit-learn's GaussianMixture).
 
@@ -48,15 +51,17 @@ class MixturePrior(Prior):
     def __init__(
         self,
         features: int | Sequence[int],
-        components: int = 64,
-        covariance: Literal["diagonal", "full"] = "diagonal",
+        components: int = 128,
+        covariance: Literal["diagonal", "full"] | None = None,
         start: Literal["kmeans", "em"] = "kmeans",
     ) -> None:
         super().__init__(features)
         if not isinstance(components, int) or isinstance(components, bool) or components < 1:
-            raise InputError(f"`components` (={components!r}) must be a positive int, such as 64.")
+            raise InputError(f"`components` (={components!r}) must be a positive int, such as 128.")
+        if covariance is None:
+            covariance = "full" if self.event_shape.numel() <= _LARGEST_FULL else "diagonal"
         if covariance not in ("diagonal", "full"):
-            raise InputError(f"`covariance` (={covariance!r}) must be 'diagonal' or 'full'.")
+            raise InputError(f"`covariance` (={covariance!r}) must be 'diagonal', 'full' or None.")
         if start not in ("kmeans", "em"):
             raise InputError(f"`start` (={start!r}) must be 'kmeans' or 'em'.")
         self.components, self.covariance, self.start = components, covariance, start

@@ -61,7 +61,7 @@ def _nflows_transform(features: int | tuple[int, ...]) -> Prior:
 
 REGISTRY = [
     Case("normal", StandardNormal),
-    Case("mixture-diagonal", lambda features: MixturePrior(features, components=5)),
+    Case("mixture-diagonal", lambda features: MixturePrior(features, 5, "diagonal")),
     Case("mixture-full", lambda features: MixturePrior(features, components=5, covariance="full")),
     *(Case(f"{r}-{b}", _flow(recipe=r, backend=b)) for r, b in FLOWS),
     *(Case(f"{r}-{b}-given", _flow(recipe=r, backend=b, context_features=CONTEXT), True) for r, b in FLOWS),

@@ -13,7 +13,7 @@ CASES = {
     "actnorm-pyro": lambda: FlowPrior(
         4, recipe="actnorm", transforms=2, hidden_features=(8,), backend="pyro"
     ),
-    "mixture": lambda: MixturePrior(4, components=3),
+    "mixture": lambda: MixturePrior(4, components=3, covariance="diagonal"),
     "mixture-full": lambda: MixturePrior(4, components=3, covariance="full"),
 }
 

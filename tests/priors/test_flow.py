@@ -150,6 +150,8 @@ def test_recipes_by_name_by_value_and_by_fields_are_the_same():
                 "mask": "alternating",
                 "separate_networks": True,
                 "activation": "leaky_relu",
+                "last_layer_gain": 0.1,
+                "log_scale_limit": 2.0,
                 "transforms": 6,
             },
         ),
@@ -172,7 +174,7 @@ def test_bases():
     assert StandardNormal(3).has_normal_base
     assert DecoupledPrior(FlowPrior(3)).has_normal_base
     assert not DecoupledPrior(FlowPrior(3, base="mixture")).has_normal_base
-    assert FlowPrior(3, base="mixture").base.components == 64
+    assert FlowPrior(3, base="mixture").base.components == 128
     for base in ("gaussian", 3, nn.Linear(2, 2)):
         with pytest.raises(InputError, match="`base` \\(="):
             FlowPrior(3, base=base)

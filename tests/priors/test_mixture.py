@@ -191,5 +191,12 @@ def test_arguments_are_checked():
     ):
         with pytest.raises(InputError, match=f"`{name}` \\(="):
             MixturePrior(4, **wrong)
-    with pytest.raises(InputError, match=r"`latents` has 10 rows but a mixture of `components` \(=64\)"):
+    with pytest.raises(InputError, match=r"`latents` has 10 rows but a mixture of `components` \(=128\)"):
         MixturePrior(4).initialize(torch.randn(10, 4))
+
+
+def test_covariances_are_full_by_default_up_to_64_features():
+    assert MixturePrior(64, 2).covariance == "full"
+    assert MixturePrior((4, 4, 4), 2).covariance == "full"
+    assert MixturePrior(65, 2).covariance == "diagonal"
+    assert MixturePrior(65, 2, "full").covariance == "full"
