@@ -5,10 +5,13 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class WeightAverage:
-    """Moving average of parameters: at each step, average = decay · average + (1 - decay) · weights.
+    """Moving average of parameters: after step t = 0, 1, ..., average = d · average + (1 - d) · weights.
+
+    d = min(decay, (1 + t) / (10 + t)), so that a short training is not held back by its first weights.
 
     Args:
         parameters: by name; the average starts from their values.
@@ -16,17 +19,16 @@ class WeightAverage:
     """
 
     def __init__(self, parameters: Mapping[str, Tensor], decay: float | None) -> None:
-        from torch.optim.swa_utils import get_ema_multi_avg_fn
-
         self.names = list(parameters) if decay is not None else []
         self._weights = [parameters[name].detach() for name in self.names]
         self._values = [weights.clone() for weights in self._weights]
-        self._move = get_ema_multi_avg_fn(decay or 0.0)
+        self._decay = decay or 0.0
 
-    def update(self) -> None:
-        """Take the weights of a new step into the average."""
+    def update(self, step: int) -> None:
+        """Take the weights after step `step` into the average."""
         if self.names:
-            self._move(self._values, self._weights, None)
+            decay = min(self._decay, (1 + step) / (10 + step))
+            get_ema_multi_avg_fn(decay)(self._values, self._weights, None)
 
     @contextmanager
     def swapped_in(self) -> Iterator[None]:

@@ -99,33 +99,51 @@ def load_weights(run: Path | str, module: nn.Module) -> int:
         InputError: if there is no valid checkpoint, or none of its objectives holds such a module.
     """
     checkpoint = load_checkpoint(Path(run))
-    weights = {k: v for k, v in checkpoint.tensors.items() if k.startswith("objective.")}
-    current = f"objective.{checkpoint.state['progress']['stage']}."
-    kinds = ("best.", "ema.") if any(k.startswith("best.") for k in checkpoint.tensors) else ("ema.",)
-    for kind in kinds[:1]:
-        for name in [k for k in checkpoint.tensors if k.startswith(kind)]:
-            weights[current + name.removeprefix(kind)] = checkpoint.tensors[name]
-    wanted = list(module.state_dict())
+    step = int(checkpoint.state["progress"]["step"])
+    weights = _delivered(checkpoint)
+    wanted = module.state_dict()
     if not wanted:
-        return int(checkpoint.state["progress"]["step"])
-    prefixes = sorted(
-        {name.removesuffix(wanted[0]) for name in weights if f".{name}".endswith(f".{wanted[0]}")}, key=len
-    )
-    reason = "no part has these parameter names"
-    for prefix in prefixes:
-        part = {
-            name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)
-        }
-        if part.keys() >= set(wanted):
-            try:
-                module.load_state_dict(part)
-                return int(checkpoint.state["progress"]["step"])
-            except RuntimeError as error:
-                reason = " ".join(str(error).split())
+        return step
+    first = next(iter(wanted))
+    fitting: dict[tuple[int, ...], dict[str, Tensor]] = {}  # by identity: objectives share modules
+    for prefix in [name.removesuffix(first) for name in weights if f".{name}".endswith(f".{first}")]:
+        found = part(weights, prefix)
+        if all(name in found and found[name].shape == value.shape for name, value in wanted.items()):
+            fitting[tuple(id(found[name]) for name in wanted)] = found
+    if len(fitting) > 1:
+        raise InputError(
+            f"{checkpoint.path} holds {len(fitting)} parts that this {type(module).__name__} could be: "
+            "load the whole model."
+        )
+    reason = "no part of the run has these parameters"
+    for found in fitting.values():
+        try:
+            module.load_state_dict(found)
+            return step
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
     raise InputError(
         f"{checkpoint.path} does not fit this {type(module).__name__} ({reason}): build it with the "
         "settings of the run."
     )
+
+
+def _delivered(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """The objectives' tensors; of a stage under way with its best, else its averaged weights put in."""
+    tensors = checkpoint.tensors
+    kind = "best." if any(name.startswith("best.") for name in tensors) else "ema."
+    current = f"objective.{checkpoint.state['progress']['stage']}."
+    better = {
+        id(tensors[current + name.removeprefix(kind)]): value
+        for name, value in tensors.items()
+        if name.startswith(kind)
+    }
+    return {k: better.get(id(v), v) for k, v in tensors.items() if k.startswith("objective.")}
+
+
+def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The entries whose names begin with `prefix`, without it."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def _to_bytes(tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> bytes:

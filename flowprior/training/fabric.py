@@ -34,7 +34,7 @@ def start_fabric(device: str = "auto", devices: int = 1, precision: str = "32-tr
         devices=[place.index] if place.index is not None and local == 1 else local,
         num_nodes=max(1, total // local),
         strategy="ddp" if total > 1 else "auto",
-        precision=precision,  # type: ignore[arg-type]
+        precision=precision,
     )
     fabric.launch()
     return fabric
@@ -55,8 +55,9 @@ def check_precision(precision: str, place: torch.device) -> None:
 def _import_fabric() -> Any:
     """Lightning's Fabric, without two habits of its import.
 
-    It sets an environment variable after which every call of `torch.cuda.is_available` opens the driver's library
-    anew, and torch's optimizers ask that at each step: 0.17 ms on a machine without a GPU. And it greets.
+    It sets an environment variable after which every call of `torch.cuda.is_available` opens the driver's
+    library anew, and torch's optimizers ask that at each step: 0.17 ms on a machine without a GPU. And it
+    greets at every start.
     """
     before = os.environ.get(NVML_CHECK)
     from lightning_fabric import Fabric

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ from flowprior.training.checkpoint import Checkpoint, has_checkpoints, load_chec
 from flowprior.training.fabric import start_fabric
 from flowprior.training.logs import MetricsLog, progress_bar
 from flowprior.training.optimizers import check_count
-from flowprior.training.players import copy_from_first_process, gather_over_processes
-from flowprior.training.stage_run import StageRun, own_random_state, part
+from flowprior.training.resume import Progress, collect, place, restore
+from flowprior.training.stage_run import StageRun, own_random_state
 from flowprior.training.stages import Stage
 
 
@@ -55,22 +55,6 @@ class TrainResult:
     history: list[dict[str, Any]]
     best_epoch: int | None
     finished: bool
-
-
-@dataclass
-class Progress:
-    """Where a run stands, as JSON values: with the tensors of a checkpoint, all that is needed to go on."""
-
-    stage: int = 0
-    epoch: int = 0  # of the stage
-    batch: int = 0  # the next one of the epoch
-    step: int = 0  # of the run
-    seconds: float = 0.0
-    epoch_began: float = 0.0  # in seconds of the run
-    under_way: bool = False  # within a stage, rather than between two
-    best: float | None = None
-    best_epoch: int | None = None
-    history: list[dict[str, Any]] = field(default_factory=list)
 
 
 def train(
@@ -166,11 +150,14 @@ class _Loop:
         self.clock = time.perf_counter()
         self.limit = math.inf if self.max_steps is None else self.max_steps
         for stage in self.stages:
-            self._place(stage)
+            place(stage.objective, self.fabric)
 
     def run(self, checkpoint: Checkpoint | None, shown: bool, tensorboard: bool) -> TrainResult:
         """All stages, or what a checkpoint left of them."""
-        tensors = None if checkpoint is None else self._restore(checkpoint)
+        tensors = None
+        if checkpoint is not None:
+            self.progress = restore(checkpoint, self.stages, self.meter, self.fabric)
+            tensors = checkpoint.tensors if self.progress.under_way else None
         kept = 0 if checkpoint is None else int(checkpoint.state["log_bytes"])
         folder = self.folder if self.fabric.is_global_zero else None
         with MetricsLog(folder, kept, self.progress.step, tensorboard) as self.log:
@@ -302,79 +289,19 @@ class _Loop:
             finished=progress.stage == len(self.stages),
         )
 
-    # ---- checkpoints ----
-
     def _save(self, current: StageRun | None) -> None:
         """Write a checkpoint; `current` is None between stages."""
         if self.folder is None:
             return
-        self.progress.under_way = current is not None
         if current is not None:
             current.check(self.progress.step, self.progress.epoch, self.progress.batch)
             current.check_weights(self.progress.step)
-            copy_from_first_process(current.objective, self.fabric)
-        tensors = {} if current is None else current.state()
-        for index, stage in enumerate(self.stages):
-            state = stage.objective.state_dict()
-            tensors |= {f"objective.{index}.{name}": value for name, value in state.items()}
-        for name, values in self.meter.pending.items():
-            tensors[f"window.{name}"] = self._mean_over_processes(torch.stack(values))
-        for kind, random in self._random_states().items():
-            gathered = gather_over_processes(random, self.fabric)
-            tensors |= {f"random.{kind}.{rank}": value for rank, value in enumerate(gathered)}
         self.progress.seconds, self.clock = self._seconds(), time.perf_counter()
+        tensors, state = collect(self.stages, current, self.progress, self.meter, self.fabric)
         if self.fabric.is_global_zero:
-            state = {
-                "progress": asdict(self.progress),
-                "epoch_sums": self.meter.sums,
-                "epoch_counts": self.meter.counts,
-                "scaler": self.fabric.strategy.precision.state_dict(),
-                "window": list(self.meter.pending),
-                "log_bytes": self.log.position(),
-                "stages": [stage.name for stage in self.stages],
-            }
+            state["log_bytes"] = self.log.position()
             save_checkpoint(self.folder, self.progress.step, tensors, state, self.keep)
         self.fabric.barrier()
-
-    def _restore(self, checkpoint: Checkpoint) -> dict[str, Tensor] | None:
-        """Take over a checkpoint; returns the tensors for a stage under way, None between stages."""
-        state, tensors = checkpoint.state, checkpoint.tensors
-        names = [stage.name for stage in self.stages]
-        if state["stages"] != names:
-            raise InputError(
-                f"{checkpoint.path} comes from a run with the stages {state['stages']}, and `stages` are "
-                f"{names}: resume with the settings of the run."
-            )
-        for index, stage in enumerate(self.stages):
-            try:
-                stage.objective.load_state_dict(part(tensors, f"objective.{index}."))
-            except RuntimeError as error:
-                reason = " ".join(str(error).split())
-                raise InputError(
-                    f"{checkpoint.path} does not fit stage {stage.name!r} ({reason}): resume with the "
-                    "settings of the run."
-                ) from error
-            self._place(stage)
-        self.progress = Progress(**state["progress"])
-        self.meter.sums, self.meter.counts = state["epoch_sums"], state["epoch_counts"]
-        window = part(tensors, "window.")
-        self.meter.pending = {name: [*window[name].to(self.fabric.device)] for name in state["window"]}
-        self.fabric.strategy.precision.load_state_dict(state["scaler"])
-        rank = self.fabric.global_rank
-        if f"random.cpu.{rank}" in tensors:
-            torch.set_rng_state(tensors[f"random.cpu.{rank}"].cpu())
-        if f"random.cuda.{rank}" in tensors and self.fabric.device.type == "cuda":
-            torch.cuda.set_rng_state(tensors[f"random.cuda.{rank}"].cpu(), self.fabric.device)
-        return tensors if self.progress.under_way else None
-
-    def _random_states(self) -> dict[str, Tensor]:
-        states = {"cpu": torch.get_rng_state()}
-        if self.fabric.device.type == "cuda":
-            states["cuda"] = torch.cuda.get_rng_state(self.fabric.device)
-        return states
-
-    def _place(self, stage: Stage) -> None:
-        self.fabric.strategy.precision.convert_module(stage.objective).to(self.fabric.device)
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """A stage under way: its data, players, averaged and best weights, and what one step does."""
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +10,7 @@ from torch import Tensor
 from flowprior.data.batches import Batches
 from flowprior.errors import InputError, RunError
 from flowprior.training.averages import Meter, WeightAverage
+from flowprior.training.checkpoint import part
 from flowprior.training.finite import find_fault
 from flowprior.training.players import (
     Player,
@@ -46,7 +46,7 @@ class StageRun:
         self.scaled = (
             self.precision.precision == "16-mixed"
         )  # overflowing gradients are then part of the plan
-        self.eager = fabric.device.type == "cpu"  # reading a number is free: look at every step
+        self.eager = reading_is_free(fabric.device)  # then each step is looked at before it is taken
         if stage.batch_size % fabric.world_size:
             raise InputError(
                 f"`batch_size` (={stage.batch_size}) of stage {stage.name!r} must be a multiple of the "
@@ -75,14 +75,12 @@ class StageRun:
         self.best: dict[str, Tensor] = {}
         self.steps_per_epoch = len(self.batches)
         self.steps = stage.epochs * self.steps_per_epoch
-        self._one = torch.ones(1, device=fabric.device)
-        self._found = torch.zeros(
-            1, device=fabric.device
-        )  # becomes 1 at a gradient that is not finite, for good
-        self._bad_steps = torch.zeros(1, device=fabric.device)
+        self._one = torch.ones((), device=fabric.device)
+        self._bad = torch.zeros((), device=fabric.device)  # 1 from the first number on that is not finite
+        self._bad_steps = torch.zeros((), device=fabric.device)
         if not self.eager and not self.scaled:
             for player in self.players:  # fused Adam reads it on the device and then leaves the weights alone
-                player.optimizer.found_inf = self._found  # type: ignore[attr-defined]
+                player.optimizer.found_inf = self._bad  # type: ignore[attr-defined]
 
     def train_mode(self) -> None:
         """Before the steps of an epoch."""
@@ -100,12 +98,12 @@ class StageRun:
             gradients = player.gradients()
             average_over_processes(gradients, self.fabric)
             if not self.scaled:
-                torch._amp_foreach_non_finite_check_and_unscale_(gradients, self._found, self._one)
-            if self.eager:
-                if self._found.item() or not math.isfinite(terms["loss"].item()):
+                numbers = [*gradients, terms["loss"].detach()]
+                torch._amp_foreach_non_finite_check_and_unscale_(numbers, self._bad, self._one)
+                if not self.eager:
+                    self._bad_steps += self._bad
+                elif self._bad.item():
                     self._stop(player, batch, step, random)
-            else:
-                self._bad_steps += self._found
             for name, value in terms.items():
                 self.meter.add(player.term(name), value.detach())
             if self.stage.clip is not None:
@@ -114,7 +112,7 @@ class StageRun:
                 self.meter.add(player.term("gradient_norm"), norm)
             player.set_rates(stage_step, self.steps, self.steps_per_epoch)
             player.fabric_optimizer.step()
-        self.average.update()
+        self.average.update(stage_step)
 
     def check(self, step: int, epoch: int, batch: int) -> None:
         """On a GPU, after the fact: stop if a loss or gradient since the last look was not finite.
@@ -219,14 +217,14 @@ class StageRun:
             player.load_state(part(tensors, f"optimizer.{player.name}."))
 
 
+def reading_is_free(device: torch.device) -> bool:
+    """Whether a number can be read without waiting for the device to catch up."""
+    return device.type == "cpu"
+
+
 @contextmanager
 def own_random_state(device: torch.device, seed: int) -> Iterator[None]:
     """Inside, torch draws from `seed` on; afterwards as if nothing had been drawn."""
     with torch.random.fork_rng([device.index or 0] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
-
-
-def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The entries whose names begin with `prefix`, without it."""
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

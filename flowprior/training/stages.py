@@ -34,8 +34,9 @@ class Stage:
         optimizers: for all parameter groups, or one for each by name.
         frozen: names of groups that are not trained in this stage; modules all of whose parameters are frozen
             stay in evaluation mode, so that batch statistics rest as well.
-        ema: decay a step of an exponential moving average of the weights. Validation and `on_epoch` see the
-            averaged weights, and at the end of the stage the model gets them.
+        ema: decay a step of an exponential moving average of the weights, less in the first steps (see
+            `WeightAverage`). Validation and `on_epoch` see the averaged weights, and at the end of the stage
+            the model gets them.
         clip: largest norm of a player's gradient.
         validation: the part of the data that is held out (its choice follows from the run's seed), or data of
             its own. It is evaluated after every epoch with the same noise each time.

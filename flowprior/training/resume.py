@@ -1,0 +1,111 @@
+"""What a checkpoint of a training holds, and how a training goes on from it."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from flowprior.errors import InputError
+from flowprior.training.averages import Meter
+from flowprior.training.checkpoint import Checkpoint, part
+from flowprior.training.players import (
+    average_over_processes,
+    copy_from_first_process,
+    gather_over_processes,
+)
+from flowprior.training.stage_run import StageRun
+from flowprior.training.stages import Stage
+
+
+@dataclass
+class Progress:
+    """Where a run stands, as JSON values: with the tensors of a checkpoint, all that is needed to go on."""
+
+    stage: int = 0
+    epoch: int = 0  # of the stage
+    batch: int = 0  # the next one of the epoch
+    step: int = 0  # of the run
+    seconds: float = 0.0
+    epoch_began: float = 0.0  # in seconds of the run
+    under_way: bool = False  # within a stage, rather than between two
+    best: float | None = None
+    best_epoch: int | None = None
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def collect(
+    stages: Sequence[Stage], current: StageRun | None, progress: Progress, meter: Meter, fabric: Any
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """All tensors of a run and all else as JSON values; `current` is None between stages.
+
+    Every process calls it: batch statistics become those of process 0, open windows their means.
+    """
+    progress.under_way = current is not None
+    tensors: dict[str, Tensor] = {}
+    if current is not None:
+        copy_from_first_process(current.objective, fabric)
+        tensors |= current.state()
+    for index, stage in enumerate(stages):
+        state = stage.objective.state_dict()
+        tensors |= {f"objective.{index}.{name}": value for name, value in state.items()}
+    window = {f"window.{name}": torch.stack(values) for name, values in meter.pending.items()}
+    average_over_processes(list(window.values()), fabric)
+    tensors |= window
+    states = {"cpu": torch.get_rng_state()}
+    if fabric.device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(fabric.device)
+    for kind, random in states.items():
+        gathered = gather_over_processes(random, fabric)
+        tensors |= {f"random.{kind}.{rank}": value for rank, value in enumerate(gathered)}
+    return tensors, {
+        "progress": asdict(progress),
+        "epoch_sums": meter.sums,
+        "epoch_counts": meter.counts,
+        "scaler": fabric.strategy.precision.state_dict(),
+        "window": list(meter.pending),
+        "stages": [stage.name for stage in stages],
+    }
+
+
+def restore(checkpoint: Checkpoint, stages: Sequence[Stage], meter: Meter, fabric: Any) -> Progress:
+    """Put a checkpoint into the objectives, the meter and the random state; returns where the run stands.
+
+    What belongs to the stage under way is left to `StageRun.load_state`.
+
+    Raises:
+        InputError: if the checkpoint is from other stages.
+    """
+    state, tensors = checkpoint.state, checkpoint.tensors
+    names = [stage.name for stage in stages]
+    if state["stages"] != names:
+        raise InputError(
+            f"{checkpoint.path} comes from a run with the stages {state['stages']}, and `stages` are "
+            f"{names}: resume with the settings of the run."
+        )
+    for index, stage in enumerate(stages):
+        try:
+            stage.objective.load_state_dict(part(tensors, f"objective.{index}."))
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise InputError(
+                f"{checkpoint.path} does not fit stage {stage.name!r} ({reason}): resume with the settings "
+                "of the run."
+            ) from error
+        place(stage.objective, fabric)
+    meter.sums, meter.counts = state["epoch_sums"], state["epoch_counts"]
+    window = part(tensors, "window.")
+    meter.pending = {name: [*window[name].to(fabric.device)] for name in state["window"]}
+    fabric.strategy.precision.load_state_dict(state["scaler"])
+    rank = fabric.global_rank
+    if f"random.cpu.{rank}" in tensors:  # absent if there were fewer processes before
+        torch.set_rng_state(tensors[f"random.cpu.{rank}"].cpu())
+    if f"random.cuda.{rank}" in tensors and fabric.device.type == "cuda":
+        torch.cuda.set_rng_state(tensors[f"random.cuda.{rank}"].cpu(), fabric.device)
+    return Progress(**state["progress"])
+
+
+def place(module: nn.Module, fabric: Any) -> None:
+    """Move a module to the device and, for true 64-bit precision, to its dtype."""
+    fabric.strategy.precision.convert_module(module).to(fabric.device)
