@@ -10,12 +10,12 @@ Import this module lazily: Pyro is slow to import.
 from functools import partial
 
 import torch
-from flowprior.pyro_names import AffineCoupling as PyroAffineCoupling
 from torch import Tensor, nn
 from torch.distributions.transforms import AffineTransform
 
 from flowprior.bijectors.actnorm import ActNormBase
 from flowprior.bijectors.conditioner import AffineConditioner
+from flowprior.pyro_names import AffineCoupling as PyroAffineCoupling
 
 INFINITY = float("inf")
 

@@ -198,7 +198,7 @@ def prior_stage(
         model: an autoencoder, whose codes of data["x"] are taken when the stage begins; or a prior, which is
             trained on data["z"] as it is.
         data: as for `joint_stage`.
-        optimizers: default Adam, one-cycle up to 2e-3, weight decay 1e-5.
+        optimizers: default Adam, one-cycle up to 3e-3, weight decay 1e-5.
         initialize: give the prior its data-dependent start (`Prior.initialize`). False to go on from where it
             is.
         standardize: how a FlowPrior scales the latents in that start: "full", "diagonal" or None.
@@ -215,7 +215,7 @@ def prior_stage(
     def encode(tensors: Tensors) -> Tensors:
         return latents(model, with_context(prior, tensors))
 
-    settings = OptimizerSettings(lr=2e-3, weight_decay=1e-5, schedule="one_cycle")
+    settings = OptimizerSettings(lr=3e-3, weight_decay=1e-5, schedule="one_cycle")
     return Stage(
         name,
         LatentNLL(prior),
