@@ -165,17 +165,18 @@ class _Loop:
                 self._save(None)
             while self.progress.stage < len(self.stages) and self.progress.step < self.limit:
                 stage = self.stages[self.progress.stage]
-                with own_random_state(
-                    self.fabric.device, self.seed
-                ):  # a resumed run prepares again, and must not draw twice
+                # A resumed run prepares its stage again: that must not move the random state of the training.
+                with own_random_state(self.fabric.device, self.seed):
                     current = StageRun(stage, self.fabric, self.seed, self.meter, fresh=tensors is None)
-                if tensors is not None:
+                if tensors is None:
+                    self.progress.epoch_began = self._seconds()
+                else:
                     current.load_state(tensors)
                     tensors = None
                 done = self.progress.epoch * current.steps_per_epoch + self.progress.batch
-                with progress_bar(stage.name, current.steps, done, shown) as self.bar:
+                with current.released(), progress_bar(stage.name, current.steps, done, shown) as self.bar:
                     ended = self._run_stage(current)
-                current.finish()
+                    current.deliver()
                 if not ended:
                     break
                 self.progress.stage += 1
@@ -214,11 +215,10 @@ class _Loop:
     def _stopping(self) -> bool:
         if self.fabric.world_size == 1:
             return self.interrupted()
-        if (
-            self.progress.step % self.log_every
-        ):  # all processes must stop at one step: they agree now and then
+        if self.progress.step % self.log_every:  # all processes must stop together: they agree now and then
             return False
-        return bool(self.fabric.all_reduce(torch.tensor(float(self.interrupted())), reduce_op="sum"))
+        received = torch.tensor(float(self.interrupted()), device=self.fabric.device)
+        return bool(self.fabric.all_reduce(received, reduce_op="sum"))
 
     def _close_window(self, current: StageRun) -> None:
         progress = self.progress
@@ -239,15 +239,13 @@ class _Loop:
         progress.epoch, progress.batch = progress.epoch + 1, 0
         with current.as_delivered():
             valid = current.validate(progress.step)
-            monitored = valid.get(current.players[0].term("loss", "valid"))
-            if monitored is not None and not monitored >= (
-                math.inf if progress.best is None else progress.best
-            ):
-                if math.isnan(monitored):
-                    raise RunError(
-                        f"The validation loss of stage {stage.name!r} after epoch {progress.epoch} is not "
-                        "a number: look for such values in the validation data."
-                    )
+            monitored = valid.get(current.players[0].term("loss", "valid"), math.inf)
+            if math.isnan(monitored):
+                raise RunError(
+                    f"The validation loss of stage {stage.name!r} after epoch {progress.epoch} is not a "
+                    "number: look for such values in the validation data."
+                )
+            if monitored < (math.inf if progress.best is None else progress.best):
                 progress.best, progress.best_epoch = monitored, progress.epoch
                 if stage.keep_best:
                     current.keep_best()

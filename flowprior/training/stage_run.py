@@ -189,17 +189,24 @@ class StageRun:
         """Remember the weights as they are now: within `as_delivered`, the averaged ones."""
         self.best = {name: value.detach().clone() for name, value in self.objective.state_dict().items()}
 
-    def finish(self) -> None:
-        """Give the modules the weights that the stage delivers: best, else averaged, else last ones."""
+    def deliver(self) -> None:
+        """Give the modules the weights of the stage: the best, else the averaged, else the last ones."""
         if self.best:
             self.objective.load_state_dict(self.best)
         else:
             self.average.adopt()
-        for module, training in self.modes.items():
-            module.training = training
-        for parameter, wanted in self.wanted_gradients.items():
-            parameter.requires_grad_(wanted)
-            parameter.grad = None
+
+    @contextmanager
+    def released(self) -> Iterator[None]:
+        """Afterwards, however it ends, modules and parameters have the modes they had before the stage."""
+        try:
+            yield
+        finally:
+            for module, training in self.modes.items():
+                module.training = training
+            for parameter, wanted in self.wanted_gradients.items():
+                parameter.requires_grad_(wanted)
+                parameter.grad = None
 
     def state(self) -> dict[str, Tensor]:
         """All tensors of the stage beside its objective's."""

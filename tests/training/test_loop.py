@@ -243,6 +243,18 @@ def test_the_callers_random_state_and_modes_are_left_alone() -> None:
     assert all(parameter.grad is None for parameter in objective.parameters())
 
 
+def test_an_interrupted_training_leaves_modes_as_they_were() -> None:
+    objective = Regression().eval()
+
+    def interrupt(end: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train([stage(objective, frozen=("inner",))], on_epoch=interrupt, **QUIET)
+    assert not objective.training
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in objective.parameters())
+
+
 def test_seeds_repeat_and_differ() -> None:
     def weights(seed: int, **options) -> Tensor:
         objective = Regression(noise=0.1)
