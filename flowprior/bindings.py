@@ -82,7 +82,9 @@ def check(bindings: Sequence[Binding], table: Mapping[str, Callable[..., Any]]) 
     for binding in bindings:
         value = _settled(binding.value, values, binding.place)
         if not binding.target:
-            if binding.key not in used and binding.key != "SIZE":
+            if binding.key not in used and binding.key == "SIZE":
+                raise InputError(f"{binding.place}: this config has one size only: leave `--size` out.")
+            if binding.key not in used:
                 raise InputError(
                     f"{binding.place}: nothing reads the macro `{binding.key}`"
                     f"{nearest(binding.key, used) or ': remove the line.'}"

@@ -14,7 +14,7 @@ from flowprior.bindings import nearest
 from flowprior.commands.measure import as_input
 from flowprior.commands.runs import FIGURES, METRICS
 from flowprior.errors import InputError
-from flowprior.priors.pretrained import write_atomically
+from flowprior.files import write_atomically
 from flowprior.training.experiment import Experiment
 from flowprior.training.stages import with_context
 

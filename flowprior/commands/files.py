@@ -13,7 +13,7 @@ from torch import Tensor
 
 from flowprior.bindings import nearest
 from flowprior.errors import InputError
-from flowprior.priors.pretrained import write_atomically
+from flowprior.files import write_atomically
 
 ARRAYS = (".npy", ".npz", ".pt")
 

@@ -12,12 +12,13 @@ from flowprior.commands.files import make_folder
 from flowprior.commands.measure import check_metrics, measure
 from flowprior.commands.runs import CONFIG, FIGURES, REPORT
 from flowprior.errors import InputError
-from flowprior.priors.pretrained import write_atomically
+from flowprior.files import write_atomically
 from flowprior.training.checkpoint import has_checkpoints
 from flowprior.training.experiment import Experiment
 from flowprior.training.fabric import check_precision, resolve_device
 from flowprior.training.loop import EpochEnd, TrainResult, train
 
+FREE = ("experiment.steps =", "Source.root =")  # lines of a config that may differ on resuming
 GRIDS = 8  # sheets of samples that a stage leaves in RUN/figures, about
 
 
@@ -41,7 +42,7 @@ def run(
         config: the operative config, written to RUN/config.gin.
         folder: the run folder, by default runs/<name>.
         settings: what the report shows of the config.
-        resume: go on from the newest valid checkpoint; the config must be that of the run but for `steps`.
+        resume: go on from the newest valid checkpoint; the config must be that of the run but for `FREE`.
         steps: optimizer steps at most.
         device, precision, devices, progress: as for `train`.
 
@@ -66,7 +67,7 @@ def run(
         device=device,
         devices=devices,
         precision=precision,
-        resume=resume,
+        resume=resume and has_checkpoints(folder),  # a run killed before its first one begins anew
         max_steps=steps,
         progress=progress,
         on_epoch=lambda end: _leave_grid(experiment, folder, end),
@@ -77,11 +78,11 @@ def run(
 def _check_folder(folder: Path, config: str, resume: bool) -> None:
     """Refuse to write over another run, or to resume under another config."""
     if resume:
-        if not has_checkpoints(folder):
+        if not (folder / CONFIG).is_file():
             raise InputError(f"There is nothing to resume in '{folder}': start the run without --resume.")
-        old = _settings(folder / CONFIG)
-        changed = [line for line in config.splitlines() if line not in old and not _of_steps(line)]
-        if changed and old:
+        old = (folder / CONFIG).read_text(encoding="utf-8").splitlines()
+        changed = [line for line in config.splitlines() if line not in old and not line.startswith(FREE)]
+        if changed:
             raise InputError(
                 f"The config differs from that of the run in '{folder}' (`{changed[0].strip()}`): resume "
                 f"with {folder / CONFIG}, or start a new run with another --out."
@@ -94,14 +95,6 @@ def _check_folder(folder: Path, config: str, resume: bool) -> None:
         )
     if folder.exists() and not folder.is_dir():
         raise InputError(f"The run folder '{folder}' is a file: choose another --out.")
-
-
-def _settings(path: Path) -> set[str]:
-    return set(path.read_text(encoding="utf-8").splitlines()) if path.is_file() else set()
-
-
-def _of_steps(line: str) -> bool:
-    return line.startswith("experiment.steps =")
 
 
 def _leave_grid(experiment: Experiment, folder: Path, end: EpochEnd) -> None:

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from flowprior.config import load
+from flowprior.errors import InputError
 from flowprior.shipped import shipped, summary
 
 
@@ -41,6 +42,12 @@ def test_both_sizes_build_and_the_header_says_what_is_owed(name):
     assert f"flowprior train {name}" in header
     assert "Paper" in header or "paper" in header
     assert summary(shipped()[name])
+
+
+def test_a_size_for_a_config_of_one_size_is_refused(tmp_path):
+    (tmp_path / "one.gin").write_text("experiment.source = @Source()\nSource.name = 'digits'\n")
+    with pytest.raises(InputError, match="one size only: leave `--size` out"):
+        load([str(tmp_path / "one.gin")], ["SIZE = 'paper'"])
 
 
 def test_a_row_of_the_comparison_moves_to_another_data_set_by_one_binding(data_root):
