@@ -3,12 +3,13 @@
 import hashlib
 import logging
 import os
-import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from flowprior.files import write_atomically
 
 _log = logging.getLogger(__name__)
 
@@ -75,22 +76,12 @@ def _read(path: Path, key: str) -> dict[str, Tensor] | None:
 
 
 def _write(path: Path, key: str, tensors: Mapping[str, Tensor]) -> None:
-    """Temporary file in the same folder, fsync, rename: readers see the old file, the new one or none."""
     from safetensors.torch import save
 
     held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     payload = save(held, metadata={"key": key, "sha256": _checksum(held)})
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(payload)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    write_atomically(path, payload)
 
 
 def _checksum(tensors: Mapping[str, Tensor]) -> str:

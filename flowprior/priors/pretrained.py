@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 from flowprior.errors import InputError
+from flowprior.files import write_atomically
 from flowprior.priors.prior import Prior
 
 FORMAT = 1  # raised when a file written today could no longer be read as it is
@@ -70,26 +69,6 @@ def load(cls: type[P], folder: Path, bijector: object = None) -> P:
         reason = " ".join(str(error).split())
         raise InputError(f"{folder / MODEL} does not fit the prior of its {CONFIG}: {reason}") from error
     return prior
-
-
-def write_atomically(path: Path, payload: bytes) -> None:
-    """Write a file whole or not at all: a temporary one beside it, fsync, rename, fsync of the folder."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(payload)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _describe(prior: Prior) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from flowprior.errors import InputError, RunError
-from flowprior.priors.pretrained import write_atomically
+from flowprior.files import write_atomically
 
 log = logging.getLogger(__name__)
 
