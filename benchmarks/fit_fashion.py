@@ -3,8 +3,8 @@
     python benchmarks/fit_fashion.py --run RUN --data-root DATA
 
 RUN is a run of glf/refit (or of any deterministic autoencoder) on Fashion-MNIST, such as the comparison's
-runs/glf_fashion_cpu/glf_refit-seed0. All priors are fitted to the codes of the 60,000 training images. The NLL
-is that of the codes of the 10,000 test images, in nats; the distance is `fd_classifier` of 10,000 decoded
+runs/glf_fashion_cpu/glf_refit-seed0. All priors are fitted to the codes of the 60,000 training images. The
+NLL is that of the codes of the 10,000 test images, in nats; the distance is `fd_classifier` of 10,000 decoded
 samples to the test images, mean over ten sets of samples, divided by that of the reconstructed test images.
 Writes benchmarks/results/fit_fashion.json (--out) and prints the table.
 """

@@ -1,10 +1,10 @@
 """The main comparison: Generative Latent Flow and its rivals on one data set, network and budget.
 
-    python benchmarks/glf_fashion.py --data-root DATA --weights WEIGHTS [--size cpu] [--seeds 1] [--row glf]...
+    python benchmarks/glf_fashion.py --data-root DATA --weights WEIGHTS [--size cpu] [--seeds 1]
 
-Each row is a shipped config; its run goes to RUNS/<row>-seed<k> and is skipped when it is there already, so
-that an interrupted comparison goes on where it was, and rows can be shared among processes. Distances are those
-of 10,000 samples to the 10,000 test images, for five sets of samples a run: one set varies by a few percent.
+Each row is a shipped config; its run goes to RUNS/<row>-seed<k> and is skipped when it is there, so that an
+interrupted comparison goes on where it was, and rows can be shared among processes. Distances are those of
+10,000 samples to the 10,000 test images, for five sets of samples a run: one set varies by a few percent.
 Writes benchmarks/results/glf_fashion_<size>.json (--out) and prints the table.
 """
 

@@ -12,12 +12,13 @@ from collections.abc import Callable
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, Independent, Normal
+from torch.distributions import Independent, Normal
 from torchvision.utils import make_grid, save_image
 
 from flowprior import FlowPrior  # changed line 1: the import
 
-LATENTS = 8
+LATENTS = 4
+PIXEL_SCALE = 0.1  # standard deviation of a pixel, in [0, 1]
 
 
 class VAE(nn.Module):
@@ -35,12 +36,13 @@ class VAE(nn.Module):
         mean, log_scale = self.encoder(x).chunk(2, dim=-1)
         q = Independent(Normal(mean, log_scale.exp()), 1)
         z = q.rsample()
-        reconstruction = Independent(Bernoulli(logits=self.decoder(z)), 1).log_prob(x)
+        reconstruction = Independent(Normal(self.decoder(z), PIXEL_SCALE), 1).log_prob(x)
         return reconstruction + self.prior.log_prob(z) - q.log_prob(z)  # (N,) nats
 
     @torch.no_grad()
     def sample(self, n: int) -> Tensor:
-        return self.decoder(self.prior.sample((n,))).sigmoid().view(n, 1, 8, 8)
+        images = self.decoder(self.prior.sample((n,))).clamp(0, 1).view(n, 1, 8, 8)
+        return nn.functional.interpolate(images, scale_factor=4)  # larger, to be looked at
 
 
 def train(vae: VAE, x: Tensor, epochs: int) -> None:
@@ -74,10 +76,10 @@ def main() -> None:
         train(vae, training, options.epochs)
         with torch.no_grad():
             elbos.append(torch.stack([vae.elbo(held_out).mean() for _ in range(100)]).mean().item())
-        sheets.append(make_grid(vae.sample(64), nrow=8, padding=1, pad_value=1.0))
+        sheets.append(make_grid(vae.sample(64), nrow=8, padding=4, pad_value=1.0))
         print(f"{name}: held-out ELBO {elbos[-1]:.2f} nats")
     print(f"gain: {elbos[1] - elbos[0]:+.2f} nats")
-    save_image(torch.cat([sheets[0], torch.ones(3, sheets[0].shape[1], 8), sheets[1]], dim=2), options.out)
+    save_image(torch.cat([sheets[0], torch.ones(3, sheets[0].shape[1], 24), sheets[1]], dim=2), options.out)
     print(f"samples before (left) and after (right): {options.out}")
 
 

@@ -12,16 +12,17 @@ import numpy as np
 import torch
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 from torchvision.utils import make_grid, save_image
 
-from flowprior import FlowPrior, fit
+from flowprior import FlowPrior, MixturePrior, fit
 
 
 def sheet(images: np.ndarray) -> Tensor:
     digits = torch.tensor(images, dtype=torch.float32).clamp(0, 1).view(-1, 1, 8, 8)
-    return make_grid(digits, nrow=8, padding=1, pad_value=1.0)
+    larger = nn.functional.interpolate(digits, scale_factor=4)  # to be looked at
+    return make_grid(larger, nrow=8, padding=4, pad_value=1.0)
 
 
 def main() -> None:
@@ -35,7 +36,7 @@ def main() -> None:
     codes, held_out = pca.transform(pixels[:1500]), pca.transform(pixels[1500:])
 
     torch.manual_seed(0)
-    prior = FlowPrior(16, base="mixture")
+    prior = FlowPrior(16, base=MixturePrior(16, components=15))  # a component for every hundred codes
     fit(prior, codes, epochs=options.epochs, progress=False)
 
     gaussian = MultivariateNormal(torch.tensor(codes.mean(0)), torch.tensor(np.cov(codes.T)))
@@ -46,7 +47,7 @@ def main() -> None:
 
     rows = (held_out[:64], gaussian.sample((64,)).numpy(), prior.sample(64).numpy())
     sheets = [sheet(pca.inverse_transform(z)) for z in rows]
-    gap = torch.ones(3, sheets[0].shape[1], 8)
+    gap = torch.ones(3, sheets[0].shape[1], 24)
     save_image(torch.cat([sheets[0], gap, sheets[1], gap, sheets[2]], dim=2), options.out)
     print(f"held-out digits, samples of a Gaussian, samples of the fitted prior: {options.out}")
 
