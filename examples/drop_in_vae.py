@@ -17,7 +17,7 @@ from torchvision.utils import make_grid, save_image
 
 from flowprior import FlowPrior  # changed line 1: the import
 
-LATENTS = 4
+LATENTS = 8
 PIXEL_SCALE = 0.1  # standard deviation of a pixel, in [0, 1]
 
 
