@@ -134,7 +134,7 @@ class FlowPrior(InvertiblePrior):
         """
         if standardize not in ("full", "diagonal", None):
             raise InputError(f"`standardize` (={standardize!r}) must be 'full', 'diagonal' or None.")
-        latents, context = self._check_latents(latents, context)
+        latents, context = self.check_latents(latents, context)
         with torch.no_grad(), torch.autocast(latents.device.type, enabled=False):
             self.whitening = None
             if standardize is not None:

@@ -155,7 +155,7 @@ class Prior(nn.Module, ABC):
         Raises:
             InputError: if the latents have the wrong shape, hold NaN or infinity, or are too few.
         """
-        latents, context = self._check_latents(latents, context)
+        latents, context = self.check_latents(latents, context)
         with torch.no_grad(), torch.autocast(latents.device.type, enabled=False):
             self._initialize(latents, context, seed)
 
@@ -231,7 +231,12 @@ class Prior(nn.Module, ABC):
         shape = broadcast_batches(batch, context.shape[:-1], "z", "context")
         return z.expand(shape + self.event_shape), context.expand(*shape, context.shape[-1])
 
-    def _check_latents(self, latents: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def check_latents(self, latents: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Latents (N, *event) and context (N, C) as this prior takes them, on its device and in its dtype.
+
+        Raises:
+            InputError: if a shape does not fit, there are too few rows, or one holds NaN or infinity.
+        """
         if not isinstance(latents, Tensor):
             raise InputError(
                 f"`latents` (a {type(latents).__name__}) must be a tensor: torch.as_tensor makes one."

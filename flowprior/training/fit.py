@@ -11,7 +11,7 @@ from flowprior.errors import InputError
 from flowprior.priors.flow import Standardize
 from flowprior.priors.prior import Prior
 from flowprior.training.loop import train
-from flowprior.training.optimizers import OptimizerSettings, Schedule
+from flowprior.training.optimizers import OptimizerSettings, Schedule, check_count
 from flowprior.training.stages import prior_stage
 
 FEWEST_ROWS = 10
@@ -82,6 +82,7 @@ def fit(
     >>> fit(FlowPrior(2), latents, epochs=1, progress=False).best_epoch
     1
     """
+    check_count("epochs", epochs)
     tensors = {"z": _as_rows(latents, prior.dtype, "latents")}
     if context is not None:
         tensors["context"] = _as_rows(context, prior.dtype, "context")
@@ -89,7 +90,7 @@ def fit(
         raise InputError(
             f"`latents` has {len(tensors['z'])} rows, too few to fit a prior to: give at least {FEWEST_ROWS}."
         )
-    prior._check_latents(tensors["z"], tensors.get("context"))
+    prior.check_latents(tensors["z"], tensors.get("context"))
     stage = prior_stage(
         prior,
         tensors,

@@ -9,7 +9,7 @@ from flowprior.errors import InputError
 from flowprior.models import Autoencoder
 from flowprior.networks import MLP
 from flowprior.objectives import LatentFlow, LatentNLL
-from flowprior.priors import FlowPrior
+from flowprior.priors import FlowPrior, MixturePrior
 from flowprior.training import Experiment, OptimizerSettings, Stage, joint_stage, prior_stage, train
 
 QUIET = {"progress": False, "device": "cpu"}
@@ -74,6 +74,23 @@ def test_initialize_can_be_left_out_to_go_on_from_where_the_prior_is() -> None:
     whitening = model.prior.whitening
     train([prior_stage(model.prior, {"z": latents["z"] - 50}, initialize=False, epochs=1)], **QUIET)
     assert model.prior.whitening is whitening
+
+
+def test_a_stage_of_no_epochs_only_initializes() -> None:
+    """The papers' mixture on an autoencoder's codes: expectation maximisation, and no gradient step."""
+    from sklearn.mixture import GaussianMixture
+
+    latents = {"z": torch.randn(200, 2, generator=torch.Generator().manual_seed(0)).sinh()}
+    prior = MixturePrior(2, components=3, covariance="full", start="em")
+    result = train([prior_stage(prior, latents, epochs=0)], **QUIET)
+    expected = (
+        GaussianMixture(3, random_state=0).fit(latents["z"].numpy()).score_samples(latents["z"].numpy())
+    )
+    assert result.finished
+    assert result.steps == 0
+    torch.testing.assert_close(
+        prior.log_prob(latents["z"]).double(), torch.tensor(expected), atol=1e-3, rtol=0
+    )
 
 
 def test_joint_training_trains_both_parts() -> None:
