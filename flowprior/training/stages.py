@@ -29,7 +29,7 @@ class Stage:
         data: named tensors (N, ...), or a function that returns them: it is called when the stage begins, and
             again when a run is resumed within the stage, and must return the same (for instance the codes of
             an autoencoder that the stages before have trained).
-        epochs: passes over the data at most; 0 only runs `initialize`, which is all that a mixture by EM needs.
+        epochs: passes over the data at most; 0 only runs `initialize`, all that a mixture by EM needs.
         batch_size: examples a step, over all processes together.
         optimizers: for all parameter groups, or one for each by name.
         frozen: names of groups that are not trained in this stage; modules all of whose parameters are frozen

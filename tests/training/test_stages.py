@@ -89,7 +89,7 @@ def test_a_stage_of_no_epochs_only_initializes() -> None:
     assert result.finished
     assert result.steps == 0
     torch.testing.assert_close(
-        prior.log_prob(latents["z"]).double(), torch.tensor(expected), atol=1e-3, rtol=0
+        prior.log_prob(latents["z"]).double(), torch.tensor(expected).double(), atol=1e-3, rtol=0
     )
 
 
