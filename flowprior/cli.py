@@ -139,6 +139,7 @@ def train(
         settings=loaded.settings,
         resume=resume,
         steps=loaded.steps,
+        threads=loaded.threads,
         device=device,
         precision=loaded.precision,
         devices=devices,

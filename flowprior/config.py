@@ -37,6 +37,7 @@ class Loaded:
     experiment: "Experiment"
     precision: str
     steps: int | None
+    threads: int | None
     text: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
 
@@ -249,6 +250,7 @@ def experiment(
     metrics: tuple[str, ...] = ("reconstruction", "nll"),
     precision: str = "32-true",
     steps: int | None = None,
+    threads: int | None = None,
 ) -> Loaded:
     """The top of every config.
 
@@ -261,6 +263,7 @@ def experiment(
         metrics: what is measured when training is done.
         precision: of Lightning Fabric.
         steps: optimizer steps at most; None trains all stages to their ends.
+        threads: of the CPU; None takes torch's own number. Small networks run best on one.
     """
     import torch
 
@@ -270,7 +273,7 @@ def experiment(
         torch.manual_seed(seed)
         built = model()
     ready = [_ready(make(built, lambda: source.train().tensors())) for make in stages]
-    return Loaded(Experiment(name, source, built, ready, seed, metrics), precision, steps)
+    return Loaded(Experiment(name, source, built, ready, seed, metrics), precision, steps, threads)
 
 
 def _ready(stage: "Stage") -> "Callable[..., Stage]":

@@ -106,7 +106,10 @@ def _curves(experiment: Experiment, folder: Path) -> Figure:
         metrics = read_metrics(folder / METRICS)
     except InputError as error:  # stopped before the first line was logged
         raise NotApplicable(str(error)) from None
-    return training_curves({folder.name: metrics}, title=experiment.name)
+    terms = {
+        name: points for name, points in metrics.items() if name != "epoch" and not name.startswith("lr/")
+    }
+    return training_curves({folder.name: terms}, title=experiment.name)
 
 
 def _samples_sheet(experiment: Experiment, folder: Path) -> Image.Image:

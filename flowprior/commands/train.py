@@ -2,10 +2,13 @@
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from flowprior.commands import figures, report
 from flowprior.commands.files import make_folder
@@ -17,6 +20,7 @@ from flowprior.training.checkpoint import has_checkpoints
 from flowprior.training.experiment import Experiment
 from flowprior.training.fabric import check_precision, resolve_device
 from flowprior.training.loop import EpochEnd, TrainResult, train
+from flowprior.training.optimizers import check_count
 
 FREE = ("experiment.steps =", "Source.root =")  # lines of a config that may differ on resuming
 GRIDS = 8  # sheets of samples that a stage leaves in RUN/figures, about
@@ -30,6 +34,7 @@ def run(
     settings: Mapping[str, Any] | None = None,
     resume: bool = False,
     steps: int | None = None,
+    threads: int | None = None,
     device: str = "auto",
     precision: str = "32-true",
     devices: int = 1,
@@ -44,6 +49,7 @@ def run(
         settings: what the report shows of the config.
         resume: go on from the newest valid checkpoint; the config must be that of the run but for `FREE`.
         steps: optimizer steps at most.
+        threads: of the CPU; None takes torch's own number.
         device, precision, devices, progress: as for `train`.
 
     Raises:
@@ -60,19 +66,35 @@ def run(
     if first:
         make_folder(folder / FIGURES)
         write_atomically(folder / CONFIG, config.encode())
-    result = train(
-        experiment.build_stages(),
-        run=folder,
-        seed=experiment.seed,
-        device=device,
-        devices=devices,
-        precision=precision,
-        resume=resume and has_checkpoints(folder),  # a run killed before its first one begins anew
-        max_steps=steps,
-        progress=progress,
-        on_epoch=lambda end: _leave_grid(experiment, folder, end),
-    )
-    return _finish(experiment, folder, result, settings or {}, device, precision, devices) if first else {}
+    with _threads(threads):
+        result = train(
+            experiment.build_stages(),
+            run=folder,
+            seed=experiment.seed,
+            device=device,
+            devices=devices,
+            precision=precision,
+            resume=resume and has_checkpoints(folder),  # a run killed before its first one begins anew
+            max_steps=steps,
+            progress=progress,
+            on_epoch=lambda end: _leave_grid(experiment, folder, end),
+        )
+        if not first:
+            return {}
+        return _finish(experiment, folder, result, settings or {}, device, precision, devices)
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """`count` CPU threads inside, as many as before afterwards."""
+    before = torch.get_num_threads()
+    if count is not None:
+        check_count("threads", count)
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _check_folder(folder: Path, config: str, resume: bool) -> None:
