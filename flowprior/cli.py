@@ -26,6 +26,9 @@ class _Sentences(click.Group):
         except RunError as error:
             click.echo(f"flowprior: {error}", err=True)
             sys.exit(1)
+        except OSError as error:  # a full disk, a folder without permission
+            click.echo(f"flowprior: {error.strerror or error}: {error.filename or 'output'}", err=True)
+            sys.exit(1)
         except click.Abort:
             click.echo("flowprior: interrupted.", err=True)
             sys.exit(130)

@@ -55,11 +55,13 @@ def draw(experiment: Experiment, folder: Path, names: Sequence[str] = (), seed: 
 
 def save(figure: Figure | Image.Image, path: Path) -> None:
     """A figure or sheet as PNG, whole or not at all."""
+    from PIL.Image import Image
+
     stream = io.BytesIO()
-    if hasattr(figure, "savefig"):
-        figure.savefig(stream, format="png")
-    else:
+    if isinstance(figure, Image):
         figure.save(stream, format="PNG")
+    else:
+        figure.savefig(stream, format="png")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, stream.getvalue())
 

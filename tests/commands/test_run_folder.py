@@ -100,6 +100,43 @@ def test_plot_draws_all_that_applies(trained, flowprior, tmp_path):
     assert len(result.stdout.splitlines()) == len(drawn)
 
 
+MOONS = """
+experiment.source = @Source()
+Source.name = 'moons'
+Source.limit = 100
+experiment.model = @autoencoder
+autoencoder.features = 2
+autoencoder.encoder = @encoder/MLP
+encoder/MLP.in_features = 2
+autoencoder.decoder = @decoder/MLP
+decoder/MLP.out_features = 2
+autoencoder.prior = @FlowPrior
+autoencoder.likelihood = @GaussianLikelihood()
+GaussianLikelihood.activation = 'identity'
+experiment.stages = [@joint_stage]
+joint_stage.epochs = 1
+"""
+
+
+def test_a_config_of_ones_own_on_vectors(flowprior, tmp_path):
+    (tmp_path / "moons.gin").write_text(MOONS)
+    run = tmp_path / "run"
+    result = flowprior("train", tmp_path / "moons.gin", "--out", run, "--quiet")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads((run / "report.json").read_text())["name"] == "moons"
+    assert not (run / "samples.png").exists()
+    result = flowprior("plot", run)
+    assert [path.stem for path in sorted(run.rglob("*.png"))] == ["curves", "latent"]
+    assert flowprior("sample", run, "-n", 7, "--out", tmp_path / "x.npy").exit_code == 0
+    assert np.load(tmp_path / "x.npy").shape == (7, 2)
+    for arguments in (("sample", run, "--out", "x.png"), ("eval", run, "--metrics", "fd_classifier")):
+        result = flowprior(*arguments)
+        assert result.exit_code == 2
+        assert "vectors" in result.stderr
+    result = flowprior("plot", run, "samples")
+    assert "holds vectors, not images" in result.stderr
+
+
 def test_interpolation_needs_a_normal_base_and_says_so(flowprior, tiny, options, tmp_path):
     for base, status in (("mixture", 2), ("normal", 0)):
         run = tmp_path / base
