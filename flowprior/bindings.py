@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import math
 import re
 import types
 import typing
@@ -78,6 +79,8 @@ def check(bindings: Sequence[Binding], table: Mapping[str, Callable[..., Any]]) 
             elif isinstance(item, Macro):
                 _known(item.name, macros, f"{binding.place}: `%{{}}` is used but never set")
                 used.add(item.name)
+            elif isinstance(item, float) and not math.isfinite(item):
+                raise InputError(f"{binding.place}: `{binding.key}` (={binding.value!r}) must be finite.")
     values = {binding.key: binding.value for binding in bindings}
     for binding in bindings:
         value = _settled(binding.value, values, binding.place)

@@ -16,7 +16,6 @@ TINY = (  # a second or two for any shipped experiment
     "joint_stage.batch_size = 4",
     "prior_stage.batch_size = 4",
     "joint_stage.epochs = 2",
-    "prior_stage.epochs = 1",
     "experiment.metrics = ('reconstruction', 'nll')",
 )
 

@@ -171,7 +171,7 @@ def test_resume_under_another_config_is_refused(trained, flowprior, tiny, option
 def test_interrupted_and_resumed_run_ends_as_an_uninterrupted_one(trained, flowprior, tmp_path):
     run = tmp_path / "run"
     config = trained / "config.gin"
-    assert flowprior("train", config, "--out", run, "--quiet", "--steps", 2).exit_code == 0
+    assert flowprior("train", config, "--out", run, "--quiet", "--steps", 8).exit_code == 0
     assert json.loads((run / "report.json").read_text())["finished"] is False
     result = flowprior("train", config, "--out", run, "--resume", "--quiet")
     assert result.exit_code == 0, result.stderr
