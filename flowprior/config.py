@@ -94,11 +94,10 @@ def spoken(texts: Iterable[str]) -> list[Binding]:
     """
     bindings: list[Binding] = []
     for text in texts:
-        for kind, item in _parse(text, f"binding `{text.strip()}`"):
+        place = f"binding `{' '.join(text.split())}`"
+        for kind, item in _parse(text, place):
             if kind == "include":
-                raise InputError(
-                    f"binding `{text.strip()}`: an include belongs in a file: give it with --gin_file."
-                )
+                raise InputError(f"{place}: an include belongs in a file: give it with --gin_file.")
             bindings.append(item)
     return bindings
 
@@ -163,7 +162,8 @@ def _gin_alone(table: Mapping[str, Callable[..., Any]]) -> Iterator[Any]:
                 setattr(state, name, value)
             for name, target in table.items():
                 gin.external_configurable(target, name=name, module="flowprior")
-            yield gin
+            with gin.config_scope(None):
+                yield gin
         finally:
             for name, value in kept.items():
                 setattr(state, name, value)

@@ -169,7 +169,9 @@ def test_gin_of_the_calling_program_is_untouched(small: Path) -> None:
     try:
         gin.bind_parameter("by_size.size", 5)
         before = gin.config_str()
-        build(small)
+        plain = build(small)[1]
+        with gin.config_scope("outer"):
+            assert build(small)[1] == plain
         assert gin.config_str() == before
         assert by_size() == 5
         with pytest.raises(InputError):
