@@ -25,6 +25,10 @@ def estimate_kl(
     Returns:
         (*batch,), broadcast over the batches of q, z and context.
     """
+    if not isinstance(q, Distribution):
+        raise InputError(
+            f"`q` (a {type(q).__name__}) must be a distribution, such as torch.distributions.Normal(mean, std)."
+        )
     q = _over_event(q, prior.event_shape)
     shape = q.batch_shape
     if z is not None:

@@ -61,13 +61,6 @@ class FlowPrior(InvertiblePrior):
         base: str | Prior = "normal",
     ) -> None:
         super().__init__(features, context_features)
-        self._arguments = {
-            "recipe": dict(recipe) if isinstance(recipe, Mapping) else recipe,
-            "transforms": transforms,
-            "hidden_features": None if hidden_features is None else tuple(hidden_features),
-            "backend": backend,
-            "bijector": None if bijector is None else type(bijector).__name__,
-        }
         self.whitening: Whitening | None = None
         if bijector is None:
             self.bijector: Bijector = build_bijector(
@@ -86,6 +79,13 @@ class FlowPrior(InvertiblePrior):
                 )
             self.bijector = as_bijector(bijector, self.event_shape, context_features)
             self.context_features = self.bijector.context_features
+        self._arguments = {
+            "recipe": dict(recipe) if isinstance(recipe, Mapping) else recipe,
+            "transforms": transforms,
+            "hidden_features": None if hidden_features is None else tuple(hidden_features),
+            "backend": backend,
+            "bijector": None if bijector is None else type(bijector).__name__,
+        }
         self.base = _as_base(base, self.event_shape)
         self.has_rsample = self.base.has_rsample
         self.base_mean: nn.Linear | None = None

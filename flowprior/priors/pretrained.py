@@ -82,7 +82,9 @@ def _describe(prior: Prior) -> dict[str, Any]:
 def _class_of(description: dict[str, Any], folder: Path) -> type[Prior]:
     import flowprior.priors  # noqa: F401  (defines the classes that a config may name)
 
-    classes = {cls.__name__: cls for cls in _subclasses(Prior)}  # type: ignore[type-abstract]
+    classes: dict[str, type[Prior]] = {}
+    for cls in _subclasses(Prior):  # type: ignore[type-abstract]
+        classes.setdefault(cls.__name__, cls)  # gin wraps a class in a subclass of the same name: not that one
     name = description.get("class")
     if not isinstance(name, str) or name not in classes or not isinstance(description.get("arguments"), dict):
         raise InputError(

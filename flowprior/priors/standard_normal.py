@@ -1,6 +1,7 @@
 """N(0, I), the prior of the plain VAE."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -24,6 +25,9 @@ class StandardNormal(InvertiblePrior):
     >>> prior.kl(Normal(torch.ones(3, 2), torch.ones(3, 2)))
     tensor([1., 1., 1.])
     """
+
+    def __init__(self, features: int | Sequence[int]) -> None:
+        super().__init__(features)
 
     @property
     def has_normal_base(self) -> bool:

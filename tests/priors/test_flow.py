@@ -227,3 +227,16 @@ def test_transforms_that_remember_follow_their_parameters():
     expected = Normal(torch.tensor([0.0, 1.0]), 3.0).log_prob(z).sum(-1)
     torch.testing.assert_close(prior.log_prob(z), expected)
     assert not torch.equal(prior.log_prob(z), before)
+
+
+def test_a_bare_width_is_refused_in_a_sentence():
+    with pytest.raises(InputError, match=r"`hidden_features` \(=64\) must be a tuple"):
+        FlowPrior(3, hidden_features=64)
+
+
+def test_half_precision_parameters_are_refused_in_a_sentence():
+    prior = FlowPrior(3).bfloat16()
+    with pytest.raises(InputError, match=r"parameters .* have dtype torch.bfloat16 .* call `.float\(\)`"):
+        prior.sample(2)
+    with pytest.raises(InputError, match="torch.bfloat16"):
+        prior.log_prob(torch.zeros(2, 3, dtype=torch.bfloat16))

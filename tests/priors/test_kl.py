@@ -124,3 +124,13 @@ def test_posteriors_that_do_not_fit_are_named():
     with torch.no_grad():  # the value alone is right
         estimate = mixture.kl(mixture().expand((2_000,)))
         torch.testing.assert_close(estimate, torch.zeros(2_000))
+
+
+def test_standard_normal_has_no_second_argument():
+    with pytest.raises(TypeError):
+        StandardNormal(3, 3)
+
+
+def test_a_tensor_for_q_is_refused_in_a_sentence():
+    with pytest.raises(InputError, match=r"`q` \(a Tensor\) must be a distribution"):
+        FlowPrior(3).kl(torch.zeros(2, 3))

@@ -115,6 +115,13 @@ def test_a_strange_config_is_refused(tmp_path):
         assert "\n" not in str(caught.value)
 
 
+def test_a_subclass_of_the_same_name_does_not_take_the_place(tmp_path):
+    """gin makes one of each class that it configures."""
+    wrapped = type("FlowPrior", (FlowPrior,), {"__init__": lambda self, *_, **__: pytest.fail("built")})
+    _saved(tmp_path)
+    assert type(Prior.from_pretrained(tmp_path)) is FlowPrior is not wrapped
+
+
 def test_an_interrupted_save_leaves_the_old_file_or_is_noticed(tmp_path, monkeypatch):
     old = _saved(tmp_path)
     new = FlowPrior(3, transforms=2, hidden_features=(8,))

@@ -191,3 +191,11 @@ def test_bad_options_are_named(options, word: str) -> None:
 def test_a_prior_without_parameters_has_nothing_to_fit() -> None:
     with pytest.raises(InputError, match="nothing to train"):
         fit(StandardNormal(3), torch.randn(50, 3), **FAST)
+
+
+def test_what_is_no_prior_or_no_seed_is_refused_in_a_sentence():
+    latents = torch.zeros(20, 3)
+    with pytest.raises(InputError, match=r"`prior` \(a Linear\) must be a prior"):
+        fit(torch.nn.Linear(3, 3), latents)
+    with pytest.raises(InputError, match=r"`seed` \(='a'\)"):
+        fit(FlowPrior(3), latents, seed="a")

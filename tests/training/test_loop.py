@@ -373,7 +373,7 @@ def test_a_run_folder_is_not_overwritten_and_an_empty_one_not_resumed(tmp_path: 
 @pytest.mark.parametrize(
     ("settings", "word"),
     [
-        ({"epochs": 0}, "epochs"),
+        ({"epochs": -1}, "epochs"),
         ({"batch_size": 0}, "batch_size"),
         ({"ema": 1.0}, "ema"),
         ({"clip": 0.0}, "clip"),
