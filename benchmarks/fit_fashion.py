@@ -132,7 +132,8 @@ def main() -> None:
 
         rows.append(scores.row(name, result.seconds, nll, draw))
     facts = {"codes": list(scores.codes.shape), "fd_classifier of the reconstructions": scores.reconstruction}
-    results.write(options.out, rows, study="fit on codes of Fashion-MNIST", **facts)
+    command = "python benchmarks/fit_fashion.py --run RUN --data-root DATA"
+    results.write(options.out, rows, command=command, study="fit on codes of Fashion-MNIST", **facts)
     print(results.markdown(rows, list(rows[0]["metrics"])))
     print(f"in {options.out}")
 

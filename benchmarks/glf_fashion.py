@@ -5,7 +5,7 @@
 Each row is a shipped config; its run goes to RUNS/<row>-seed<k> and is skipped when it is there, so that an
 interrupted comparison goes on where it was, and rows can be shared among processes. Distances are those of
 10,000 samples to the 10,000 test images, for five sets of samples a run: one set varies by a few percent.
-Writes benchmarks/results/glf_fashion_<size>.json (--out) and prints the table.
+Writes benchmarks/results/glf_fashion_<size>.json (--out) and a picture beside it, and prints the table.
 """
 
 import argparse
@@ -14,11 +14,13 @@ from pathlib import Path
 
 import results
 import torch
+from PIL import Image
 
 from flowprior.commands import report, train
 from flowprior.commands.measure import measure
-from flowprior.commands.runs import REPORT, restore
-from flowprior.config import load
+from flowprior.commands.runs import CONFIG, REPORT, restore
+from flowprior.config import load, load_model
+from flowprior.plots import image_grid
 
 ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
     "vae": ("glf/vae", ()),
@@ -27,6 +29,11 @@ ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
     "ae_gmm": ("glf/ae_gmm", ()),
     "glf": ("glf/fashion_mnist", ()),
     "glf_refit": ("glf/refit", ()),
+}
+PICTURED = {
+    "vae": "VAE, N(0, I)",
+    "glf": "GLF, the paper's prior",
+    "glf_refit": "GLF, prior refitted",
 }
 ONCE = ("reconstruction", "nll", "fd_classifier_reconstruction", "fd_squeezenet_reconstruction")
 SAMPLED = ("fd_classifier", "fd_squeezenet")
@@ -96,6 +103,29 @@ def collect(row: str, options: argparse.Namespace) -> dict | None:
     }
 
 
+def draw(options: argparse.Namespace, path: Path) -> None:
+    """Samples of the rows of `PICTURED` that are there, side by side."""
+    sheets = []
+    for row, title in PICTURED.items():
+        folder = options.runs / f"{row}-seed0"
+        if not (folder / CONFIG).is_file():
+            continue
+        model = load_model(str(folder / CONFIG))
+        restore(model, folder, "cpu")
+        torch.manual_seed(0)
+        sheets.append(image_grid(model.sample(56), columns=7, title=title))
+    if not sheets:
+        return
+    gap = 12
+    width = sum(sheet.width for sheet in sheets) + gap * (len(sheets) - 1)
+    picture = Image.new("RGB", (width, max(sheet.height for sheet in sheets)), "white")
+    left = 0
+    for sheet in sheets:
+        picture.paste(sheet, (left, 0))
+        left += sheet.width + gap
+    picture.save(path, optimize=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--data-root", type=Path, required=True)
@@ -117,9 +147,13 @@ def main() -> None:
 
     rows = [found for row in ROWS if (found := collect(row, options)) is not None]
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    results.write(out, rows, study="GLF on Fashion-MNIST", size=options.size, device=device)
+    command = "python benchmarks/glf_fashion.py --data-root DATA --weights WEIGHTS"
+    command += f" --size {options.size} --seeds {options.seeds}"
+    facts = {"study": "GLF on Fashion-MNIST", "size": options.size, "device": device}
+    results.write(out, rows, command=command, **facts)
     print(results.markdown(rows, list(json.loads(out.read_text())["rows"][0]["metrics"])[: len(ONCE) + 2]))
-    print(f"in {out}")
+    draw(options, out.with_suffix(".png"))
+    print(f"in {out} and {out.with_suffix('.png')}")
 
 
 if __name__ == "__main__":

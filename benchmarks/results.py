@@ -2,7 +2,6 @@
 
 import json
 import statistics
-import sys
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
@@ -17,10 +16,10 @@ def summary(values: Sequence[float]) -> dict[str, Any]:
     return {"mean": statistics.fmean(values), "std": spread, "values": list(values)}
 
 
-def write(path: Path, rows: Sequence[Mapping[str, Any]], **facts: Any) -> None:
+def write(path: Path, rows: Sequence[Mapping[str, Any]], *, command: str, **facts: Any) -> None:
     """The results file: the command that repeats it, machine, versions, date, and the rows."""
     content = {
-        "command": "python " + " ".join(sys.argv),
+        "command": command,
         "date": date.today().isoformat(),
         "machine": report.machine(),
         "versions": report.versions(),
