@@ -83,6 +83,9 @@ def fit(
     1
     """
     check_count("epochs", epochs)
+    if not isinstance(prior, Prior):
+        raise InputError(f"`prior` (a {type(prior).__name__}) must be a prior, such as FlowPrior(64).")
+    check_count("seed", seed, least=0)
     tensors = {"z": _as_rows(latents, prior.dtype, "latents")}
     if context is not None:
         tensors["context"] = _as_rows(context, prior.dtype, "context")
