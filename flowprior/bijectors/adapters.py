@@ -146,7 +146,7 @@ class TorchBijector(Bijector):
             holder.hand_over()  # type: ignore[operator]
         for part, inverted in parts:
             _forget(part)
-            mapped = part.inv(value) if inverted else part(value)
+            mapped = _inverse(part, value) if inverted else part(value)
             x, y = (mapped, value) if inverted else (value, mapped)
             logabsdet = part.log_abs_det_jacobian(x, y)
             # One number an event, or a constant: expand to the batch. StackTransform reports one an element
@@ -217,6 +217,17 @@ def _leaves(part: Any, inverted: bool = False) -> list[tuple[Any, bool]]:
     if children is None:
         return [(part, inverted)]
     return [leaf for child in (children[::-1] if inverted else children) for leaf in _leaves(child, inverted)]
+
+
+def _inverse(part: Transform, value: Tensor) -> Tensor:
+    """`part` backwards; some of Pyro's, such as Planar, only look up what they have computed before."""
+    try:
+        return part.inv(value)
+    except KeyError as error:
+        raise InputError(
+            f"`bijector` has a part, {type(part).__name__}, that cannot be inverted ({error.args[0]}): use "
+            "one that can, such as pyro's affine_coupling."
+        ) from None
 
 
 def _nested(part: Any) -> Iterator[Any]:

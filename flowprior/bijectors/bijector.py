@@ -152,6 +152,11 @@ class Bijector(nn.Module, ABC):
             raise InputError(
                 f"`{name}` has dtype {value.dtype} but must be floating point: convert it with `.float()`."
             )
+        if torch.finfo(self._witness.dtype).bits < 32:
+            raise InputError(
+                f"the parameters of this bijector have dtype {self._witness.dtype} but flows compute in "
+                "float32 or float64: call `.float()` on it; inside autocast it keeps float32 by itself."
+            )
         least = torch.promote_types(value.dtype, torch.float32)
         own = torch.promote_types(self._witness.dtype, torch.float32)
         if torch.promote_types(least, own) != own:

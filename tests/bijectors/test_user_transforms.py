@@ -253,3 +253,10 @@ def test_a_stack_of_scalar_transforms() -> None:
     z, logabsdet = bijector.from_base(z0)
     torch.testing.assert_close(z, torch.stack((z0[:, 0].exp(), 1 + 3 * z0[:, 1]), -1))
     torch.testing.assert_close(logabsdet, z0[:, 0] + torch.tensor(3.0).log())
+
+
+def test_a_transform_without_an_inverse_says_so():
+    bijector = as_bijector(pt.planar(3), 3)
+    bijector.from_base(torch.zeros(2, 3))
+    with pytest.raises(InputError, match="a part, ConditionedPlanar, that cannot be inverted"):
+        bijector.to_base(torch.zeros(2, 3))
