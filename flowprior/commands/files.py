@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,12 @@ def read_array(path: Path, key: str | None = None, name: str = "latents") -> Ten
     return tensor.float()
 
 
+def read_rows(path: Path, key: str | None, name: str) -> Tensor:
+    """As `read_array`, with a file of plain numbers as one column, (N, 1)."""
+    rows = read_array(path, key, name)
+    return rows[:, None] if rows.dim() == 1 else rows
+
+
 def _read(path: Path) -> Any:
     if path.suffix == ".pt":
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -86,16 +93,20 @@ def check_writable(path: Path, endings: tuple[str, ...]) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder for what is written.
+    """Make a folder for what is written, and see that it can be written to.
 
     Raises:
         InputError: if that cannot be done.
     """
+    did = "made"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        did = "written to"
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise InputError(
-            f"The folder {folder} cannot be made ({error.strerror}): choose another `--out`."
+            f"The folder {folder} cannot be {did} ({error.strerror}): choose another `--out`."
         ) from None
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from flowprior.commands import report
-from flowprior.commands.files import make_folder, read_array
+from flowprior.commands.files import make_folder, read_array, read_rows
 from flowprior.commands.runs import REPORT
 from flowprior.errors import InputError
 from flowprior.priors.flow import FlowPrior
@@ -55,9 +55,7 @@ def run(
         raise InputError(
             f"`latents` (={latents}) has shape {tuple(z.shape)} but must be (N, D): one row per latent."
         )
-    rows = None if context is None else read_array(context, context_key, "context")
-    if rows is not None and rows.dim() == 1:
-        rows = rows[:, None]
+    rows = None if context is None else read_rows(context, context_key, "context")
     arguments = dict(flow or {})
     if rows is not None:
         arguments["context_features"] = rows.shape[1]
@@ -67,8 +65,14 @@ def run(
         if base == "mixture":
             base = MixturePrior(tuple(z.shape[1:]), min(128, max(1, len(z) // ROWS_A_COMPONENT)))
         prior = FlowPrior(tuple(z.shape[1:]), **(arguments | {"base": base}))
-    result = fit(prior, z, rows, seed=seed, device=device, progress=progress, **(training or {}))
-    make_folder(out)
+    fresh = not out.exists()
+    make_folder(out)  # a folder that cannot be written to is said before the work
+    try:
+        result = fit(prior, z, rows, seed=seed, device=device, progress=progress, **(training or {}))
+    except BaseException:
+        if fresh:
+            out.rmdir()
+        raise
     prior.save_pretrained(out)
     defaults = {
         name: p.default for name, p in inspect.signature(fit).parameters.items() if p.kind is p.KEYWORD_ONLY

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from flowprior.commands.files import ARRAYS, check_writable, read_array, write_array
+from flowprior.commands.files import ARRAYS, check_writable, read_rows, write_array
 from flowprior.commands.runs import restore
 from flowprior.errors import InputError
 from flowprior.models import Autoencoder
@@ -35,7 +35,7 @@ def of_run(
         InputError: if there is no valid checkpoint, or `out` or `context` does not fit.
     """
     check_writable(out, GRIDS + ARRAYS)
-    rows = None if context is None else read_array(context, key, "context")
+    rows = None if context is None else read_rows(context, key, "context")
     place = restore(model, folder, device)
     with torch.random.fork_rng(_cuda(place)):
         torch.manual_seed(seed)
@@ -75,7 +75,7 @@ def of_prior(
             f"'{folder}' holds a prior, which draws latents: give --out an .npy, .npz or .pt file."
         )
     check_writable(out, ARRAYS)
-    rows = None if context is None else read_array(context, key, "context")
+    rows = None if context is None else read_rows(context, key, "context")
     place = resolve_device(device)
     prior = Prior.from_pretrained(folder).to(place)
     with torch.random.fork_rng(_cuda(place)):

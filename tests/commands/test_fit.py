@@ -134,3 +134,27 @@ def test_a_damaged_prior_and_a_grid_of_latents_are_refused(latents, flowprior, t
     result = flowprior("sample", tmp_path / "p", "--out", tmp_path / "s.npy")
     assert result.exit_code == 2
     assert "checksum" in result.stderr
+
+
+def test_a_context_of_plain_numbers_is_a_column_for_fit_and_sample(latents, flowprior, tmp_path):
+    np.save(tmp_path / "c.npy", np.arange(400.0))
+    result = flowprior(
+        "fit", latents, "--out", tmp_path / "p", *FAST, "--context", tmp_path / "c.npy", "--base", "normal"
+    )
+    assert result.exit_code == 0, result.stderr
+    result = flowprior(
+        "sample", tmp_path / "p", "-n", 2, "--context", tmp_path / "c.npy", "--out", tmp_path / "s.npy"
+    )
+    assert result.exit_code == 0, result.stderr
+    assert np.load(tmp_path / "s.npy").shape == (2, 400, 3)
+
+
+def test_where_nothing_can_be_written_is_said_before_the_work(latents, flowprior, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    monkeypatch.setattr("flowprior.commands.fit.fit", lambda *_, **__: pytest.fail("fitted first"))
+    result = flowprior("fit", latents, "--out", tmp_path / "p", *FAST)
+    assert result.exit_code == 2
+    assert "p cannot be written to (Permission denied): choose another `--out`" in result.stderr
