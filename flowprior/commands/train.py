@@ -12,15 +12,17 @@ import torch
 
 from flowprior.commands import figures, report
 from flowprior.commands.files import make_folder
-from flowprior.commands.measure import check_metrics, measure
+from flowprior.commands.measure import as_input, check_metrics, measure
 from flowprior.commands.runs import CONFIG, FIGURES, REPORT
 from flowprior.errors import InputError
 from flowprior.files import write_atomically
+from flowprior.models.autoencoder import evaluating
 from flowprior.training.checkpoint import has_checkpoints
 from flowprior.training.experiment import Experiment
 from flowprior.training.fabric import check_precision, resolve_device
 from flowprior.training.loop import EpochEnd, TrainResult, train
 from flowprior.training.optimizers import check_count
+from flowprior.training.stages import with_context
 
 FREE = ("experiment.steps =", "Source.root =")  # lines of a config that may differ on resuming
 GRIDS = 8  # sheets of samples that a stage leaves in RUN/figures, about
@@ -60,7 +62,7 @@ def run(
     first = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
     if first:
         _check_folder(folder, config, resume)
-    experiment.source.train()  # missing data is said before anything is written
+    _rehearse(experiment)  # missing data and shapes that do not fit are said before anything is written
     check_metrics(experiment.metrics, experiment.source)
     check_precision(precision, resolve_device(device))
     if first:
@@ -95,6 +97,23 @@ def _threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def _rehearse(experiment: Experiment) -> None:
+    """One example through the model, so that what cannot be trained leaves no run folder behind.
+
+    Raises:
+        InputError: if the data is missing, or does not fit the model.
+    """
+    model, tensors = experiment.model, experiment.source.train().tensors()
+    context = with_context(model.prior, tensors).get("context")
+    if model.prior.context_features is None:
+        context = None
+    with torch.random.fork_rng(), evaluating(model):
+        x = as_input(tensors["x"][:1])
+        z = model.encode(x).mean
+        model.reconstruction_nll(x, z)
+        model.prior.log_prob(z, None if context is None else context[:1])
 
 
 def _check_folder(folder: Path, config: str, resume: bool) -> None:

@@ -263,3 +263,20 @@ def test_a_conditional_prior_reads_labels_and_samples_from_a_context_file(flowpr
     result = flowprior("sample", run, "-n", 3, "--out", tmp_path / "x.npy")
     assert result.exit_code == 2
     assert "`context` is missing" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("binding", "sentence"),
+    [
+        ("FlowPrior.context_features = 7", "labels go up to 9"),
+        ("SmallEncoder.channels = 3", "this network reads (N, 3, 8, 8)"),
+        ("SmallDecoder.channels = 3", "build the decoder for the size and channels of the data"),
+    ],
+)
+def test_a_model_that_does_not_fit_the_data_leaves_no_folder(
+    binding, sentence, flowprior, tiny, options, tmp_path
+):
+    result = flowprior("train", "glf/digits", "--out", tmp_path / "run", *options([*tiny[1:], binding]))
+    assert result.exit_code == 2
+    assert sentence in result.stderr
+    assert not (tmp_path / "run").exists()
