@@ -44,6 +44,6 @@ def find(config: str) -> Path:
             f"The config file '{config}' does not exist: give a path to a .gin file or a shipped name."
         )
     raise InputError(
-        f"Unknown experiment '{config}'{nearest(name, names)} `flowprior list` shows the shipped ones, "
-        "and a path to a .gin file works too."
+        f"Unknown experiment '{config}'{nearest(name, names) or ':'} `flowprior list` shows the shipped "
+        "ones, and a path to a .gin file works too."
     )

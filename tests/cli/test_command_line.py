@@ -110,3 +110,13 @@ def test_a_real_process_ends_with_status_2_and_no_traceback(tmp_path: Path) -> N
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "`glf/digits`" in done.stderr
+
+
+def test_an_unknown_experiment_is_one_sentence_with_or_without_a_near_name():
+    for name, sentence in (
+        ("zzzzqqq", "'zzzzqqq': `flowprior list`"),
+        ("glf/digit", "did you mean `glf/digits`"),
+    ):
+        result = CliRunner().invoke(main, ["train", name])
+        assert result.exit_code == 2
+        assert sentence in result.stderr
