@@ -190,7 +190,7 @@ def _finish(
         **found.values,
         **{f"seconds per epoch, {name}": s for name, s in result.seconds_per_epoch.items()},
     }
-    state = "finished" if result.finished else "stopped at --steps; --resume goes on"
+    state = "finished" if result.finished else "stopped at --steps; --resume with more --steps goes on"
     print(report.table({**rows, "wall time in seconds": result.seconds, "steps": result.steps}))
     print(f"{state}: {folder}")
     for path in drawn:
