@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from flowprior.data.images import Source
     from flowprior.models import Autoencoder, Likelihood, Posterior
+    from flowprior.priors.decoupled import DecoupledPrior
     from flowprior.priors.prior import Prior
     from flowprior.training.experiment import Experiment
     from flowprior.training.stages import Stage
@@ -241,6 +242,18 @@ def autoencoder(
     )
 
 
+def decoupled_prior(features: int | tuple[int, ...], prior: "Callable[..., Prior]") -> "DecoupledPrior":
+    """The two spaces of dpVAE over `prior`, in the place of a prior: twins differ in one binding.
+
+    Args:
+        features: the prior's event shape, given by `autoencoder`.
+        prior: takes `features`, such as `@FlowPrior`; must be invertible.
+    """
+    from flowprior.priors.decoupled import DecoupledPrior
+
+    return DecoupledPrior(prior(features=features))  # type: ignore[arg-type]  # checked there
+
+
 def experiment(
     name: str,
     source: "Source",
@@ -286,8 +299,8 @@ def buildable() -> dict[str, Callable[..., Any]]:
     from flowprior.bijectors.recipes import Recipe
     from flowprior.data.images import Source
     from flowprior.models import likelihoods, posteriors
-    from flowprior.networks import infogan, mlp, small, vgg
-    from flowprior.objectives import ELBO, LatentFlow
+    from flowprior.networks import critics, infogan, mlp, small, vgg
+    from flowprior.objectives import ELBO, BetaTCVAE, CapacityELBO, FactorVAE, InfoVAE, LatentFlow
     from flowprior.priors.flow import FlowPrior
     from flowprior.priors.mixture import MixturePrior
     from flowprior.priors.standard_normal import StandardNormal
@@ -301,6 +314,7 @@ def buildable() -> dict[str, Callable[..., Any]]:
         small.SmallEncoder,
         small.SmallDecoder,
         mlp.MLP,
+        critics.LatentCritic,
     ]
     things += [posteriors.DeterministicPosterior, posteriors.GaussianPosterior, vgg.VGGFeatures]
     things += [
@@ -308,7 +322,8 @@ def buildable() -> dict[str, Callable[..., Any]]:
         likelihoods.BernoulliLikelihood,
         likelihoods.PerceptualLikelihood,
     ]
-    things += [FlowPrior, Recipe, StandardNormal, MixturePrior, LatentFlow, ELBO]
+    things += [FlowPrior, Recipe, StandardNormal, MixturePrior, decoupled_prior]
+    things += [LatentFlow, ELBO, CapacityELBO, BetaTCVAE, FactorVAE, InfoVAE]
     things += [joint_stage, prior_stage, OptimizerSettings]
     return {thing.__name__: thing for thing in things}
 

@@ -1,8 +1,17 @@
 """Encoders, decoders and feature networks: pure modules that know nothing of latents or losses."""
 
+from flowprior.networks.critics import LatentCritic
 from flowprior.networks.infogan import InfoGANDecoder, InfoGANEncoder
 from flowprior.networks.mlp import MLP
 from flowprior.networks.small import SmallDecoder, SmallEncoder
 from flowprior.networks.vgg import VGGFeatures
 
-__all__ = ["MLP", "InfoGANDecoder", "InfoGANEncoder", "SmallDecoder", "SmallEncoder", "VGGFeatures"]
+__all__ = [
+    "MLP",
+    "InfoGANDecoder",
+    "InfoGANEncoder",
+    "LatentCritic",
+    "SmallDecoder",
+    "SmallEncoder",
+    "VGGFeatures",
+]

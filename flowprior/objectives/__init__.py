@@ -1,8 +1,24 @@
 """Objectives: they turn a batch into named losses, each for a named group of parameters."""
 
-from flowprior.objectives.elbo import ELBO
+from flowprior.objectives.elbo import ELBO, CapacityELBO
+from flowprior.objectives.factor import FactorVAE
 from flowprior.objectives.latent_flow import LatentFlow
 from flowprior.objectives.latent_nll import LatentNLL
+from flowprior.objectives.mmd import InfoVAE, mmd
 from flowprior.objectives.objective import Batch, Objective
+from flowprior.objectives.total_correlation import BetaTCVAE
+from flowprior.objectives.variational import VariationalObjective
 
-__all__ = ["ELBO", "Batch", "LatentFlow", "LatentNLL", "Objective"]
+__all__ = [
+    "ELBO",
+    "Batch",
+    "BetaTCVAE",
+    "CapacityELBO",
+    "FactorVAE",
+    "InfoVAE",
+    "LatentFlow",
+    "LatentNLL",
+    "Objective",
+    "VariationalObjective",
+    "mmd",
+]

@@ -1,0 +1,44 @@
+"""Critics: they tell two kinds of latents apart."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from flowprior.networks.layers import check_count, check_input
+
+
+class LatentCritic(nn.Module):
+    """Fully connected layers with leaky ReLU of slope 0.2: latents (N, features) -> 2 logits (N, 2).
+
+    Args:
+        features: entries of a latent.
+        hidden: widths of the hidden layers.
+
+    Raises:
+        InputError: on a count that is not positive.
+
+    Source: Kim & Mnih 2018 (FactorVAE), Appendix A: layers of 1000 units; five hidden ones in dpVAE's code.
+
+    >>> import torch
+    >>> LatentCritic(4, hidden=(8, 8))(torch.zeros(5, 4)).shape
+    torch.Size([5, 2])
+    """
+
+    def __init__(self, features: int, hidden: Sequence[int] = (1000, 1000, 1000, 1000, 1000)) -> None:
+        super().__init__()
+        widths = [check_count("features", features), *(check_count("hidden", width) for width in hidden)]
+        layers: list[nn.Module] = []
+        for width, following in pairwise(widths):
+            layers += [nn.Linear(width, following), nn.LeakyReLU(0.2)]
+        layers.append(nn.Linear(widths[-1], 2))
+        self.features = features
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """(N, features) -> (N, 2).
+
+        Raises:
+            InputError: if the input has another shape.
+        """
+        return self.layers(check_input("latents", latents, (self.features,)))
