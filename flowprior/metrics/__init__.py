@@ -1,6 +1,8 @@
 """Metrics: functions of tensors and callables, never of models."""
 
+from flowprior.metrics.aggregate import AggregatePosterior
 from flowprior.metrics.classifier import classifier_features
+from flowprior.metrics.divergence import SymmetricKL, density_skl, neighbor_skl
 from flowprior.metrics.features import FeatureNetwork, extract, inception_features, squeezenet_features
 from flowprior.metrics.frechet import (
     FeatureStatistics,
@@ -11,28 +13,39 @@ from flowprior.metrics.frechet import (
     frechet_distance,
     statistics,
 )
+from flowprior.metrics.importance import ImportanceNLL, importance_nll
 from flowprior.metrics.kernel_distance import KernelDistance, kernel_distance
+from flowprior.metrics.leakage import Leakage, leakage, normal_thresholds
 from flowprior.metrics.likelihood import LatentNLL, latent_nll
 from flowprior.metrics.precision_recall import PrecisionRecall, prd
 from flowprior.metrics.reconstruction import ReconstructionError, reconstruction_error
 
 __all__ = [
+    "AggregatePosterior",
     "FeatureNetwork",
     "FeatureStatistics",
     "FewSamplesWarning",
     "FrechetResult",
+    "ImportanceNLL",
     "KernelDistance",
     "LatentNLL",
+    "Leakage",
     "PrecisionRecall",
     "ReconstructionError",
+    "SymmetricKL",
     "cached_statistics",
     "classifier_features",
+    "density_skl",
     "extract",
     "frechet",
     "frechet_distance",
+    "importance_nll",
     "inception_features",
     "kernel_distance",
     "latent_nll",
+    "leakage",
+    "neighbor_skl",
+    "normal_thresholds",
     "prd",
     "reconstruction_error",
     "squeezenet_features",

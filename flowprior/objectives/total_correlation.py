@@ -30,8 +30,8 @@ class BetaTCVAE(VariationalObjective):
 
     The first is unbiased for q(z_i) if the batch holds distinct examples. The second is small by a factor of
     about N where the batch covers the support of q(z): MI is then logged large by log N, TC by (D - 1) log N,
-    DW small by D log N. These constants have no gradient, and cancel at equal weights. The logarithm of either is
-    biased downwards for small batches.
+    DW small by D log N. These constants have no gradient, and cancel at equal weights. The logarithm of
+    either is biased downwards for small batches.
 
     Only DW reads the prior (dpVAE, section 4.3), with its full density: log p(z) = log N(g(z); 0, I) +
     log|det dg/dz| for a decoupled prior. z comes from q, so nothing need be drawn from p. For N(0, I)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from flowprior.errors import InputError
+from flowprior.latent import least_supported, lerp, traverse
+from flowprior.metrics.aggregate import AggregatePosterior
+from flowprior.metrics.leakage import Leakage, leakage
 from flowprior.priors.prior import InvertiblePrior
 
 
@@ -15,7 +19,8 @@ class DecoupledPrior(InvertiblePrior):
     """An invertible prior seen as two spaces: the encoder lives in z, sampling in z0.
 
     Regularizers act on the representation z, samples are drawn in the generation space z0 and mapped over. As
-    a prior it is the one it holds, parameter by parameter (Bhalodia et al. 2020, dpVAE, section 3).
+    a prior it is the one it holds, parameter by parameter (Bhalodia et al. 2020, dpVAE, section 4.2).
+    Pockets, leaks and traversals are asked of it; `DecoupledPrior(StandardNormal(2))` answers for N(0, I).
 
     Args:
         prior: a prior with `to_base` and `from_base`, such as a `FlowPrior`.
@@ -52,8 +57,92 @@ class DecoupledPrior(InvertiblePrior):
         """Representation to generation space, z (*batch, *event) -> z0: `to_base` without its volume."""
         return self.to_base(z, context)[0]
 
+    @torch.no_grad()
+    def log_base(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """log p0(g(z)), the base density at z0 = g(z), without the volume: (*batch, *event) -> (*batch,)."""
+        return self.log_prob(z, context) - self.to_base(z, context)[1]
+
+    def low_posterior(self, aggregate: AggregatePosterior, n: int, draws: int) -> tuple[Tensor, Tensor]:
+        """The n of `draws` samples z of the prior with the least aggregate posterior: they lie in pockets.
+
+        Args:
+            aggregate: q(z) over encoded training data.
+            n, draws: as for `least_supported`; dpVAE's code keeps a fifth of the draws.
+
+        Returns:
+            z (n, *event) and log q(z) (n,), ascending (dpVAE, section 4.1).
+
+        Raises:
+            InputError: if n or `draws` does not fit, or the prior is conditional.
+        """
+        return least_supported(self.sample, aggregate.log_prob, n, draws)
+
+    def high_posterior(self, aggregate: AggregatePosterior, n: int, draws: int) -> tuple[Tensor, Tensor]:
+        """The n of `draws` samples z of the aggregate posterior with the least base density: they leak.
+
+        They are ranked by log p0(g(z)) (dpVAE, section 4.1), `log_base`.
+
+        Returns:
+            z (n, *event) and log p0(g(z)) (n,), ascending.
+
+        Raises:
+            InputError: as `low_posterior`.
+        """
+        return least_supported(lambda count: self._own(aggregate.sample(count)), self.log_base, n, draws)
+
+    @torch.no_grad()
+    def leakage(
+        self,
+        aggregate: AggregatePosterior,
+        thresholds: Sequence[float],
+        samples: int = 5000,
+        as_printed: bool = False,
+    ) -> Leakage:
+        """The curve LS(τ) of `metrics.leakage` from `samples` draws of the aggregate posterior.
+
+        Args:
+            thresholds: τ, nats of log p(z).
+            as_printed: divide by the base density at g(z), as Eq. 6 prints, and not by p(z).
+
+        Raises:
+            InputError: if the prior is conditional, or a density is not finite at a draw.
+        """
+        z = self._own(aggregate.sample(samples))
+        base = self.log_base(z) if as_printed else None
+        return leakage(aggregate.log_prob(z), self.log_prob(z), thresholds, base)
+
+    def traverse(self, z: Tensor, coordinates: Sequence[int], values: Tensor) -> Tensor:
+        """z where each of `coordinates` of z0 = g(z) in turn takes each of `values`: (C, V, N, *event).
+
+        Raises:
+            InputError: as `latent.traverse`, or if the base is not N(0, I).
+        """
+        if not self.has_normal_base:
+            raise InputError(
+                "`traverse` needs a base N(0, I), whose coordinates are independent and alike: build the "
+                "prior with base='normal'."
+            )
+        return traverse(self.from_base, self.generation(z), coordinates, values)
+
+    @torch.no_grad()
+    def path(self, start: Tensor, end: Tensor, steps: int) -> Tensor:
+        """The straight line from g(start) to g(end), mapped to z: (N, *event) twice -> (steps, N, *event).
+
+        It bends around pockets, which the straight line in z crosses (dpVAE, Fig. 5).
+
+        Raises:
+            InputError: if there are less than 2 steps, or as `latent.lerp`.
+        """
+        if steps < 2:
+            raise InputError(f"`steps` (={steps}) must be at least 2, the two ends.")
+        weights = torch.linspace(0, 1, steps, device=self.device, dtype=self.dtype)
+        return self.representation(lerp(self.generation(start), self.generation(end), weights))
+
     def arguments(self) -> dict[str, Any]:
         return {"prior": self.prior}
+
+    def _own(self, z: Tensor) -> Tensor:
+        return z.to(self.device, self.dtype)
 
     def _draw(self, shape: torch.Size, context: Tensor | None) -> Tensor:
         return self.prior._draw(shape, context)

@@ -1,0 +1,57 @@
+"""Extremes: of many latents those with the least support, such as dpVAE's low- and high-posterior samples."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from flowprior.errors import InputError
+
+
+@torch.no_grad()
+def least_supported(
+    draw: Callable[[int], Tensor],
+    log_support: Callable[[Tensor], Tensor],
+    n: int,
+    draws: int,
+    batch_size: int = 4096,
+) -> tuple[Tensor, Tensor]:
+    """The n of `draws` latents with the least support, and log support, ascending: (n, *event), (n,).
+
+    dpVAE, section 4.1: low-posterior samples, in pockets, are draws of the prior with the least support of
+    the aggregate posterior, `least_supported(prior.sample, aggregate.log_prob, ...)`; high-posterior samples,
+    in leaks, are draws of the aggregate posterior with the least support of the prior, that of the base at
+    z0 = g(z) for a decoupled one. `DecoupledPrior.low_posterior` and `high_posterior` do both.
+
+    Args:
+        draw: n -> latents (n, *event).
+        log_support: latents (n, *event) -> (n,), nats.
+        n: how many are kept.
+        draws: how many are drawn, `batch_size` at a time; memory does not grow with them.
+
+    Raises:
+        InputError: if n is not between 1 and `draws`, or a support is NaN.
+
+    >>> values = iter([torch.tensor([[3.0], [1.0]]), torch.tensor([[2.0]])])
+    >>> z, _ = least_supported(lambda n: next(values), lambda z: z[:, 0], n=2, draws=3, batch_size=2)
+    >>> z.tolist()
+    [[1.0], [2.0]]
+    """
+    if not 1 <= n <= draws or batch_size < 1:
+        raise InputError(
+            f"`n` (={n}) must lie between 1 and `draws` (={draws}), and `batch_size` (={batch_size}) be 1 or "
+            "more."
+        )
+    kept: list[Tensor] = []
+    supports: list[Tensor] = []
+    for start in range(0, draws, batch_size):
+        z = draw(min(batch_size, draws - start))
+        support = log_support(z).to(z.device)
+        if support.isnan().any():
+            raise InputError(
+                f"`log_support` is NaN for {int(support.isnan().sum())} of {len(z)} latents: check the prior."
+            )
+        z, support = torch.cat([*kept, z]), torch.cat([*supports, support])
+        support, rows = support.topk(min(n, len(z)), largest=False)  # ascending
+        kept, supports = [z[rows]], [support]
+    return kept[0], supports[0]

@@ -1,0 +1,86 @@
+"""The aggregate posterior: the mixture of the posteriors of all training examples."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from flowprior.errors import InputError
+
+_CHUNK_VALUES = 2**21  # float64 values of one block of the (latents x components) matrix: 16 MiB
+
+
+class AggregatePosterior:
+    """q(z) = 1/N Σ_n N(z; loc_n, diag scale_n²) over N encoded examples, exactly: none is left out.
+
+    Blocks of the matrix of latents and components are evaluated one after the other in float64, so that
+    60,000 components at 10,000 latents need some tens of MiB.
+
+    Args:
+        loc, scale: posterior means and standard deviations of the training examples, (N, *event).
+
+    Raises:
+        InputError: if the shapes differ, there are no examples, or a number is not finite or a scale not
+            positive.
+
+    Source: dpVAE, section 4.1.
+
+    >>> aggregate = AggregatePosterior(torch.zeros(3, 2), torch.ones(3, 2))
+    >>> round(aggregate.log_prob(torch.zeros(1, 2)).item(), 4)  # -log(2 pi)
+    -1.8379
+    """
+
+    def __init__(self, loc: Tensor, scale: Tensor) -> None:
+        if loc.shape != scale.shape or loc.dim() < 2 or len(loc) == 0:
+            raise InputError(
+                f"`loc` has shape {tuple(loc.shape)} and `scale` {tuple(scale.shape)}, but both must be "
+                "(examples, *event), of one shape and not empty."
+            )
+        if not (loc.isfinite().all() and scale.isfinite().all() and (scale > 0).all()):
+            raise InputError(
+                "`loc` and `scale` must be finite and `scale` positive: a deterministic posterior has no "
+                "density; drop bad examples."
+            )
+        self.event_shape = loc.shape[1:]
+        self.loc, self.scale = loc.detach(), scale.detach()
+        means, scales = self.loc.double().flatten(1), self.scale.double().flatten(1)  # (N, D)
+        self._center = means.mean(0)  # far from 0 the expanded squares would lose digits
+        means = means - self._center
+        self._precision = scales.square().reciprocal()
+        self._linear = means * self._precision
+        constant = scales.log().sum(1) + 0.5 * (means * self._linear).sum(1)
+        self._constant = -constant - 0.5 * means.shape[1] * math.log(2 * math.pi) - math.log(len(means))
+
+    @torch.no_grad()
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log q(z) in nats: (*batch, *event) -> (*batch,) float64.
+
+        Raises:
+            InputError: if `z` does not end in the event shape.
+        """
+        dims = len(self.event_shape)
+        if z.dim() < dims or z.shape[z.dim() - dims :] != self.event_shape:
+            raise InputError(
+                f"`z` has shape {tuple(z.shape)} but must end in the event shape {tuple(self.event_shape)}."
+            )
+        rows = z.to(self._center.device).double().reshape(-1, self.event_shape.numel()) - self._center
+        block = math.isqrt(_CHUNK_VALUES)
+        found = [self._block(part, block) for part in rows.split(block)]
+        nats = torch.cat(found) if found else rows.new_empty(0)
+        return nats.reshape(z.shape[: z.dim() - dims])
+
+    def sample(self, n: int) -> Tensor:
+        """n draws of q(z), (n, *event), of the dtype and device of the posteriors."""
+        rows = torch.randint(len(self.loc), (n,), device=self.loc.device)
+        return torch.normal(self.loc[rows], self.scale[rows])
+
+    def _block(self, rows: Tensor, block: int) -> Tensor:
+        """log q of rows (R, D), over blocks of components."""
+        squares = rows.square()
+        total = rows.new_full((len(rows),), -math.inf)
+        for start in range(0, len(self.loc), block):
+            part = slice(start, start + block)
+            exponents = torch.addmm(self._constant[part], rows, self._linear[part].T)  # (R, block)
+            exponents = exponents.addmm_(squares, self._precision[part].T, alpha=-0.5)
+            total = torch.logaddexp(total, exponents.logsumexp(1))
+        return total

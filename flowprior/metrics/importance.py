@@ -1,0 +1,98 @@
+"""The marginal likelihood of data under a VAE, by importance sampling."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from flowprior.errors import InputError
+
+
+@dataclass(frozen=True)
+class ImportanceNLL:
+    """-log p(x) of a set of examples, in nats per example."""
+
+    mean: float
+    standard_error: float  # of the mean, from the importance sampling, for these very examples
+    data_error: float  # of the mean, from the choice of the examples; NaN for one
+    effective_samples: float  # the smallest (Σ w)² / Σ w² of an example; near 1 do not trust the error
+    examples: int
+    samples: int
+
+
+@torch.no_grad()
+def importance_nll(
+    log_weight: Callable[..., Tensor],
+    x: Tensor,
+    context: Tensor | None = None,
+    *,
+    samples: int = 1000,
+    rows: int = 4096,
+    device: str | torch.device | None = None,
+) -> ImportanceNLL:
+    """-log 1/K Σ_k p(x|z_k) p(z_k) / q(z_k|x), z_k ~ q(z|x): K draws an example, `rows` pairs at a time.
+
+    Not below -log p(x) in the mean, and falling to it as K grows. The standard error is that of the delta
+    method from the weights' spread. Sums are kept as logarithms in float64: memory does not grow with K.
+
+    Args:
+        log_weight: `(x, draws)` or `(x, draws, context)` -> log p(x|z) + log p(z) - log q(z|x) of fresh z,
+            (draws, n), for n examples.
+        x: examples (N, *data).
+        context: (N, C), passed on if given.
+        samples: K, at least 2; the paper takes 21,000.
+        rows: pairs of example and draw in one call.
+        device: where each chunk of examples is moved, if given.
+
+    Raises:
+        InputError: if there are no examples, a number does not fit, or a weight is NaN.
+
+    Source: Burda et al. 2016, Eq. 8; dpVAE section 5.1 (there without the minus sign).
+    """
+    if len(x) == 0 or (context is not None and len(context) != len(x)):
+        raise InputError(
+            f"`x` has {len(x)} examples and `context` {'none' if context is None else len(context)}: give at "
+            "least one example and a row of context for each."
+        )
+    if samples < 2 or rows < 1:
+        raise InputError(f"`samples` (={samples}) must be at least 2 and `rows` (={rows}) at least 1.")
+    found = []
+    for chunk in torch.arange(len(x)).split(max(1, rows // samples)):
+        inputs = [x[chunk]] if context is None else [x[chunk], context[chunk]]
+        inputs = [value if device is None else value.to(device) for value in inputs]
+        found.append(_log_moments(log_weight, inputs, samples, max(1, rows // len(chunk))))
+    first, second = torch.cat(found, 1)  # (N,) each: log Σ w, log Σ w²
+    bad = int((~first.isfinite()).sum())
+    if bad:
+        raise InputError(f"The weights of {bad} of {len(x)} examples are not finite: check the model.")
+    nll = math.log(samples) - first
+    effective = (2 * first - second).exp()  # (N,)
+    variances = (samples / effective - 1) / (samples - 1)
+    return ImportanceNLL(
+        nll.mean().item(),
+        variances.clamp_min(0).sum().sqrt().item() / len(x),
+        nll.std().item() / math.sqrt(len(x)) if len(x) > 1 else math.nan,
+        effective.min().item(),
+        len(x),
+        samples,
+    )
+
+
+def _log_moments(
+    log_weight: Callable[..., Tensor], inputs: list[Tensor], samples: int, at_once: int
+) -> Tensor:
+    """log Σ_k w_k and log Σ_k w_k² of each example, (2, n)."""
+    x, *context = inputs
+    sums = torch.full((2, len(x)), -math.inf, dtype=torch.float64)
+    for start in range(0, samples, at_once):
+        draws = min(at_once, samples - start)
+        nats = log_weight(x, draws, *context).double().cpu()
+        if nats.shape != (draws, len(x)):
+            raise InputError(
+                f"`log_weight` gave shape {tuple(nats.shape)} for {len(x)} examples and {draws} draws, but "
+                f"must give ({draws}, {len(x)})."
+            )
+        sums = torch.logaddexp(sums, torch.stack([nats.logsumexp(0), (2 * nats).logsumexp(0)]))
+    return sums

@@ -1,0 +1,86 @@
+"""The leakage score of dpVAE: what the aggregate posterior supports and the prior hardly ever draws."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from flowprior.errors import InputError
+
+
+@dataclass(frozen=True)
+class Leakage:
+    """The curve LS(τ), a value for each threshold."""
+
+    thresholds: tuple[float, ...]
+    scores: tuple[float, ...]  # nats
+    standard_errors: tuple[float, ...]
+    shares: tuple[float, ...]  # of the draws below the threshold; the paper leaves points out where it is 0
+    samples: int
+
+
+def leakage(
+    log_aggregate: Tensor, log_prior: Tensor, thresholds: Sequence[float], log_base: Tensor | None = None
+) -> Leakage:
+    """LS(τ) = E_q(z)[(log q(z) - log p(z)) · 1(log p(z) < τ)]   (dpVAE Eq. 6)
+
+    Over draws of the aggregate posterior q. The paper prints p(h(z)) below q(z), h = g for a decoupled prior:
+    the base density at z0 = g(z) without the volume log|det dg/dz|, which compares densities of two spaces.
+    Without `log_base` p(z) stands there, volume included, so that the score does not depend on the
+    coordinates, and at τ = ∞ is KL(q ‖ p); with it the score is the printed one. For N(0, I) both are one.
+
+    Args:
+        log_aggregate, log_prior: log q(z) and log p(z) at draws of q, (S,).
+        thresholds: τ, nats.
+        log_base: log p0(g(z)) at the same draws, (S,), for Eq. 6 as printed.
+
+    Raises:
+        InputError: if shapes differ, there are less than two draws, or a density is not finite.
+
+    >>> leakage(torch.tensor([-1.0, -2.0]), torch.tensor([-1.0, -5.0]), [-3.0]).scores  # (0 + 3) / 2
+    (1.5,)
+    """
+    below = log_prior if log_base is None else log_base
+    if log_aggregate.dim() != 1 or not log_aggregate.shape == log_prior.shape == below.shape:
+        raise InputError(
+            f"The log densities have shapes {tuple(log_aggregate.shape)}, {tuple(log_prior.shape)} and "
+            f"{tuple(below.shape)}, but must all be (draws,)."
+        )
+    if len(log_aggregate) < 2:
+        raise InputError("A leakage score needs at least 2 draws of the aggregate posterior.")
+    values = torch.stack([each.detach().double().cpu() for each in (log_aggregate, log_prior, below)])
+    if not values.isfinite().all():
+        raise InputError("A log density is not finite at some draw: check the prior.")
+    aggregate, prior, base = values
+    inside = prior < torch.tensor(list(thresholds), dtype=torch.float64)[:, None]  # (T, S)
+    scores = torch.where(inside, aggregate - base, 0.0)
+    errors = scores.std(1) / math.sqrt(scores.shape[1])
+    shares = inside.double().mean(1)
+    return Leakage(
+        tuple(float(threshold) for threshold in thresholds),
+        tuple(scores.mean(1).tolist()),
+        tuple(errors.tolist()),
+        tuple(shares.tolist()),
+        scores.shape[1],
+    )
+
+
+def normal_thresholds(features: int, shares: Sequence[float]) -> tuple[float, ...]:
+    """The τ below which log N(z; 0, I) of `features` dimensions lies for each share of its own draws.
+
+    They put the curves of different priors, and of different dimensions, at comparable thresholds.
+
+    Raises:
+        InputError: if a share is not between 0 and 1.
+
+    >>> [round(level, 2) for level in normal_thresholds(2, (0.1, 0.01))]  # -log(2 pi) + log(share)
+    [-4.14, -6.44]
+    """
+    from scipy.special import chdtri
+
+    if not all(0 < share < 1 for share in shares):
+        raise InputError(f"`shares` (={tuple(shares)}) must lie between 0 and 1, such as (0.1, 0.01).")
+    constant = 0.5 * features * math.log(2 * math.pi)
+    return tuple(-constant - 0.5 * float(chdtri(features, share)) for share in shares)
