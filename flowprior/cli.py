@@ -186,6 +186,13 @@ def _experiment(run: Path, data_root: Path | None) -> Any:
 @click.argument("run", metavar="RUN", type=_PATH)
 @click.option("--metrics", required=True, help="Names with commas between them, e.g. reconstruction,nll,fid.")
 @click.option("--samples", "count", type=click.IntRange(min=2), default=10000, show_default=True)
+@click.option(
+    "--importance-samples",
+    type=click.IntRange(min=2),
+    default=1000,
+    show_default=True,
+    help="Draws for each example of iw_nll.",
+)
 @_data_root
 @_weights
 @click.option("--download", is_flag=True, help="Fetch missing Inception weights (92 MB).")

@@ -18,6 +18,7 @@ def run(
     download: bool = False,
     seed: int = 0,
     device: str = "auto",
+    importance_samples: int = 1000,
 ) -> dict[str, float]:
     """Measure the run in `folder`; returns the values by metric.
 
@@ -29,6 +30,7 @@ def run(
         download: whether missing Inception weights may be downloaded.
         seed: of the samples.
         device: where.
+        importance_samples: draws for each test example of iw_nll.
 
     Raises:
         InputError: on an unknown metric, missing data or weights, or no valid checkpoint.
@@ -38,7 +40,14 @@ def run(
     report.read(folder / REPORT)  # a damaged report is said before the work, not after it
     restore(experiment.model, folder, device)
     found = measure(
-        experiment.model, experiment.source, names, count=count, weights=weights, download=download, seed=seed
+        experiment.model,
+        experiment.source,
+        names,
+        count=count,
+        weights=weights,
+        download=download,
+        seed=seed,
+        importance_samples=importance_samples,
     )
     report.update(folder / REPORT, metrics=found.values, metric_facts=found.facts)
     print(report.table(found.values))

@@ -11,8 +11,11 @@ import torch
 from torch import Tensor
 
 from flowprior.bindings import nearest
+from flowprior.commands import pockets
+from flowprior.data.dataset import thin
 from flowprior.data.images import Source
 from flowprior.errors import InputError
+from flowprior.metrics.aggregate import AggregatePosterior
 from flowprior.metrics.features import FeatureNetwork
 from flowprior.models import Autoencoder
 from flowprior.training.stages import with_context
@@ -20,6 +23,7 @@ from flowprior.training.stages import with_context
 CHUNK = 500  # examples at once through encoder and decoder
 Values = dict[str, float]
 Facts = dict[str, Any]
+Metric = Callable[["_Job"], tuple[Values, Facts]]
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ def measure(
     weights: Path | None = None,
     download: bool = False,
     seed: int = 0,
+    importance_samples: int = 1000,
 ) -> Measured:
     """The metrics `names` of `model`, which is in evaluation mode.
 
@@ -65,17 +70,27 @@ def measure(
     - prd, prd_squeezenet, prd_classifier: F8 (recall) and F1/8 (precision) of as many samples as test images.
     - kid: the kernel distance on Inception's features.
 
+    Of models with a posterior density (`pockets`), the aggregate posterior taken over all training examples:
+    - skl: both KL divergences between prior and aggregate posterior, in nats, and skl_density.
+    - leakage: the leakage score at three thresholds.
+    - lp_fid, lp_fd_squeezenet, lp_fd_classifier: Fréchet distances of low-posterior samples, `count` of them.
+    - iw_nll: the importance-weighted -log p(x) in nats (`nll` is that of latents).
+
     Args:
         count: samples drawn.
         weights: folder of the feature networks' weights; by default FLOWPRIOR_WEIGHTS.
         download: whether the Inception weights may be downloaded.
         seed: of the samples and of posterior noise.
+        importance_samples: draws for each test example of iw_nll; the paper takes 21,000.
 
     Raises:
-        InputError: on an unknown name, one that does not suit the data, or missing weights.
+        InputError: on an unknown name, one that does not suit the data or the model, or missing weights.
     """
     check_metrics(names, source)
-    job = _Job(model, source, count, weights, download, seed)
+    for name in names:
+        if name in _OF_DENSITIES:
+            pockets.check_overlap(model, name, conditional=name == "iw_nll")
+    job = _Job(model, source, count, weights, download, seed, importance_samples)
     found = Measured()
     for name in dict.fromkeys(names):
         with torch.random.fork_rng(), torch.no_grad(), warnings.catch_warnings(record=True) as caught:
@@ -91,12 +106,21 @@ class _Job:
     """What the metrics share: the data, the samples, the feature networks."""
 
     def __init__(
-        self, model: Autoencoder, source: Source, count: int, weights: Path | None, download: bool, seed: int
+        self,
+        model: Autoencoder,
+        source: Source,
+        count: int,
+        weights: Path | None,
+        download: bool,
+        seed: int,
+        importance_samples: int,
     ) -> None:
+        self.importance_samples = importance_samples
         self.model, self.source, self.count, self.seed = model, source, count, seed
         self.weights, self.download = weights, download
         self.test = source.test()
         self.networks: dict[str, FeatureNetwork] = {}
+        self._aggregate: AggregatePosterior | None = None
 
     def images(self) -> Iterator[Tensor]:
         """The test examples as the model reads them, in chunks."""
@@ -125,6 +149,20 @@ class _Job:
         for chunk in z.split(CHUNK):
             yield self.model.decode(chunk)
 
+    def aggregate(self) -> AggregatePosterior:
+        """The aggregate posterior over the training examples, made once."""
+        if self._aggregate is None:
+            chunks = self.source.train().x.split(CHUNK)
+            self._aggregate = pockets.aggregate_of(
+                self.model, (as_input(chunk.to(self.model.device)) for chunk in chunks)
+            )
+        return self._aggregate
+
+    def low_posterior_samples(self) -> Iterator[Tensor]:
+        torch.manual_seed(self.seed)
+        for chunk in pockets.low_posterior(self.model, self.aggregate(), self.count).split(CHUNK):
+            yield self.model.decode(chunk)
+
     def network(self, kind: str) -> FeatureNetwork:
         """The feature network "inception", "squeezenet" or "classifier", made once."""
         if kind not in self.networks:
@@ -144,27 +182,59 @@ def _reconstruction(job: _Job) -> tuple[Values, Facts]:
     return {"reconstruction": error.mse}, {"unit": "squared error per pixel"} | asdict(error)
 
 
+def _seeded(*names: str) -> Callable[[Metric], Metric]:
+    """A metric of draws and densities: its own random state, and infinity where it cannot be had.
+
+    A flow that leaves the range of floats on some latents is measured, not hidden.
+    """
+
+    def around(metric: Metric) -> Metric:
+        def seeded(job: _Job) -> tuple[Values, Facts]:
+            torch.manual_seed(job.seed)
+            try:
+                return metric(job)
+            except InputError as error:
+                return dict.fromkeys(names, math.inf), {"notes": [str(error)]}
+
+        return seeded
+
+    return around
+
+
+@_seeded("nll")
 def _nll(job: _Job) -> tuple[Values, Facts]:
     from flowprior.metrics.likelihood import latent_nll
 
-    torch.manual_seed(job.seed)
     z = torch.cat([job.model.encode(x).sample() for x in job.images()])
-    try:
-        nll = latent_nll(job.model.prior.log_prob, z, job.context(), device=job.model.device)
-    except (
-        InputError
-    ) as error:  # a flow that leaves the range of floats on some latents: measured, not hidden
-        return {"nll": math.inf}, {"notes": [str(error)]}
+    nll = latent_nll(job.model.prior.log_prob, z, job.context(), device=job.model.device)
     return {"nll": nll.mean}, {"unit": "nats per latent"} | asdict(nll)
 
 
-def _frechet(name: str, kind: str, reconstructed: bool = False) -> Callable[[_Job], tuple[Values, Facts]]:
+@_seeded("skl", "skl_density")
+def _skl(job: _Job) -> tuple[Values, Facts]:
+    return pockets.skl(job.model, job.aggregate())
+
+
+@_seeded(*(f"leakage_{share}" for share in pockets.SHARES))
+def _leakage(job: _Job) -> tuple[Values, Facts]:
+    return pockets.leakage(job.model, job.aggregate())
+
+
+@_seeded("iw_nll")
+def _importance(job: _Job) -> tuple[Values, Facts]:
+    rows = thin(len(job.test), pockets.EXAMPLES)
+    context = job.context()
+    context = None if context is None else context[rows]
+    return pockets.importance(job.model, as_input(job.test.x[rows]), context, job.importance_samples)
+
+
+def _frechet(name: str, kind: str, images: Callable[[_Job], Iterator[Tensor]]) -> Metric:
     def distance(job: _Job) -> tuple[Values, Facts]:
         from flowprior.metrics.frechet import cached_statistics, frechet
 
         network = job.network(kind)
         real = cached_statistics(job.test.x, network, data_fingerprint=job.test.fingerprint)
-        result = frechet(job.reconstructions() if reconstructed else job.samples(), real, network)
+        result = frechet(images(job), real, network)
         facts = {key: value for key, value in asdict(result).items() if key not in ("metric", "value")}
         return {name: result.value}, facts | {"real_set": "test", "preprocessing": job.test.preprocessing}
 
@@ -183,7 +253,7 @@ def _features(job: _Job, kind: str) -> tuple[Tensor, Tensor, Facts]:
     return ours, theirs, facts | {"facts": dict(network.facts)}
 
 
-def _prd(name: str, kind: str) -> Callable[[_Job], tuple[Values, Facts]]:
+def _prd(name: str, kind: str) -> Metric:
     def summary(job: _Job) -> tuple[Values, Facts]:
         from flowprior.metrics.precision_recall import prd
 
@@ -236,12 +306,20 @@ def _classifier(job: _Job) -> FeatureNetwork:
 _NETWORKS = {"inception": _inception, "squeezenet": _squeezenet, "classifier": _classifier}
 _FRECHET = {"fid": "inception", "fd_squeezenet": "squeezenet", "fd_classifier": "classifier"}
 _PRD = {"prd": "inception", "prd_squeezenet": "squeezenet", "prd_classifier": "classifier"}
-OF_ANYTHING = ("reconstruction", "nll")
-METRICS: dict[str, Callable[[_Job], tuple[Values, Facts]]] = {
+OF_ANYTHING = ("reconstruction", "nll", "skl", "leakage", "iw_nll")
+_OF_DENSITIES = ("skl", "leakage", "iw_nll", *(f"lp_{name}" for name in _FRECHET))
+METRICS: dict[str, Metric] = {
     "reconstruction": _reconstruction,
     "nll": _nll,
-    **{name: _frechet(name, kind) for name, kind in _FRECHET.items()},
-    **{f"{n}_reconstruction": _frechet(f"{n}_reconstruction", kind, True) for n, kind in _FRECHET.items()},
+    "skl": _skl,
+    "leakage": _leakage,
+    "iw_nll": _importance,
+    **{name: _frechet(name, kind, _Job.samples) for name, kind in _FRECHET.items()},
+    **{f"lp_{n}": _frechet(f"lp_{n}", kind, _Job.low_posterior_samples) for n, kind in _FRECHET.items()},
+    **{
+        f"{n}_reconstruction": _frechet(f"{n}_reconstruction", kind, _Job.reconstructions)
+        for n, kind in _FRECHET.items()
+    },
     **{name: _prd(name, kind) for name, kind in _PRD.items()},
     "kid": _kid,
 }

@@ -60,10 +60,11 @@ def _neighbor_kl(x: Tensor, y: Tensor, k: int) -> float:
 
 def _nearest(x: Tensor, y: Tensor, k: int) -> Tensor:
     """Distance of each row of x to its k-th nearest in y."""
-    exact = "donot_use_mm_for_euclid_dist"
-    return torch.cat(
-        [torch.cdist(rows, y, compute_mode=exact).kthvalue(k, dim=1).values for rows in x.split(_CHUNK)]
-    )
+    found = []
+    for rows in x.split(_CHUNK):
+        distances = torch.cdist(rows, y, compute_mode="donot_use_mm_for_euclid_dist")  # exact when close
+        found.append(distances.topk(k, largest=False).values[:, -1])
+    return torch.cat(found)
 
 
 @torch.no_grad()

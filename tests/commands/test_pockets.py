@@ -1,0 +1,127 @@
+"""What is measured of prior against aggregate posterior, by name, on models whose truth is known."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.distributions import MultivariateNormal
+
+from flowprior.commands import measure as measured
+from flowprior.commands import pockets
+from flowprior.commands.measure import measure
+from flowprior.data.images import Source
+from flowprior.errors import InputError
+from flowprior.metrics.features import FeatureNetwork
+from flowprior.models import Autoencoder, GaussianLikelihood, GaussianPosterior
+from flowprior.networks import MLP, SmallDecoder, SmallEncoder
+from flowprior.priors import DecoupledPrior, FlowPrior, StandardNormal
+
+NAMES = ("skl", "leakage", "iw_nll")
+
+
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch):
+    monkeypatch.setattr(pockets, "DRAWS", 1000)
+
+
+def linear(prior) -> Autoencoder:
+    torch.manual_seed(0)
+    encoder, decoder = MLP(2, 4, hidden=()), MLP(2, 2, hidden=())
+    with torch.no_grad():
+        encoder.layers[0].weight.copy_(torch.tensor([[0.6, 0.2], [-0.2, 0.7], [0, 0], [0, 0]]))
+        encoder.layers[0].bias.copy_(torch.tensor([0.1, 0.0, 0.5, 0.3]))
+    likelihood = GaussianLikelihood(0.4, "identity")
+    return Autoencoder(encoder, decoder, prior, posterior=GaussianPosterior(), likelihood=likelihood).eval()
+
+
+def test_the_likelihood_of_a_linear_gaussian_vae_is_the_exact_one():
+    model, source = linear(StandardNormal(2)), Source("moons", limit=300)
+    found = measure(model, source, ["iw_nll"], importance_samples=500)
+    layer = model.decoder.layers[0]
+    covariance = layer.weight @ layer.weight.T + 0.4 * torch.eye(2)
+    truth = -MultivariateNormal(layer.bias, covariance).log_prob(source.test().x).mean().item()
+    facts = found.facts["iw_nll"]
+    assert 0 < facts["standard_error"] < 0.02
+    assert abs(found.values["iw_nll"] - truth) < 4 * facts["standard_error"]
+    assert (facts["samples"], facts["examples"]) == (500, 300)
+
+
+def test_overlap_and_leakage_agree_with_the_prior_asked_directly():
+    model, source = linear(StandardNormal(2)), Source("moons", limit=300)
+    found = measure(model, source, ["skl", "leakage"])
+    q = model.encode(source.train().x)
+    aggregate = pockets.aggregate_of(model, source.train().x.split(100))
+    torch.testing.assert_close(aggregate.loc, q.mean.detach())
+    torch.testing.assert_close(aggregate.scale, q.stddev.detach())
+    assert found.values["skl"] == pytest.approx(found.values["skl_density"], abs=0.3)
+    thresholds = found.facts["leakage"]["thresholds"]
+    torch.manual_seed(0)
+    curve = DecoupledPrior(model.prior).leakage(aggregate, thresholds, samples=1000)
+    values = [found.values[f"leakage_{share}"] for share in pockets.SHARES]
+    assert values == pytest.approx(curve.scores, abs=1e-6)
+    assert found.facts["leakage"]["scores_as_printed"] == pytest.approx(values)
+    assert found.values == measure(model, source, ["skl", "leakage"]).values  # seeded
+
+
+def test_a_fitted_decoupled_prior_overlaps_better():
+    source = Source("moons", limit=400)
+    model = linear(StandardNormal(2))
+    plain = measure(model, source, ["skl", "leakage"]).values
+    flow = FlowPrior(2, transforms=2, hidden_features=(4,))
+    q = model.encode(source.train().x)
+    flow.initialize(q.sample((5,)).flatten(0, 1))  # whitened
+    model.prior = DecoupledPrior(flow)
+    decoupled = measure(model, source, ["skl", "leakage"]).values
+    for name in ("skl", "skl_density"):
+        assert decoupled[name] < plain[name]
+
+
+def test_low_posterior_samples_are_measured_as_images(monkeypatch):
+    torch.manual_seed(0)
+    model = Autoencoder(
+        SmallEncoder(1, 4, width=0.25),
+        SmallDecoder(2, 1, width=0.25),
+        StandardNormal(2),
+        posterior=GaussianPosterior(),
+    ).eval()
+    network = FeatureNetwork(
+        nn.Sequential(nn.AvgPool2d(4), nn.Flatten()), metric="fd_pooled", resize="none", checksum="0"
+    )
+    monkeypatch.setitem(measured._NETWORKS, "classifier", lambda job: network)
+    source = Source("digits", limit=80)
+    found = measure(model, source, ["fd_classifier", "lp_fd_classifier"], count=60)
+    assert found.values.keys() == {"fd_classifier", "lp_fd_classifier"}
+    assert found.facts["lp_fd_classifier"]["samples"] == 60
+    aggregate = pockets.aggregate_of(model, [source.train().x.float() / 255])
+    torch.manual_seed(0)
+    draws = model.prior.sample(pockets.LP_DRAWS * 60)
+    torch.manual_seed(0)
+    kept = pockets.low_posterior(model, aggregate, 60)
+    expected = draws[aggregate.log_prob(draws).argsort()[:60]]
+    torch.testing.assert_close(kept, expected)
+
+
+def test_a_flow_beyond_the_floats_is_measured_as_infinite():
+    class Overflow(StandardNormal):
+        def _log_prob(self, z, context):
+            return super()._log_prob(z, context) * math.inf
+
+    found = measure(linear(Overflow(2)), Source("moons", limit=50), NAMES, importance_samples=4)
+    assert set(found.values.values()) == {math.inf}
+    assert found.values.keys() >= {"skl", "skl_density", "iw_nll", "leakage_0.1", "leakage_0.001"}
+    assert all("not finite" in found.facts[name]["notes"][0] for name in NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_models_without_these_densities_are_refused_before_any_work(name):
+    source = Source("moons", limit=50)
+    deterministic = Autoencoder(MLP(2, 2), MLP(2, 2), StandardNormal(2))
+    with pytest.raises(InputError, match=f"'{name}' needs a posterior with a density"):
+        measure(deterministic, source, [name])
+    conditional = linear(FlowPrior(2, context_features=2))
+    if name == "iw_nll":
+        assert math.isfinite(measure(conditional, source, [name], importance_samples=5).values[name])
+    else:
+        with pytest.raises(InputError, match="this prior is conditional"):
+            measure(conditional, source, [name])
