@@ -72,7 +72,7 @@ class FactorVAE(VariationalObjective):
 
     def regularizer(self, seen: Pass, step: int) -> tuple[Tensor, Terms]:
         """KL + tc_weight · TC."""
-        logits = self.critic(seen.z.flatten(1))
+        logits = self.critic(seen.z.flatten(1)).to(seen.z.dtype)  # a mean in half precision loses digits
         total_correlation = (logits[:, 0] - logits[:, 1]).mean()
         return seen.kl + self.tc_weight * total_correlation, {"total_correlation": total_correlation}
 
