@@ -213,7 +213,13 @@ def build_bijector(
             steps.append(library.spline_coupling(mask, network, recipe.bins, recipe.tail_bound))
         if recipe.permute_every and (index + 1) % recipe.permute_every == 0:
             steps.append(Permutation.random(features, recipe.permutation_seed + index))
-    return Cascade(event_shape, steps, context_features, start_from_data=recipe.actnorm_start == "data")
+    return Cascade(
+        event_shape,
+        steps,
+        context_features,
+        start_from_data=recipe.actnorm_start == "data",
+        scheduled=backend == "nflows" and recipe.coupling == "affine",
+    )
 
 
 def _mask(features: int, kind: str, index: int) -> Tensor:
