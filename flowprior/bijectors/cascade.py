@@ -80,5 +80,5 @@ class Cascade(Bijector):
 def _reschedule(cascade: Cascade, incompatible_keys: object) -> None:
     """After a load: masks and permutations may be others now."""
     if cascade.schedule is not None:
-        device = next(cascade.steps.buffers()).device
-        cascade.schedule = Schedule.of(cascade.steps, cascade.features).to(device)
+        schedule = Schedule.of(cascade.steps, cascade.features)
+        cascade.schedule = schedule if schedule is None else schedule.to(cascade._witness.device)
