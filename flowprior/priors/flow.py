@@ -161,17 +161,18 @@ class FlowPrior(InvertiblePrior):
 
     def _flow_to_base(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         z0, logabsdet = self.bijector.to_base(z, context)
-        return z0 - self._mean(z0, context), logabsdet
+        if self.base_mean is not None:
+            z0 = z0 - self.base_mean(context).reshape(z0.shape)
+        return z0, logabsdet
 
     def _from_base(self, z0: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        z, logabsdet = self.bijector.from_base(z0 + self._mean(z0, context), context)
+        if self.base_mean is not None:
+            z0 = z0 + self.base_mean(context).reshape(z0.shape)
+        z, logabsdet = self.bijector.from_base(z0, context)
         if self.whitening is None:
             return z, logabsdet
         z, scale = self.whitening.from_base(z)
         return z, logabsdet + scale
-
-    def _mean(self, z0: Tensor, context: Tensor | None) -> Tensor | float:
-        return 0.0 if self.base_mean is None else self.base_mean(context).reshape(z0.shape)
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
         # The whitening comes with data, so a fresh prior makes room for the one that the state dict holds.
