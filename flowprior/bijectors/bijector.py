@@ -112,6 +112,8 @@ class Bijector(nn.Module, ABC):
                 mapped, logabsdet = method(value, context)
         else:
             mapped, logabsdet = method(value, context)
+        if len(batch) == 1 and len(self.event_shape) == 1:
+            return mapped, logabsdet
         return mapped.reshape(batch + self.event_shape), logabsdet.reshape(batch)
 
     def _flatten(
@@ -144,7 +146,9 @@ class Bijector(nn.Module, ABC):
                 value = value.expand(batch + self.event_shape)
                 context = context.expand((*batch, self.context_features))
             context = context.to(value.dtype).reshape(numel(batch), self.context_features)
-        return value.reshape(numel(batch), self.features), context, batch
+        if len(batch) != 1 or len(self.event_shape) != 1:
+            value = value.reshape(numel(batch), self.features)
+        return value, context, batch
 
     def _working_dtype(self, name: str, value: Tensor) -> torch.dtype:
         """The dtype to compute in: that of the parameters, and at least float32."""
@@ -152,6 +156,8 @@ class Bijector(nn.Module, ABC):
             raise InputError(
                 f"`{name}` has dtype {value.dtype} but must be floating point: convert it with `.float()`."
             )
+        if value.dtype == self._witness.dtype and value.dtype in (torch.float32, torch.float64):
+            return value.dtype
         if torch.finfo(self._witness.dtype).bits < 32:
             raise InputError(
                 f"the parameters of this bijector have dtype {self._witness.dtype} but flows compute in "

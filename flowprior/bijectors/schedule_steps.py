@@ -204,14 +204,14 @@ class Couple:
         for layers in self.networks:
             linear = False
             for layer in layers.values():
-                if type(layer) is nn.Linear and layer.bias is not None and not linear:
-                    found += (layer.weight, layer.bias)
+                if type(layer) is nn.Linear and not linear:
+                    found += layer._parameters.values()  # type: ignore[arg-type]
                 elif type(layer) not in ACTIVATION_GRADIENT or not linear:
                     return None
                 linear = not linear
             if not linear:
                 return None
-        return found
+        return None if any(parameter is None for parameter in found) else found
 
     def to_base(self, columns: Columns, run: Run) -> Columns:
         kept, changed = columns[::-1] if self.flipped else columns
