@@ -15,7 +15,8 @@ Every row is one size: D features, couplings, width of the two hidden layers, ba
 
 "log_prob" and "sample" are without gradients, "log_prob with graph" records them, "step" is log_prob,
 backward and optimizer. The ratios are medians over the rounds of time / flowprior's time in the same round
-(for products: flowprior's time / theirs), with the quartiles. Writes benchmarks/results/flow_cpu.json (--out).
+(for products: flowprior's time / theirs), with the quartiles.
+Writes benchmarks/results/flow_cpu.json (--out).
 """
 
 import argparse
