@@ -38,7 +38,12 @@ class Schedule(nn.Module):
         self.hooks = [
             hooks
             for module in called
-            for hooks in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks)
+            for hooks in (
+                module._forward_hooks,
+                module._forward_pre_hooks,
+                module._backward_hooks,
+                module._backward_pre_hooks,
+            )
         ]
 
     @classmethod
@@ -50,7 +55,10 @@ class Schedule(nn.Module):
         return cls(steps, features) if known and features > 1 and len(kinds) <= 1 else None
 
     def serves(self, steps: nn.Module) -> bool:
-        """Whether it is for these steps, and none of their parts has a hook that must be called."""
+        """Whether it is for these steps, and none of their parts has a hook that must be called.
+
+        A compiled call does not look for hooks, as `torch.compile` itself does not.
+        """
         return self.owner[0] is steps and (torch.compiler.is_compiling() or not any(self.hooks))
 
     def to_base(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -204,7 +204,7 @@ class Couple:
         for layers in self.networks:
             linear = False
             for layer in layers.values():
-                if type(layer) is nn.Linear and not linear:
+                if type(layer) is nn.Linear and len(layer._parameters) == 2 and not linear:
                     found += layer._parameters.values()  # type: ignore[arg-type]
                 elif type(layer) not in ACTIVATION_GRADIENT or not linear:
                     return None
@@ -291,7 +291,7 @@ def _network(layers: Layers, h: Tensor, run: Run) -> Tensor:
     linear = False
     for layer in layers.values():
         kind = type(layer)
-        if kind is nn.Linear:
+        if kind is nn.Linear and len(layer._parameters) == 2:  # some wrappers keep them elsewhere
             if run.parameters is None:
                 weight, bias = layer._parameters.values()
             else:
