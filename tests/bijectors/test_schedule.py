@@ -317,3 +317,24 @@ def test_a_weight_changed_before_the_backward_pass_is_noticed() -> None:
         next(fast.parameters()).add_(1.0)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         z0.sum().backward()
+
+
+# The compiler's own warnings are not ours to mend.
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("recipe", AFFINE)
+def test_compiles_in_one_graph(recipe: str) -> None:
+    torch._dynamo.reset()
+    fast, reference = pair(recipe, 3, 3, 2)
+    given = inputs(fast)
+    compiled = [
+        torch.compile(getattr(fast, direction), backend="aot_eager", fullgraph=True)
+        for direction in DIRECTIONS
+    ]
+    for call, direction in zip(compiled, DIRECTIONS, strict=True):
+        got, expected = call(*given), getattr(reference, direction)(*given)
+        torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+    parameter, twin = next(fast.parameters()), next(reference.parameters())
+    with torch.no_grad():
+        parameter.add_(0.5)
+        twin.add_(0.5)
+    torch.testing.assert_close(compiled[0](*given), reference.to_base(*given), rtol=1e-12, atol=1e-12)
