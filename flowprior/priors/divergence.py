@@ -27,7 +27,7 @@ def estimate_kl(
     """
     if not isinstance(q, Distribution):
         raise InputError(
-            f"`q` (a {type(q).__name__}) must be a distribution, such as torch.distributions.Normal(mean, std)."
+            f"`q` (a {type(q).__name__}) must be a distribution of torch, such as Normal(mean, std)."
         )
     q = _over_event(q, prior.event_shape)
     shape = q.batch_shape

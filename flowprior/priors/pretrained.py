@@ -84,7 +84,9 @@ def _class_of(description: dict[str, Any], folder: Path) -> type[Prior]:
 
     classes: dict[str, type[Prior]] = {}
     for cls in _subclasses(Prior):  # type: ignore[type-abstract]
-        classes.setdefault(cls.__name__, cls)  # gin wraps a class in a subclass of the same name: not that one
+        classes.setdefault(
+            cls.__name__, cls
+        )  # gin wraps a class in a subclass of the same name: not that one
     name = description.get("class")
     if not isinstance(name, str) or name not in classes or not isinstance(description.get("arguments"), dict):
         raise InputError(

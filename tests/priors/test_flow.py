@@ -238,5 +238,5 @@ def test_half_precision_parameters_are_refused_in_a_sentence():
     prior = FlowPrior(3).bfloat16()
     with pytest.raises(InputError, match=r"parameters .* have dtype torch.bfloat16 .* call `.float\(\)`"):
         prior.sample(2)
-    with pytest.raises(InputError, match="torch.bfloat16"):
+    with pytest.raises(InputError, match=r"torch\.bfloat16"):
         prior.log_prob(torch.zeros(2, 3, dtype=torch.bfloat16))
