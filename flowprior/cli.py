@@ -30,7 +30,7 @@ class _Sentences(click.Group):
             click.echo(f"flowprior: {error.strerror or error}: {error.filename or 'output'}", err=True)
             sys.exit(1)
         except click.Abort:
-            click.echo("flowprior: interrupted.", err=True)
+            click.echo("flowprior: interrupted; a training run goes on with --resume.", err=True)
             sys.exit(130)
         sys.exit(2)
 

@@ -9,11 +9,7 @@ from flowprior.commands.files import make_folder, read_array, read_rows
 from flowprior.commands.runs import REPORT
 from flowprior.errors import InputError
 from flowprior.priors.flow import FlowPrior
-from flowprior.priors.mixture import MixturePrior
-from flowprior.priors.prior import Prior
 from flowprior.training.fit import fit
-
-ROWS_A_COMPONENT = 100  # of a mixture base, at least; fewer rows get fewer components
 
 
 def run(
@@ -61,10 +57,8 @@ def run(
         arguments["context_features"] = rows.shape[1]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        base: str | Prior = arguments.setdefault("base", "mixture" if rows is None else "normal")
-        if base == "mixture":
-            base = MixturePrior(tuple(z.shape[1:]), min(128, max(1, len(z) // ROWS_A_COMPONENT)))
-        prior = FlowPrior(tuple(z.shape[1:]), **(arguments | {"base": base}))
+        arguments.setdefault("base", "mixture" if rows is None else "normal")
+        prior = FlowPrior(tuple(z.shape[1:]), **arguments)
     fresh = not out.exists()
     make_folder(out)  # a folder that cannot be written to is said before the work
     try:

@@ -34,8 +34,8 @@ class FlowPrior(InvertiblePrior):
         backend: "nflows" or "pyro".
         bijector: your own transform instead of a recipe: a Bijector, an nflows Transform, a torch or Pyro
             Transform or a list of these.
-        base: "normal" for N(0, I), "mixture" for a `MixturePrior` (a learnable mixture of 128 Gaussians), or
-            an unconditional prior of the same event shape.
+        base: "normal" for N(0, I), "mixture" for a `MixturePrior` (a learnable mixture of Gaussians),
+            or an unconditional prior of the same event shape.
 
     Raises:
         InputError: if an argument is not one of these, or a recipe is asked for beside a `bijector`.

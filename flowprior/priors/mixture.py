@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from flowprior.errors import InputError
 from flowprior.priors.prior import Prior
 
+_MOST, _ROWS_A_COMPONENT = 128, 100  # components where the data may decide
 _LARGEST_FULL = 64  # features up to which the default covariance is full
 _CHUNK = 2**22  # elements of a (K, N, D) block that the full covariance holds at a time
 
@@ -29,7 +30,8 @@ class MixturePrior(Prior):
 
     Args:
         features: the event shape, an int or a tuple; components are Gaussians over the flattened event.
-        components: K. Fitting asks for more latents than that; some hundred for each are well spent.
+        components: K. None means 128, and when `initialize` sees fewer than 12,800 latents, one for each
+            hundred of them: with less data a component learns its few points by heart.
         covariance: "diagonal" or "full"; None means full up to 64 features and diagonal beyond, where K
             matrices of D x D grow too large. On codes of Fashion-MNIST (D 20) full covariances bring decoded
             samples closer to the data than three times as many diagonal ones (benchmarks/fit_fashion.py).
@@ -51,29 +53,40 @@ class MixturePrior(Prior):
     def __init__(
         self,
         features: int | Sequence[int],
-        components: int = 128,
+        components: int | None = None,
         covariance: Literal["diagonal", "full"] | None = None,
         start: Literal["kmeans", "em"] = "kmeans",
     ) -> None:
         super().__init__(features)
+        self._follows_data = components is None
+        components = _MOST if components is None else components
         if not isinstance(components, int) or isinstance(components, bool) or components < 1:
-            raise InputError(f"`components` (={components!r}) must be a positive int, such as 128.")
+            raise InputError(
+                f"`components` (={components!r}) must be a positive int, such as 128, or None, which follows "
+                "the data."
+            )
         if covariance is None:
             covariance = "full" if self.event_shape.numel() <= _LARGEST_FULL else "diagonal"
         if covariance not in ("diagonal", "full"):
             raise InputError(f"`covariance` (={covariance!r}) must be 'diagonal', 'full' or None.")
         if start not in ("kmeans", "em"):
             raise InputError(f"`start` (={start!r}) must be 'kmeans' or 'em'.")
-        self.components, self.covariance, self.start = components, covariance, start
+        self.covariance, self.start = covariance, start
+        self._allocate(components, torch.get_default_dtype(), None)
+
+    def _allocate(self, components: int, dtype: torch.dtype, device: torch.device | None) -> None:
+        """Fresh parameters for so many components."""
+        self.components = components
         size = self.event_shape.numel()
+        place: dict[str, Any] = {"dtype": dtype, "device": device}
         # Until it is initialised the mixture looks like N(0, I): spread ½ of the means plus ¾ within them
         # gives unit variance, and the random means let the gradient tell the components apart.
-        self.logits = nn.Parameter(torch.zeros(components))
-        self.means = nn.Parameter(0.5 * torch.randn(components, size))
-        self.log_scales = nn.Parameter(torch.full((components, size), 0.5 * math.log(0.75)))
+        self.logits = nn.Parameter(torch.zeros(components, **place))
+        self.means = nn.Parameter(0.5 * torch.randn(components, size, **place))
+        self.log_scales = nn.Parameter(torch.full((components, size), 0.5 * math.log(0.75), **place))
         # Below the diagonal of the Cholesky factors; one feature has nothing there.
-        full = covariance == "full" and size > 1
-        self.lower = nn.Parameter(torch.zeros(components, size, size)) if full else None
+        full = self.covariance == "full" and size > 1
+        self.lower = nn.Parameter(torch.zeros(components, size, size, **place)) if full else None
 
     def arguments(self) -> dict[str, Any]:
         return super().arguments() | {
@@ -137,6 +150,10 @@ class MixturePrior(Prior):
         return torch.cat(blocks)
 
     def _initialize(self, latents: Tensor, context: Tensor | None, seed: int) -> None:
+        if self._follows_data:
+            components = min(_MOST, max(1, len(latents) // _ROWS_A_COMPONENT))
+            if components != self.components:
+                self._allocate(components, self.dtype, self.device)
         if len(latents) < self.components:
             raise InputError(
                 f"`latents` has {len(latents)} rows but a mixture of `components` (={self.components}) "
@@ -154,6 +171,13 @@ class MixturePrior(Prior):
         self.log_scales.copy_(factors.diagonal(dim1=-2, dim2=-1).log())
         if self.lower is not None:
             self.lower.copy_(factors.tril(-1))
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
+        # How many components followed the data: a fresh prior makes room for those that the state dict holds.
+        held = state_dict.get(f"{prefix}logits")
+        if self._follows_data and held is not None and len(held) != self.components:
+            self._allocate(len(held), self.dtype, self.device)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
 class _Moments(NamedTuple):

@@ -78,7 +78,8 @@ def train(
 
     Everything random follows from `seed`, so two runs on one machine end with equal bits, and so does a run
     that was killed at any moment and resumed. The caller's random state is left as it was. SIGTERM ends the
-    run after the step it is in, with a checkpoint and exit status 143.
+    run after the step it is in, with a checkpoint and exit status 143; so does Ctrl-C, with
+    KeyboardInterrupt.
 
     A loss, gradient or weight that is not finite stops the run before the weights take it in: on a CPU it is
     looked for at every step, on a GPU every `log_every` steps (the device itself skips the updates until
@@ -122,7 +123,7 @@ def train(
     fabric = start_fabric(device, devices, precision)
     with (
         own_random_state(fabric.device, seed + fabric.global_rank),
-        _sigterm(folder is not None) as interrupted,
+        _told_to_stop(folder is not None) as interrupted,
     ):
         loop = _Loop(
             stages, fabric, folder, seed, checkpoint_every, keep, log_every, max_steps, on_epoch, interrupted
@@ -143,7 +144,7 @@ class _Loop:
     log_every: int
     max_steps: int | None
     on_epoch: Callable[[EpochEnd], None] | None
-    interrupted: Callable[[], bool]
+    interrupted: Callable[[], int]
 
     def __post_init__(self) -> None:
         self.progress, self.meter = Progress(), Meter()
@@ -205,19 +206,21 @@ class _Loop:
         return True
 
     def _save_if_due(self, current: StageRun) -> None:
-        """A checkpoint every so many steps, and one before leaving on SIGTERM."""
+        """A checkpoint every so many steps, and one before leaving on SIGTERM or Ctrl-C."""
         stop = self._stopping()
         if stop or self.progress.step % self.checkpoint_every == 0:
             self._save(current)
         if stop:
+            if self.interrupted() == signal.SIGINT:
+                raise KeyboardInterrupt
             raise SystemExit(128 + signal.SIGTERM)
 
     def _stopping(self) -> bool:
         if self.fabric.world_size == 1:
-            return self.interrupted()
+            return self.interrupted() > 0
         if self.progress.step % self.log_every:  # all processes must stop together: they agree now and then
             return False
-        received = torch.tensor(float(self.interrupted()), device=self.fabric.device)
+        received = torch.tensor(float(self.interrupted() > 0), device=self.fabric.device)
         return bool(self.fabric.all_reduce(received, reduce_op="sum"))
 
     def _close_window(self, current: StageRun) -> None:
@@ -303,14 +306,24 @@ class _Loop:
 
 
 @contextmanager
-def _sigterm(listen: bool) -> Iterator[Callable[[], bool]]:
-    """Inside, SIGTERM only raises a flag, which the yielded function reads (main thread only)."""
+def _told_to_stop(listen: bool) -> Iterator[Callable[[], int]]:
+    """Inside, the first SIGTERM or Ctrl-C only raises a flag: the yielded function says which signal, or 0.
+
+    A second Ctrl-C stops at once. In other threads than the main one signals are left alone.
+    """
     if not listen or threading.current_thread() is not threading.main_thread():
-        yield lambda: False
+        yield lambda: 0
         return
     received: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+
+    def note(number: int, frame: Any) -> None:
+        if number == signal.SIGINT and received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield lambda: bool(received)
+        yield lambda: received[0] if received else 0
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -192,7 +192,7 @@ def test_arguments_are_checked():
         with pytest.raises(InputError, match=f"`{name}` \\(="):
             MixturePrior(4, **wrong)
     with pytest.raises(InputError, match=r"`latents` has 10 rows but a mixture of `components` \(=128\)"):
-        MixturePrior(4).initialize(torch.randn(10, 4))
+        MixturePrior(4, 128).initialize(torch.randn(10, 4))
 
 
 def test_covariances_are_full_by_default_up_to_64_features():
@@ -200,3 +200,28 @@ def test_covariances_are_full_by_default_up_to_64_features():
     assert MixturePrior((4, 4, 4), 2).covariance == "full"
     assert MixturePrior(65, 2).covariance == "diagonal"
     assert MixturePrior(65, 2, "full").covariance == "full"
+
+
+def test_the_number_of_components_follows_the_data_unless_it_was_given():
+    torch.manual_seed(0)
+    prior, few = MixturePrior(3), torch.randn(450, 3)
+    assert prior.components == 128
+    prior.initialize(few)
+    assert prior.components == 4
+    assert prior.means.shape == (4, 3)
+    assert MixturePrior(3, 7).components == 7
+    fixed = MixturePrior(3, 7)
+    fixed.initialize(few)
+    assert fixed.components == 7
+    many = MixturePrior(1)
+    many.initialize(torch.randn(12_900, 1))
+    assert many.components == 128
+
+    fresh = FlowPrior(3, base="mixture")
+    fitted = FlowPrior(3, base="mixture")
+    fitted.initialize(few)
+    fresh.load_state_dict(fitted.state_dict())
+    assert fresh.base.components == 4
+    assert torch.equal(fresh.log_prob(few), fitted.log_prob(few))
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        MixturePrior(3, 7).load_state_dict(prior.state_dict())

@@ -111,15 +111,16 @@ def test_killed_again_and_again(server: Server, whole: Path, tmp_path: Path) -> 
     same(whole, tmp_path)
 
 
-def test_sigterm_finishes_the_step_and_leaves_a_checkpoint(
-    server: Server, whole: Path, tmp_path: Path
+@pytest.mark.parametrize("name", ["TERM", "INT"])
+def test_a_signal_lets_the_step_finish_and_leaves_a_checkpoint(
+    server: Server, whole: Path, tmp_path: Path, name: str
 ) -> None:
     child = server.start(tmp_path, options={"max_steps": 10**9, "checkpoint_every": 10**9, "slow": True})
     deadline = time.monotonic() + 60
     while not (tmp_path / "checkpoints" / "manifest.json").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
-    subprocess.run(["kill", "-TERM", str(child)], check=True)
-    assert server.wait() == 128 + signal.SIGTERM
+    subprocess.run(["kill", f"-{name}", str(child)], check=True)
+    assert server.wait() == 128 + getattr(signal, f"SIG{name}")
     stopped = load_checkpoint(tmp_path).state["progress"]["step"]
     assert 0 < stopped < 33
     assert server.run(tmp_path, resume=True) == 0

@@ -136,6 +136,8 @@ def serve() -> None:
                 status = 0
             except SystemExit as leaving:
                 status = int(leaving.code or 0)
+            except KeyboardInterrupt:
+                status = 130
             finally:
                 sys.stderr.flush()
                 os._exit(status)
