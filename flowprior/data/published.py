@@ -231,7 +231,7 @@ def read_published(name: str, root: Path, train: bool, download: bool) -> Loaded
         if not download:
             raise InputError(
                 f"Data set {name!r} was not found ({missing}): {place}, name another root by `root` or "
-                "FLOWPRIOR_DATA, or allow the download with download=True."
+                "FLOWPRIOR_DATA, or allow the download with download=True (Source.download in a config)."
             ) from missing
         try:
             download_set(name, root)
