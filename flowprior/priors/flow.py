@@ -122,6 +122,8 @@ class FlowPrior(InvertiblePrior):
     ) -> None:
         """Start from latents (N, *event) with context (N, C): whitening, data-dependent actnorm, base.
 
+        The base mean of a conditional prior starts at the least squares of z0 on the context.
+
         Args:
             latents: the rows to model; the more the better, they are not kept.
             context: a row for each, if the prior is conditional.
@@ -141,6 +143,9 @@ class FlowPrior(InvertiblePrior):
                 self.whitening = Whitening.from_data(latents, standardize).to(self.device, self.dtype)
                 latents, _ = self.whitening.to_base(latents)
             self.bijector.initialize(latents, context)
+            if self.base_mean is not None and context is not None:
+                z0, _ = self.bijector.to_base(latents, context)
+                _least_squares(self.base_mean, context, z0.flatten(1))
             z0, _ = self._flow_to_base(latents, context)
         self.base.initialize(z0, seed=seed)
 
@@ -181,6 +186,15 @@ class FlowPrior(InvertiblePrior):
             if held is not None and (self.whitening is None or self.whitening.mode != mode):
                 self.whitening = Whitening(self.event_shape, mode).to(self.device, self.dtype)
         super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def _least_squares(linear: nn.Linear, inputs: Tensor, targets: Tensor) -> None:
+    """Make `linear` the best map of inputs (N, C) to targets (N, D); with a ridge, as one-hot rows sum to 1."""
+    rows = torch.cat((inputs, torch.ones_like(inputs[:, :1])), 1).double()  # (N, C + 1)
+    ridge = 1e-6 * len(rows) * torch.eye(rows.shape[1], dtype=rows.dtype, device=rows.device)
+    solution = torch.linalg.solve(rows.T @ rows + ridge, rows.T @ targets.double())  # (C + 1, D)
+    linear.weight.copy_(solution[:-1].T)
+    linear.bias.copy_(solution[-1])
 
 
 def _as_recipe(recipe: str | Recipe | Mapping[str, Any]) -> str | Recipe:

@@ -240,3 +240,20 @@ def test_half_precision_parameters_are_refused_in_a_sentence():
         prior.sample(2)
     with pytest.raises(InputError, match=r"torch\.bfloat16"):
         prior.log_prob(torch.zeros(2, 3, dtype=torch.bfloat16))
+
+
+def test_the_base_mean_starts_at_the_least_squares_of_the_context():
+    """Classes far apart: after `initialize`, every class is centered in z0, before any training."""
+    torch.manual_seed(0)
+    label = torch.randint(0, 3, (3000,))
+    context = torch.nn.functional.one_hot(label, 3).float()
+    latents = 5 * torch.tensor([[0.0, 1.0], [1.0, -1.0], [-1.0, 0.0]])[label] + 0.5 * torch.randn(3000, 2)
+    prior = FlowPrior(2, transforms=2, hidden_features=(8,), context_features=3)
+    prior.initialize(latents, context)
+    z0, _ = prior.to_base(latents, context)
+    for k in range(3):
+        assert z0[label == k].mean(0).abs().max() < 0.1  # up to how far the couplings are from the identity
+    without = FlowPrior(2, transforms=2, hidden_features=(8,))
+    without.initialize(latents)
+    gain = (prior.log_prob(latents, context) - without.log_prob(latents)).mean()
+    assert gain > 0.5
