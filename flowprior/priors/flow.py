@@ -189,7 +189,7 @@ class FlowPrior(InvertiblePrior):
 
 
 def _least_squares(linear: nn.Linear, inputs: Tensor, targets: Tensor) -> None:
-    """Make `linear` the best map of inputs (N, C) to targets (N, D); with a ridge, as one-hot rows sum to 1."""
+    """Make `linear` the best map of inputs (N, C) to targets (N, D); a ridge, as one-hot rows sum to 1."""
     rows = torch.cat((inputs, torch.ones_like(inputs[:, :1])), 1).double()  # (N, C + 1)
     ridge = 1e-6 * len(rows) * torch.eye(rows.shape[1], dtype=rows.dtype, device=rows.device)
     solution = torch.linalg.solve(rows.T @ rows + ridge, rows.T @ targets.double())  # (C + 1, D)
