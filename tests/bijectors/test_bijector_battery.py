@@ -204,7 +204,6 @@ def test_float32_inside_autocast(recipe: str, backend: str) -> None:
     assert bijector.double().to_base(z, context)[0].dtype == torch.float64
 
 
-@pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0:RuntimeWarning")
 @pytest.mark.parametrize(
     ("recipe", "backend", "conditional"),
     [("glf", "nflows", False), ("actnorm", "pyro", True), ("spline", "nflows", True)],
