@@ -133,12 +133,17 @@ def train(
     if resume and out is None and Path(files[0]).name == "config.gin":
         out = Path(files[0]).parent
 
+    folder = Path("runs") / loaded.experiment.name if out is None else out
+    kept = folder / "config.gin"
+    previous = load([str(kept)]).text if resume and kept.is_file() else None
+
     from flowprior.commands.train import run
 
     run(
         loaded.experiment,
         loaded.text,
-        folder=out,
+        folder=folder,
+        previous=previous,
         settings=loaded.settings,
         resume=resume,
         steps=loaded.steps,

@@ -35,6 +35,7 @@ def run(
     folder: Path | None = None,
     settings: Mapping[str, Any] | None = None,
     resume: bool = False,
+    previous: str | None = None,
     steps: int | None = None,
     threads: int | None = None,
     device: str = "auto",
@@ -50,6 +51,8 @@ def run(
         folder: the run folder, by default runs/<name>.
         settings: what the report shows of the config.
         resume: go on from the newest valid checkpoint; the config must be that of the run but for `FREE`.
+        previous: the run's own config as this version spells it out; an older one may not have had a setting
+            whose default it kept.
         steps: optimizer steps at most.
         threads: of the CPU; None takes torch's own number.
         device, precision, devices, progress: as for `train`.
@@ -61,7 +64,7 @@ def run(
     folder = Path("runs") / experiment.name if folder is None else folder
     first = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
     if first:
-        _check_folder(folder, config, resume)
+        _check_folder(folder, config, resume, previous or "")
     _rehearse(experiment)  # missing data and shapes that do not fit are said before anything is written
     check_metrics(experiment.metrics, experiment.source)
     check_precision(precision, resolve_device(device))
@@ -116,12 +119,12 @@ def _rehearse(experiment: Experiment) -> None:
         model.prior.log_prob(z, None if context is None else context[:1])
 
 
-def _check_folder(folder: Path, config: str, resume: bool) -> None:
+def _check_folder(folder: Path, config: str, resume: bool, previous: str) -> None:
     """Refuse to write over another run, or to resume under another config."""
     if resume:
         if not (folder / CONFIG).is_file():
             raise InputError(f"There is nothing to resume in '{folder}': start the run without --resume.")
-        old = (folder / CONFIG).read_text(encoding="utf-8").splitlines()
+        old = f"{(folder / CONFIG).read_text(encoding='utf-8')}\n{previous}".splitlines()
         changed = [line for line in config.splitlines() if line not in old and not line.startswith(FREE)]
         if changed:
             raise InputError(

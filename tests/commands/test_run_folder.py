@@ -289,3 +289,22 @@ def test_a_run_stopped_at_its_steps_goes_on_as_it_says(flowprior, tiny, options,
     result = flowprior("train", folder / "config.gin", "--resume", "--steps", 1000, "--quiet")
     assert result.exit_code == 0, result.stderr
     assert "finished: " in result.stdout
+
+
+def test_a_run_of_a_version_with_fewer_settings_can_be_resumed(tmp_path, flowprior, tiny, options):
+    """A setting that came later has its default in both: the configs do not differ."""
+    bindings = options([*tiny, "Source.limit = 70"])
+    run = tmp_path / "run"
+    assert flowprior("train", "glf/digits", "--out", run, "--quiet", "--steps", 1, *bindings).exit_code == 0
+    config = run / "config.gin"
+    lines = config.read_text().splitlines(keepends=True)
+    older = [line for line in lines if not line.startswith("FlowPrior.backend")]
+    assert len(older) < len(lines)
+    config.write_text("".join(older))
+    result = flowprior("train", "glf/digits", "--out", run, "--quiet", "--resume", "--steps", 2, *bindings)
+    assert result.exit_code == 0, result.stderr
+    result = flowprior(
+        "train", "glf/digits", "--out", run, "--resume", *bindings, *options(["FlowPrior.backend = 'pyro'"])
+    )
+    assert result.exit_code == 2
+    assert "differs" in result.stderr
