@@ -5,16 +5,9 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from flowprior.bijectors.conditioner import ACTIVATIONS
 from flowprior.errors import InputError
 from flowprior.networks.layers import check_count, check_input
-
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "relu": nn.ReLU,
-    "leaky_relu": nn.LeakyReLU,
-    "elu": nn.ELU,
-    "silu": nn.SiLU,
-    "tanh": nn.Tanh,
-}
 
 
 class MLP(nn.Module):
