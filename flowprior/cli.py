@@ -225,6 +225,66 @@ def plot(run: Path, data_root: Path | None, **options: Any) -> None:
     command.run(experiment, run, **options)
 
 
+@main.command()
+@click.argument("study")
+@click.option("--size", type=click.Choice(["cpu", "paper"]), help="The study's size (its SIZE binding).")
+@click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Runs of each row.")
+@click.option("--out", type=_PATH, help="Folder of the study [default: runs/compare/<study>-<size>].")
+@click.option("--row", "rows", multiple=True, help="Only this row; repeatable.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    help="Runs at a time [default: one for each core, on a GPU one].",
+)
+@click.option(
+    "-b",
+    "--binding",
+    "--gin_bindings",
+    "bindings",
+    multiple=True,
+    help="A gin binding for all rows; repeatable.",
+)
+@_data_root
+@_weights
+@click.option("--download", is_flag=True, help="Fetch missing Inception weights (92 MB).")
+@_device
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def compare(
+    study: str,
+    size: str | None,
+    out: Path | None,
+    bindings: tuple[str, ...],
+    data_root: Path | None,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Run or resume the rows of STUDY, such as dpvae/moons, and print their table beside the paper's.
+
+    Runs lie in OUT/ROW/seedK, and are kept: calling it again measures or trains only what is missing. Writes
+    OUT/table.json, OUT/table.md and figures.
+    """
+    from flowprior.config import load, load_study
+
+    given = {"SIZE": size, "Source.root": None if data_root is None else str(data_root.absolute())}
+    all_rows = [*bindings, *(f"{name} = {value!r}" for name, value in given.items() if value is not None)]
+    found, sized = load_study(study, all_rows)
+
+    from flowprior.commands.compare import run
+
+    name = (Path(study).stem if Path(study).is_file() else study).removesuffix(".gin")
+    run(
+        found,
+        load,
+        name=name,
+        size=sized,
+        config=study,
+        bindings=all_rows,
+        folder=out or Path("runs/compare") / f"{name}-{sized}".removesuffix("-"),
+        progress=not quiet,
+        **options,
+    )
+
+
 def _widths(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, ...] | None:
     """`--hidden 64,64` as (64, 64)."""
     if value is None:

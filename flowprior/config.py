@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from flowprior.priors.prior import Prior
     from flowprior.training.experiment import Experiment
     from flowprior.training.stages import Stage
+    from flowprior.training.study import Study
 
 SIZES = ("cpu", "paper")
 _LOCK = threading.Lock()
@@ -294,6 +295,33 @@ def _ready(stage: "Stage") -> "Callable[..., Stage]":
     return lambda *_: stage
 
 
+def study(
+    rows: dict[str, tuple[str, ...]],
+    configs: dict[str, str] | None = None,
+    variants: dict[str, tuple[str, ...]] | None = None,
+    orders: tuple[tuple[str, ...], ...] = (),
+    metrics: tuple[str, ...] = ("reconstruction", "nll"),
+    figures: tuple[str, ...] = (),
+    paper: dict[str, dict[str, float]] | None = None,
+    samples: int = 10_000,
+    importance_samples: int = 1000,
+) -> "Study":
+    """What `flowprior compare` makes of a config: its arguments are those of `Study`."""
+    from flowprior.training.study import Study
+
+    return Study(
+        rows,
+        configs or {},
+        variants or {},
+        orders,
+        metrics,
+        figures,
+        paper or {},
+        samples,
+        importance_samples,
+    )
+
+
 def buildable() -> dict[str, Callable[..., Any]]:
     """All that a config may name."""
     from flowprior.bijectors.recipes import Recipe
@@ -307,7 +335,7 @@ def buildable() -> dict[str, Callable[..., Any]]:
     from flowprior.training.optimizers import OptimizerSettings
     from flowprior.training.stages import joint_stage, prior_stage
 
-    things: list[Callable[..., Any]] = [experiment, autoencoder, by_size, by_data, Source]
+    things: list[Callable[..., Any]] = [experiment, study, autoencoder, by_size, by_data, Source]
     things += [
         infogan.InfoGANEncoder,
         infogan.InfoGANDecoder,
@@ -343,6 +371,27 @@ def load(configs: Sequence[str], bindings: Iterable[str] = ()) -> Loaded:
     return replace(
         loaded, text=text, settings={item.key: item.value for _, item in _parse(text, "config.gin")}
     )
+
+
+def load_study(config: str, bindings: Iterable[str] = ()) -> "tuple[Study, str]":
+    """The study that a config holds, and its size, "" where it has one size only.
+
+    Args:
+        config: a shipped name or a path.
+        bindings: gin bindings, as text.
+
+    Raises:
+        InputError: if the config is not found, names what is not known, or holds no study.
+    """
+    found, table = _checked([config], bindings)
+    if not any(binding.target == "study" for binding in found):
+        names = [
+            name for name, path in shipped().items() if any(item.target == "study" for item in read(path))
+        ]
+        raise InputError(f"'{config}' is one experiment and no study: there are {', '.join(names)}.")
+    built, _ = build(found, table, lambda gin: gin.get_configurable("study")())
+    sizes = [str(binding.value) for binding in found if binding.key == "SIZE"]
+    return built, sizes[-1] if sizes else ""
 
 
 def load_model(config: str) -> "Autoencoder":

@@ -73,6 +73,8 @@ def measure(
     Of models with a posterior density (`pockets`), the aggregate posterior taken over all training examples:
     - skl: both KL divergences between prior and aggregate posterior, in nats, and skl_density.
     - leakage: the leakage score at three thresholds.
+    - off_manifold: the share of low-posterior samples, `count` of them, that lie farther from the training
+      examples than 99 percent of the test examples do.
     - lp_fid, lp_fd_squeezenet, lp_fd_classifier: Fréchet distances of low-posterior samples, `count` of them.
     - iw_nll: the importance-weighted -log p(x) in nats (`nll` is that of latents).
 
@@ -100,6 +102,32 @@ def measure(
         found.values.update(values)
         found.facts[name] = facts | ({"notes": notes + facts.get("notes", [])} if notes else {})
     return found
+
+
+def prepare(
+    model: Autoencoder,
+    source: Source,
+    names: Sequence[str],
+    *,
+    weights: Path | None = None,
+    download: bool = False,
+) -> None:
+    """Read the data and make the feature networks of the metrics `names`: what is missing is said now.
+
+    Raises:
+        InputError: on missing data, labels or weights.
+    """
+    job = _Job(model, source, 0, weights, download, 0, 0)
+    for name in names:
+        for table in (_FRECHET, _PRD, {"kid": "inception"}):
+            kind = table.get(name.removeprefix("lp_").removesuffix("_reconstruction"))
+            if kind is not None:
+                job.network(kind)
+
+
+def higher_is_better(metric: str) -> bool:
+    """Whether a value says better when it is higher: precision and recall do, distances and nats do not."""
+    return metric.startswith("prd")
 
 
 class _Job:
@@ -228,6 +256,12 @@ def _importance(job: _Job) -> tuple[Values, Facts]:
     return pockets.importance(job.model, as_input(job.test.x[rows]), context, job.importance_samples)
 
 
+@_seeded("off_manifold")
+def _off_manifold(job: _Job) -> tuple[Values, Facts]:
+    low = torch.cat(list(job.low_posterior_samples())).cpu()
+    return pockets.off_manifold(low, as_input(job.source.train().x), as_input(job.test.x))
+
+
 def _frechet(name: str, kind: str, images: Callable[[_Job], Iterator[Tensor]]) -> Metric:
     def distance(job: _Job) -> tuple[Values, Facts]:
         from flowprior.metrics.frechet import cached_statistics, frechet
@@ -306,13 +340,14 @@ def _classifier(job: _Job) -> FeatureNetwork:
 _NETWORKS = {"inception": _inception, "squeezenet": _squeezenet, "classifier": _classifier}
 _FRECHET = {"fid": "inception", "fd_squeezenet": "squeezenet", "fd_classifier": "classifier"}
 _PRD = {"prd": "inception", "prd_squeezenet": "squeezenet", "prd_classifier": "classifier"}
-OF_ANYTHING = ("reconstruction", "nll", "skl", "leakage", "iw_nll")
-_OF_DENSITIES = ("skl", "leakage", "iw_nll", *(f"lp_{name}" for name in _FRECHET))
+OF_ANYTHING = ("reconstruction", "nll", "skl", "leakage", "off_manifold", "iw_nll")
+_OF_DENSITIES = ("skl", "leakage", "off_manifold", "iw_nll", *(f"lp_{name}" for name in _FRECHET))
 METRICS: dict[str, Metric] = {
     "reconstruction": _reconstruction,
     "nll": _nll,
     "skl": _skl,
     "leakage": _leakage,
+    "off_manifold": _off_manifold,
     "iw_nll": _importance,
     **{name: _frechet(name, kind, _Job.samples) for name, kind in _FRECHET.items()},
     **{f"lp_{n}": _frechet(f"lp_{n}", kind, _Job.low_posterior_samples) for n, kind in _FRECHET.items()},

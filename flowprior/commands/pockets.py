@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from flowprior.errors import InputError
-from flowprior.latent import least_supported
+from flowprior.latent import least_supported, nearest_neighbors
 from flowprior.metrics.aggregate import AggregatePosterior
 from flowprior.models import Autoencoder
 from flowprior.priors import InvertiblePrior
 
 DRAWS = 5000  # of each kind (dpVAE, section 5.1)
 SHARES = (0.1, 0.01, 0.001)  # of N(0, I)'s own draws below the thresholds of the leakage
+ON_MANIFOLD = 0.99  # of the test examples: as near to the training examples as they are, a sample is on it
 LP_DRAWS = 5  # draws of the prior for each low-posterior sample kept, as in dpVAE's code
 EXAMPLES = 500  # test examples of the importance-weighted likelihood
 ROWS = 2000  # pairs of example and latent at once through the decoder
@@ -94,3 +95,16 @@ def importance(model: Autoencoder, x: Tensor, context: Tensor | None, samples: i
 def low_posterior(model: Autoencoder, aggregate: AggregatePosterior, count: int) -> Tensor:
     """The `count` of `LP_DRAWS` times as many draws of the prior with the least aggregate posterior."""
     return least_supported(model.prior.sample, aggregate.log_prob, count, LP_DRAWS * count)[0]
+
+
+def off_manifold(samples: Tensor, train: Tensor, test: Tensor) -> tuple[Values, Facts]:
+    """The share of `samples` farther from their nearest training example than `ON_MANIFOLD` of `test` are.
+
+    Args:
+        samples, train, test: (N, *event) each, in the model's units; distances are Euclidean.
+    """
+    held_out = nearest_neighbors(test, train, 1)[0]
+    threshold = held_out.quantile(ON_MANIFOLD).item()
+    distance = nearest_neighbors(samples, train, 1)[0]
+    facts = {"threshold": threshold, "quantile": ON_MANIFOLD, "samples": len(samples), "unit": "share"}
+    return {"off_manifold": (distance > threshold).double().mean().item()}, facts

@@ -71,7 +71,7 @@ def run(
     if first:
         make_folder(folder / FIGURES)
         write_atomically(folder / CONFIG, config.encode())
-    with _threads(threads):
+    with threads_set(threads):
         result = train(
             experiment.build_stages(),
             run=folder,
@@ -90,7 +90,7 @@ def run(
 
 
 @contextmanager
-def _threads(count: int | None) -> Iterator[None]:
+def threads_set(count: int | None) -> Iterator[None]:
     """`count` CPU threads inside, as many as before afterwards."""
     before = torch.get_num_threads()
     if count is not None:
@@ -122,15 +122,7 @@ def _rehearse(experiment: Experiment) -> None:
 def _check_folder(folder: Path, config: str, resume: bool, previous: str) -> None:
     """Refuse to write over another run, or to resume under another config."""
     if resume:
-        if not (folder / CONFIG).is_file():
-            raise InputError(f"There is nothing to resume in '{folder}': start the run without --resume.")
-        old = f"{(folder / CONFIG).read_text(encoding='utf-8')}\n{previous}".splitlines()
-        changed = [line for line in config.splitlines() if line not in old and not line.startswith(FREE)]
-        if changed:
-            raise InputError(
-                f"The config differs from that of the run in '{folder}' (`{changed[0].strip()}`): resume "
-                f"with {folder / CONFIG}, or start a new run with another --out."
-            )
+        check_config(folder, config, previous)
         return
     if folder.is_dir() and any(folder.iterdir()):
         raise InputError(
@@ -139,6 +131,27 @@ def _check_folder(folder: Path, config: str, resume: bool, previous: str) -> Non
         )
     if folder.exists() and not folder.is_dir():
         raise InputError(f"The run folder '{folder}' is a file: choose another --out.")
+
+
+def check_config(folder: Path, config: str, previous: str = "") -> None:
+    """Refuse to go on with the run in `folder` under a config that differs in more than `FREE`.
+
+    Args:
+        config: the operative config asked for.
+        previous: the run's own config as this version spells it out.
+
+    Raises:
+        InputError: if it differs, or `folder` holds no run.
+    """
+    if not (folder / CONFIG).is_file():
+        raise InputError(f"There is nothing to resume in '{folder}': start the run without --resume.")
+    old = f"{(folder / CONFIG).read_text(encoding='utf-8')}\n{previous}".splitlines()
+    changed = [line for line in config.splitlines() if line not in old and not line.startswith(FREE)]
+    if changed:
+        raise InputError(
+            f"The config differs from that of the run in '{folder}' (`{changed[0].strip()}`): resume "
+            f"with {folder / CONFIG}, or start a new run with another --out."
+        )
 
 
 def _leave_grid(experiment: Experiment, folder: Path, end: EpochEnd) -> None:

@@ -1,0 +1,262 @@
+"""`flowprior compare`: run or resume the rows of a study, and set them beside one another and the paper."""
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from flowprior.commands import report, study_figures, train
+from flowprior.commands.comparison import Comparison
+from flowprior.commands.files import make_folder, write_json
+from flowprior.commands.measure import check_metrics, measure, prepare
+from flowprior.commands.runs import CONFIG, REPORT, restore
+from flowprior.errors import InputError, RunError
+from flowprior.files import write_atomically
+from flowprior.training.experiment import Experiment
+from flowprior.training.fabric import resolve_device
+from flowprior.training.study import Study
+
+TABLE, MARKDOWN, LOG = "table.json", "table.md", "log"
+OF_TRAINING = ("reconstruction",)  # what a run measures by itself; the study's metrics come after it
+Load = Callable[[list[str], list[str]], Any]  # `config.load`, which this layer cannot import
+
+
+@dataclass(frozen=True)
+class Task:
+    """One run of a row."""
+
+    row: str
+    seed: int
+    folder: Path
+    config: str
+    bindings: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.row}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Means:
+    """What all runs of a study share beside their bindings."""
+
+    load: Load
+    study: Study
+    weights: Path | None
+    download: bool
+    device: str
+    threads: int
+    progress: bool
+
+
+def run(
+    study: Study,
+    load: Load,
+    *,
+    name: str,
+    size: str = "",
+    config: str,
+    bindings: Sequence[str] = (),
+    folder: Path,
+    seeds: int = 1,
+    jobs: int | None = None,
+    rows: Sequence[str] = (),
+    weights: Path | None = None,
+    download: bool = False,
+    device: str = "auto",
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Train and measure what is missing in `folder`, write table and figures; returns the table.
+
+    A run lies in `folder`/ROW/seedK: a finished one is kept, an interrupted one goes on, and only the metrics
+    that its report lacks are measured. The table is written anew after every run.
+
+    Args:
+        study: its rows, metrics and figures.
+        load: `config.load`; a module's function, since other processes call it.
+        name: of the study, as the table shows it.
+        size: "cpu", "paper", or "" where there is one size only.
+        config: the study's own config, a shipped name or a path.
+        bindings: for all rows.
+        folder: of the study.
+        seeds: 0, 1, ... of each row.
+        jobs: runs at a time, each with its share of the cores; by default one on a GPU, else one a core.
+        rows: only these; by default all.
+        weights, download, device: as for `measure` and `train`.
+        progress: whether progress is shown.
+
+    Raises:
+        InputError: on an unknown row, metric or figure, missing data or weights, or a run folder that holds a
+            run under another config; nothing is trained then.
+        RunError: after all other runs, if some of them failed.
+    """
+    chosen = _choose(study, rows)
+    tasks = [
+        Task(row, seed, folder / row / f"seed{seed}", study.config(row, config), (*bindings, *own))
+        for seed in range(seeds)
+        for row in chosen
+        for own in [
+            (*study.bindings(row), f"experiment.seed = {seed}", f"experiment.metrics = {OF_TRAINING!r}")
+        ]
+    ]
+    study_figures.check(study.figures)
+    make_folder(folder)
+    place = resolve_device(device)
+    open_tasks = _open_tasks(tasks, load, study)
+    for experiment in _by_source(open_tasks, load):
+        check_metrics(study.metrics, experiment.source)
+        prepare(
+            experiment.model.to(place), experiment.source, study.metrics, weights=weights, download=download
+        )
+    cores = os.cpu_count() or 1
+    jobs = max(1, min(jobs or (1 if place.type == "cuda" else cores), len(open_tasks)))
+    means = Means(load, study, weights, download, device, max(1, cores // jobs), progress and jobs == 1)
+    comparison = Comparison(study, name, size, folder, seeds)
+    failed = []
+    for number, (task, ended) in enumerate(_run_all(open_tasks, means, jobs), 1):
+        said = f"[{number}/{len(open_tasks)}] {task.name}"
+        try:
+            values = ended()
+        except RunError as error:
+            failed.append(task)
+            print(f"{said}: {error}", flush=True)
+            continue
+        print(f"{said}: {', '.join(f'{key} {value:.4g}' for key, value in values.items())}", flush=True)
+        write_json(folder / TABLE, comparison.table())
+    table = comparison.table()
+    write_json(folder / TABLE, table)
+    text = comparison.markdown(table)
+    write_atomically(folder / MARKDOWN, text.encode())
+    print(text)
+    runs = study_figures.StudyRuns(
+        tuple(row["name"] for row in table["rows"]),
+        tuple(pair for pair in study.twins if comparison.has(*pair)),
+        cache(lambda row: _restored(row, study, load, config, folder, device)),
+        comparison.reports,
+    )
+    for path in (folder / TABLE, folder / MARKDOWN, *study_figures.draw(runs, study.figures, folder)):
+        print(path)
+    if failed:
+        where = ", ".join(task.name for task in failed)
+        raise RunError(
+            f"{len(failed)} of {len(tasks)} runs failed ({where}): {LOG} in their folders says why."
+        )
+    return table
+
+
+def _choose(study: Study, rows: Sequence[str]) -> tuple[str, ...]:
+    """The rows asked for, in the study's order; "vae" means it in every variant."""
+    for row in rows:
+        if row not in study.names and row not in study.rows:
+            raise InputError(f"There is no row '{row}' in this study: there are {', '.join(study.names)}.")
+    return tuple(n for n in study.names if not rows or n in rows or n.rpartition("/")[2] in rows)
+
+
+def _open_tasks(tasks: Sequence[Task], load: Load, study: Study) -> list[Task]:
+    """The runs that are not yet trained and measured.
+
+    Raises:
+        InputError: if a row's config cannot be built, or a folder holds a run under another config.
+    """
+    found = []
+    for task in tasks:
+        loaded = load([task.config], list(task.bindings))
+        kept = task.folder / CONFIG
+        if kept.is_file():
+            train.check_config(task.folder, loaded.text, load([str(kept)], []).text)
+        done = report.read(task.folder / REPORT)
+        if not (kept.is_file() and done.get("finished")) or _missing(done, study):
+            found.append(task)
+    return found
+
+
+def _by_source(tasks: Sequence[Task], load: Load) -> list[Experiment]:
+    """An experiment for each data set that the runs read."""
+    found: dict[str, Experiment] = {}
+    for row in {task.row: task for task in tasks}.values():
+        experiment = load([row.config], list(row.bindings)).experiment
+        found.setdefault(repr(experiment.source), experiment)
+    return list(found.values())
+
+
+def _missing(found: Mapping[str, Any], study: Study) -> list[str]:
+    """Metrics that a report lacks, or holds from another number of draws."""
+    if found.get("draws") != _draws(study):
+        return list(study.metrics)
+    return [metric for metric in study.metrics if metric not in found.get("metric_facts", {})]
+
+
+def _draws(study: Study) -> dict[str, int]:
+    return {"samples": study.samples, "importance_samples": study.importance_samples}
+
+
+def _run_all(
+    tasks: Sequence[Task], means: Means, jobs: int
+) -> Iterator[tuple[Task, Callable[[], dict[str, float]]]]:
+    """Each task with a function that gives its values, or raises, as they end."""
+    if jobs == 1:
+        for task in tasks:
+            yield task, lambda task=task: _run(task, means)  # type: ignore[misc]
+        return
+    context = multiprocessing.get_context("spawn")  # a forked torch may hang
+    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        futures: dict[Future[dict[str, float]], Task] = {
+            pool.submit(_run, task, means): task for task in tasks
+        }
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _run(task: Task, means: Means) -> dict[str, float]:
+    """Train and measure one run, as far as that is missing; what it would print goes to its log."""
+    loaded = means.load([task.config], list(task.bindings))
+    experiment: Experiment = loaded.experiment
+    study, path = means.study, task.folder / REPORT
+    make_folder(task.folder)
+    threads = loaded.threads or means.threads
+    begun = (task.folder / CONFIG).is_file()
+    log = task.folder.parent / f"{task.folder.name}.{LOG}"
+    with log.open("a", encoding="utf-8") as lines, redirect_stdout(lines), train.threads_set(threads):
+        if not report.read(path).get("finished"):
+            train.run(
+                experiment,
+                loaded.text,
+                folder=task.folder,
+                settings=loaded.settings,
+                resume=begun,
+                previous=means.load([str(task.folder / CONFIG)], []).text if begun else None,
+                threads=threads,
+                device=means.device,
+                precision=loaded.precision,
+                progress=means.progress,
+            )
+        restore(experiment.model, task.folder, means.device)
+        names = _missing(report.read(path), study)
+        found = measure(
+            experiment.model,
+            experiment.source,
+            names,
+            count=study.samples,
+            weights=means.weights,
+            download=means.download,
+            seed=task.seed,
+            importance_samples=study.importance_samples,
+        )
+        report.update(path, metrics=found.values, metric_facts=found.facts, draws=_draws(study))
+    return found.values
+
+
+def _restored(row: str, study: Study, load: Load, config: str, folder: Path, device: str) -> Experiment:
+    """The experiment of a row's first run, with its weights."""
+    run = min(folder.glob(f"{row}/seed*/{REPORT}")).parent
+    experiment: Experiment = load([str(run / CONFIG)], []).experiment
+    restore(experiment.model, run, device)
+    return experiment

@@ -1,0 +1,209 @@
+"""The table of a study: its rows over the seeds that are done, the paper's figures, the directions."""
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from flowprior.commands import report
+from flowprior.commands.measure import higher_is_better
+from flowprior.commands.runs import REPORT
+from flowprior.training.study import Study
+
+Table = dict[str, Any]
+SIBLINGS = {"lp_fd_": "lp_fid", "fd_": "fid", "skl_density": "skl"}  # ours that stand beside a paper's metric
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The rows of a study that are done, read from their reports.
+
+    Args:
+        study: what was run.
+        name, size: of the study.
+        folder: the runs lie in `folder`/ROW/seedK.
+        seeds: how many of them count.
+    """
+
+    study: Study
+    name: str
+    size: str
+    folder: Path
+    seeds: int
+
+    def reports(self, row: str) -> list[dict[str, Any]]:
+        """The reports of a row's finished and measured runs, by seed."""
+        return list(self._reports(row).values())
+
+    def has(self, *rows: str) -> bool:
+        """Whether there is a run of each of `rows`."""
+        return all(self._reports(row) for row in rows)
+
+    def _reports(self, row: str) -> dict[int, dict[str, Any]]:
+        found = {seed: report.read(self.folder / row / f"seed{seed}" / REPORT) for seed in range(self.seeds)}
+        return {
+            seed: content
+            for seed, content in found.items()
+            if content.get("finished") and set(self.study.metrics) <= set(content.get("metric_facts", {}))
+        }
+
+    def table(self) -> Table:
+        """What goes to table.json: the rows, which direction holds, and where it was measured."""
+        rows = [row for name in self.study.names if (row := self._row(name)) is not None]
+        return {
+            "study": self.name,
+            "size": self.size,
+            "rows": rows,
+            "directions": list(self._directions({row["name"]: row for row in rows})),
+            "date": date.today().isoformat(),
+            "machine": report.machine(),
+            "versions": report.versions(),
+        }
+
+    def _row(self, name: str) -> Table | None:
+        reports = self._reports(name)
+        if not reports:
+            return None
+        every = list(reports.values())
+        metrics = [key for key in every[0]["metrics"] if all(key in each["metrics"] for each in every)]
+        return {
+            "name": name,
+            "settings": dict(_halves(binding) for binding in self.study.bindings(name)),
+            "seeds": list(reports),
+            "metrics": {key: summary([each["metrics"][key] for each in every]) for key in metrics},
+            "paper": dict(self.study.paper.get(name, {})),
+            "seconds": [each["wall_time_seconds"] for each in every],
+            "parameters": every[0]["parameters"],
+        }
+
+    def _directions(self, rows: Mapping[str, Table]) -> Iterable[Table]:
+        """For each pair of neighbours in `orders` and each metric: does the better row do better?"""
+        for lesser, better in self.study.twins:
+            if lesser not in rows or better not in rows:
+                continue
+            a, b = rows[lesser], rows[better]
+            for metric in a["metrics"]:
+                x, y = a["metrics"][metric], b["metrics"].get(metric)
+                if y is None or metric.endswith("_reconstruction") or metric == "reconstruction":
+                    continue
+                sign = -1 if higher_is_better(metric) else 1
+                pairs = [
+                    (x["values"][a["seeds"].index(seed)], y["values"][b["seeds"].index(seed)])
+                    for seed in a["seeds"]
+                    if seed in b["seeds"]
+                ]
+                known = [side["paper"].get(papers_name(metric)) for side in (a, b)]
+                paper = None if None in known else known
+                yield {
+                    "from": lesser,
+                    "to": better,
+                    "metric": metric,
+                    "means": [x["mean"], y["mean"]],
+                    "better_seeds": sum(_better(p, q, sign) for p, q in pairs),
+                    "seeds": len(pairs),
+                    "holds": _better(x["mean"], y["mean"], sign),
+                    "paper": paper,
+                    "paper_holds": paper and _better(paper[0], paper[1], sign),
+                }
+
+    def markdown(self, table: Table) -> str:
+        """The table and the directions, for people."""
+        rows = table["rows"]
+        seeds = max((len(row["seeds"]) for row in rows), default=0)
+        title = f"# {self.name}" + (f", size {self.size}" if self.size else "")
+        spread = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
+        lines = [title, "", f"{spread}, {table['date']}, {table['machine']['cpu']}", ""]
+        ours = list(dict.fromkeys(key for row in rows for key in row["metrics"]))
+        papers = list(dict.fromkeys(key for row in rows for key in row["paper"]))
+        lines += _lines(
+            ["row", *ours, *(f"paper: {key}" for key in papers)],
+            [
+                [row["name"]]
+                + [_cell(row["metrics"].get(key)) for key in ours]
+                + [f"{row['paper'][key]:g}" if key in row["paper"] else "-" for key in papers]
+                for row in rows
+            ],
+        )
+        if table["directions"]:
+            lines += [
+                "",
+                "Which direction holds (the second row of a pair is said to be the better one):",
+                "",
+            ]
+            lines += _lines(
+                ["pair", "metric", "ours", "seeds", "holds", "paper", "paper holds"],
+                [
+                    [
+                        f"{one['from']} → {one['to']}",
+                        one["metric"],
+                        " → ".join(_number(mean) for mean in one["means"]),
+                        f"{one['better_seeds']} of {one['seeds']}",
+                        "yes" if one["holds"] else "NO",
+                        " → ".join(f"{value:g}" for value in one["paper"] or ()) or "-",
+                        {True: "yes", False: "NO", None: "-"}[one["paper_holds"]],
+                    ]
+                    for one in table["directions"]
+                ],
+            )
+        return "\n".join(lines) + "\n"
+
+
+def summary(values: Sequence[float | None]) -> dict[str, Any]:
+    """Mean, standard deviation (0 for one value) and the values; a value that could not be had is infinite.
+
+    >>> summary([1.0, 3.0])
+    {'mean': 2.0, 'std': 1.4142135623730951, 'values': [1.0, 3.0]}
+    """
+    found = [math.inf if value is None else float(value) for value in values]
+    if not all(map(math.isfinite, found)):
+        return {"mean": math.inf, "std": math.nan, "values": found}
+    return {
+        "mean": statistics.fmean(found),
+        "std": statistics.stdev(found) if len(found) > 1 else 0.0,
+        "values": found,
+    }
+
+
+def papers_name(metric: str) -> str:
+    """The paper's metric that ours stands beside: a distance on other features beside its FID.
+
+    >>> papers_name("lp_fd_classifier"), papers_name("iw_nll")
+    ('lp_fid', 'iw_nll')
+    """
+    for start, name in SIBLINGS.items():
+        if metric.startswith(start):
+            return name
+    return metric
+
+
+def _better(x: float, y: float, sign: int) -> bool:
+    return sign * y < sign * x
+
+
+def _halves(binding: str) -> tuple[str, str]:
+    key, _, value = binding.partition("=")
+    return key.strip(), value.strip()
+
+
+def _lines(heads: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
+    """A Markdown table whose columns line up in a terminal, too."""
+    widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
+    rows = [heads, ["-" * width for width in widths], *cells]
+    return [
+        "| " + " | ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) + " |"
+        for row in rows
+    ]
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}" if math.isfinite(value) else "inf"
+
+
+def _cell(value: Mapping[str, Any] | None) -> str:
+    if value is None:
+        return "-"
+    spread = f" ± {value['std']:.2g}" if len(value["values"]) > 1 and math.isfinite(value["std"]) else ""
+    return _number(value["mean"]) + spread
