@@ -31,7 +31,7 @@ class Stage:
             an autoencoder that the stages before have trained).
         epochs: passes over the data at most; 0 only runs `initialize`, all that a mixture by EM needs.
         batch_size: examples a step, over all processes together.
-        optimizers: for all parameter groups, or one for each by name.
+        optimizers: for all parameter groups, or one for each by name; "others" stands for those not named.
         frozen: names of groups that are not trained in this stage; modules all of whose parameters are frozen
             stay in evaluation mode, so that batch statistics rest as well.
         ema: decay a step of an exponential moving average of the weights, less in the first steps (see
@@ -81,6 +81,7 @@ class Stage:
             group for player in self.objective.players for group in self.objective.parameter_groups(player)
         }
         given = set(self.frozen) | (set(self.optimizers) if isinstance(self.optimizers, Mapping) else set())
+        given.discard("others")
         if given - known:
             raise InputError(
                 f"Stage {self.name!r} names the parameter groups {sorted(given - known)}, but its "
@@ -95,12 +96,12 @@ class Stage:
         """
         if isinstance(self.optimizers, OptimizerSettings):
             return self.optimizers
-        if group not in self.optimizers:
+        if group not in self.optimizers and "others" not in self.optimizers:
             raise InputError(
                 f"Stage {self.name!r} has no optimizer for the parameter group {group!r}: add it to "
                 "`optimizers`, or name it in `frozen`."
             )
-        return self.optimizers[group]
+        return self.optimizers[group if group in self.optimizers else "others"]
 
     def split(self, seed: int) -> tuple[Tensors, Tensors | None]:
         """The training and the validation data; which rows are held out follows from `seed`."""
