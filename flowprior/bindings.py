@@ -75,9 +75,9 @@ def check(bindings: Sequence[Binding], table: Mapping[str, Callable[..., Any]]) 
     for binding in bindings:
         for item in _walk(binding.value):
             if isinstance(item, Reference):
-                _known(item.name.split("/")[-1], table, f"{binding.place}: `{{}}` is unknown")
+                _known(item.name.split("/")[-1], table, binding.place, "`{}` is unknown")
             elif isinstance(item, Macro):
-                _known(item.name, macros, f"{binding.place}: `%{{}}` is used but never set")
+                _known(item.name, macros, binding.place, "`%{}` is used but never set")
                 used.add(item.name)
             elif isinstance(item, float) and not math.isfinite(item):
                 raise InputError(f"{binding.place}: `{binding.key}` (={binding.value!r}) must be finite.")
@@ -93,19 +93,19 @@ def check(bindings: Sequence[Binding], table: Mapping[str, Callable[..., Any]]) 
                     f"{nearest(binding.key, used) or ': remove the line.'}"
                 )
             continue
-        _known(binding.target, table, f"{binding.place}: `{{}}` is unknown")
+        _known(binding.target, table, binding.place, "`{}` is unknown")
         known = parameters_of(table[binding.target])
-        _known(binding.parameter, known, f"{binding.place}: `{binding.target}` has no parameter `{{}}`")
+        _known(binding.parameter, known, binding.place, f"`{binding.target}` has no parameter `{{}}`")
         if not fits(value, known[binding.parameter]):
             hint = spell(known[binding.parameter])
             raise InputError(f"{binding.place}: `{binding.key}` (={value!r}) must be {hint}.")
 
 
-def _known(name: str, options: Iterable[str], sentence: str) -> None:
+def _known(name: str, options: Iterable[str], place: str, what: str) -> None:
     """Refuse a `name` that is none of `options`, with the nearest of them, or all."""
     if name not in options:
         offer = nearest(name, options) or f": there are {', '.join(sorted(options)) or 'none'}."
-        raise InputError(sentence.format(name) + offer)
+        raise InputError(f"{place}: {what.format(name)}{offer}")
 
 
 def _settled(value: Any, values: Mapping[str, Any], place: str, depth: int = 0) -> Any:

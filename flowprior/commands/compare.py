@@ -13,7 +13,7 @@ from typing import Any
 from flowprior.commands import report, study_figures, train
 from flowprior.commands.comparison import Comparison
 from flowprior.commands.files import make_folder, write_json
-from flowprior.commands.measure import check_metrics, measure, prepare
+from flowprior.commands.measure import check_densities, check_metrics, measure, prepare
 from flowprior.commands.runs import CONFIG, REPORT, restore
 from flowprior.errors import InputError, RunError
 from flowprior.files import write_atomically
@@ -108,8 +108,7 @@ def run(
     make_folder(folder)
     place = resolve_device(device)
     open_tasks = _open_tasks(tasks, load, study)
-    for experiment in _by_source(open_tasks, load):
-        check_metrics(study.metrics, experiment.source)
+    for experiment in _by_source(open_tasks, load, study):
         prepare(
             experiment.model.to(place), experiment.source, study.metrics, weights=weights, download=download
         )
@@ -175,11 +174,17 @@ def _open_tasks(tasks: Sequence[Task], load: Load, study: Study) -> list[Task]:
     return found
 
 
-def _by_source(tasks: Sequence[Task], load: Load) -> list[Experiment]:
-    """An experiment for each data set that the runs read."""
+def _by_source(tasks: Sequence[Task], load: Load, study: Study) -> list[Experiment]:
+    """An experiment for each data set that the runs read.
+
+    Raises:
+        InputError: if a metric does not suit the data or the model of a row.
+    """
     found: dict[str, Experiment] = {}
     for row in {task.row: task for task in tasks}.values():
         experiment = load([row.config], list(row.bindings)).experiment
+        check_metrics(study.metrics, experiment.source)
+        check_densities(study.metrics, experiment.model)
         found.setdefault(repr(experiment.source), experiment)
     return list(found.values())
 

@@ -89,9 +89,7 @@ def measure(
         InputError: on an unknown name, one that does not suit the data or the model, or missing weights.
     """
     check_metrics(names, source)
-    for name in names:
-        if name in _OF_DENSITIES:
-            pockets.check_overlap(model, name, conditional=name == "iw_nll")
+    check_densities(names, model)
     job = _Job(model, source, count, weights, download, seed, importance_samples)
     found = Measured()
     for name in dict.fromkeys(names):
@@ -102,6 +100,17 @@ def measure(
         found.values.update(values)
         found.facts[name] = facts | ({"notes": notes + facts.get("notes", [])} if notes else {})
     return found
+
+
+def check_densities(names: Sequence[str], model: Autoencoder) -> None:
+    """Refuse metrics that compare densities which `model` does not have.
+
+    Raises:
+        InputError: as said.
+    """
+    for name in names:
+        if name in _OF_DENSITIES:
+            pockets.check_overlap(model, name, conditional=name == "iw_nll")
 
 
 def prepare(

@@ -102,6 +102,31 @@ def test_low_posterior_samples_are_measured_as_images(monkeypatch):
     torch.testing.assert_close(kept, expected)
 
 
+def test_samples_off_the_manifold_are_counted_as_by_a_loop():
+    generator = torch.Generator().manual_seed(0)
+    train, test = (torch.randn(n, 2, generator=generator) for n in (300, 200))
+    samples = torch.randn(100, 2, generator=generator) * 1.5
+    values, facts = pockets.off_manifold(samples, train, test)
+
+    def distance(x):
+        return min(math.dist(x.tolist(), y.tolist()) for y in train)
+
+    threshold = torch.tensor([distance(x) for x in test], dtype=torch.float64).quantile(0.99).item()
+    assert facts["threshold"] == pytest.approx(threshold)
+    assert values["off_manifold"] == sum(distance(x) > threshold for x in samples) / 100
+    assert 0 < values["off_manifold"] < 1
+    assert pockets.off_manifold(train[:50], train, test)[0] == {"off_manifold": 0.0}
+
+
+def test_low_posterior_samples_in_a_pocket_are_off_the_manifold():
+    source = Source("moons", limit=500)
+    near = measure(linear(StandardNormal(2)), source, ["off_manifold"], count=50).values["off_manifold"]
+    model = linear(StandardNormal(2))
+    model.decoder.layers[0].bias.data.add_(50.0)
+    assert measure(model, source, ["off_manifold"], count=50).values["off_manifold"] == 1.0
+    assert near < 1.0
+
+
 def test_a_flow_beyond_the_floats_is_measured_as_infinite():
     class Overflow(StandardNormal):
         def _log_prob(self, z, context):

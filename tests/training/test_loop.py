@@ -388,6 +388,13 @@ def test_bad_stages_are_named(settings, word: str) -> None:
         stage(**settings)
 
 
+def test_others_stands_for_the_groups_that_are_not_named() -> None:
+    slow, fast = OptimizerSettings(lr=1e-4), OptimizerSettings(lr=1e-2)
+    given = stage(optimizers={"inner": slow, "others": fast})
+    assert given.settings("inner") is slow
+    assert given.settings("outer") is fast
+
+
 @pytest.mark.parametrize(
     ("settings", "word"),
     [
