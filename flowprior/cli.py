@@ -218,7 +218,11 @@ def eval_command(run: Path, data_root: Path | None, **options: Any) -> None:
 @_seed
 @_device
 def plot(run: Path, data_root: Path | None, **options: Any) -> None:
-    """Draw curves, samples, reconstructions, interpolation, neighbours, latent; by default all that apply."""
+    """Draw figures of a run, by default all that apply.
+
+    They are curves, samples, reconstructions, interpolation, neighbours, latent; and, of prior against
+    aggregate posterior, pockets, leakage, traversal, factors.
+    """
     experiment = _experiment(run, data_root)
     from flowprior.commands import plot as command
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,10 +10,11 @@ import torch
 from torch import Tensor
 
 from flowprior.bindings import nearest
+from flowprior.commands import latent_figures
+from flowprior.commands.drawing import NotApplicable, Picture, needs_images, save
 from flowprior.commands.measure import as_input
 from flowprior.commands.runs import FIGURES, METRICS
 from flowprior.errors import InputError
-from flowprior.files import write_atomically
 from flowprior.training.experiment import Experiment
 from flowprior.training.stages import with_context
 
@@ -53,23 +53,6 @@ def draw(experiment: Experiment, folder: Path, names: Sequence[str] = (), seed: 
     return written
 
 
-def save(figure: Figure | Image.Image, path: Path) -> None:
-    """A figure or sheet as PNG, whole or not at all."""
-    from PIL.Image import Image
-
-    stream = io.BytesIO()
-    if isinstance(figure, Image):
-        figure.save(stream, format="PNG")
-    else:
-        figure.savefig(stream, format="png")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, stream.getvalue())
-
-
-class NotApplicable(Exception):
-    """Why a figure makes no sense for this run."""
-
-
 def sample_sheet(experiment: Experiment, title: str | None = None, seed: int = 0) -> Image.Image:
     """64 samples; the same draws each time."""
     from flowprior.plots.grids import image_grid
@@ -81,7 +64,7 @@ def sample_sheet(experiment: Experiment, title: str | None = None, seed: int = 0
 
 def _samples(experiment: Experiment, count: int) -> Tensor:
     """(count, C, H, W); conditional ones on the contexts of the first test examples."""
-    _needs_images(experiment)
+    needs_images(experiment)
     context = _context(experiment, count)
     if context is None:
         return experiment.model.sample(count)
@@ -94,11 +77,6 @@ def _context(experiment: Experiment, count: int) -> Tensor | None:
         return None
     context = with_context(prior, experiment.source.test().tensors())["context"]
     return context[torch.arange(count) % len(context)].to(prior.device)
-
-
-def _needs_images(experiment: Experiment) -> None:
-    if len(experiment.source.image_shape) != 3:
-        raise NotApplicable(f"{experiment.source.name!r} holds vectors, not images.")
 
 
 def _curves(experiment: Experiment, folder: Path) -> Figure:
@@ -123,7 +101,7 @@ def _samples_sheet(experiment: Experiment, folder: Path) -> Image.Image:
 def _reconstructions(experiment: Experiment, folder: Path) -> Image.Image:
     from flowprior.plots.grids import reconstruction_pairs
 
-    _needs_images(experiment)
+    needs_images(experiment)
     x = as_input(experiment.source.test().x[: SIDE * 4].to(experiment.model.device))
     return reconstruction_pairs(x, experiment.model.reconstruct(x), columns=SIDE)
 
@@ -134,7 +112,7 @@ def _interpolation(experiment: Experiment, folder: Path) -> Image.Image:
     from flowprior.plots.grids import interpolation_rows
     from flowprior.priors.prior import InvertiblePrior
 
-    _needs_images(experiment)
+    needs_images(experiment)
     model, prior = experiment.model, experiment.model.prior
     if not (prior.has_normal_base and isinstance(prior, InvertiblePrior)):
         raise NotApplicable(
@@ -177,13 +155,17 @@ def _latent(experiment: Experiment, folder: Path) -> Figure:
     )
 
 
-DRAWERS: dict[str, Callable[[Experiment, Path], Figure | Image.Image]] = {
+DRAWERS: dict[str, Callable[[Experiment, Path], Picture]] = {
     "curves": _curves,
     "samples": _samples_sheet,
     "reconstructions": _reconstructions,
     "interpolation": _interpolation,
     "neighbours": _neighbours,
     "latent": _latent,
+    "pockets": latent_figures.pockets,
+    "leakage": latent_figures.leakage,
+    "traversal": latent_figures.traversal,
+    "factors": latent_figures.factors,
 }
 AT_TOP = ("samples", "reconstructions")  # beside the config; the others lie in RUN/figures
 OF_TRAINING = ("samples", "reconstructions", "curves")

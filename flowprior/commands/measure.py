@@ -189,10 +189,7 @@ class _Job:
     def aggregate(self) -> AggregatePosterior:
         """The aggregate posterior over the training examples, made once."""
         if self._aggregate is None:
-            chunks = self.source.train().x.split(CHUNK)
-            self._aggregate = pockets.aggregate_of(
-                self.model, (as_input(chunk.to(self.model.device)) for chunk in chunks)
-            )
+            self._aggregate = aggregate_over_training(self.model, self.source)
         return self._aggregate
 
     def low_posterior_samples(self) -> Iterator[Tensor]:
@@ -210,6 +207,12 @@ class _Job:
 def as_input(x: Tensor) -> Tensor:
     """Stored examples as a model reads them: bytes become floats in [0, 1]."""
     return x.float() / 255 if x.dtype == torch.uint8 else x
+
+
+def aggregate_over_training(model: Autoencoder, source: Source) -> AggregatePosterior:
+    """The aggregate posterior over all training examples."""
+    chunks = source.train().x.split(CHUNK)
+    return pockets.aggregate_of(model, (as_input(chunk.to(model.device)) for chunk in chunks))
 
 
 def _reconstruction(job: _Job) -> tuple[Values, Facts]:

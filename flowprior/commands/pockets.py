@@ -61,16 +61,19 @@ def skl(model: Autoencoder, aggregate: AggregatePosterior) -> tuple[Values, Fact
 
 
 def leakage(model: Autoencoder, aggregate: AggregatePosterior) -> tuple[Values, Facts]:
-    """LS(τ) at thresholds below which lie `SHARES` of N(0, I)'s own draws; the volume counts."""
-    from flowprior.metrics import leakage as score
-    from flowprior.metrics import normal_thresholds
+    """LS(τ) at thresholds below which lie `SHARES` of N(0, I)'s own draws; the volume counts.
 
-    prior = model.prior
-    thresholds = normal_thresholds(aggregate.event_shape.numel(), SHARES)
+    The facts hold the whole "curve" over τ too, from the same draws.
+    """
+    from flowprior.metrics import leakage as score
+    from flowprior.metrics import leakage_curve, normal_thresholds
+
+    prior, features = model.prior, aggregate.event_shape.numel()
+    thresholds = normal_thresholds(features, SHARES)
     z = aggregate.sample(DRAWS)
     log_q, log_p = aggregate.log_prob(z), prior.log_prob(z)
     found = score(log_q, log_p, thresholds)
-    facts = {"unit": "nats"} | asdict(found)
+    facts = {"unit": "nats"} | asdict(found) | {"curve": asdict(leakage_curve(log_q, log_p, features))}
     if isinstance(prior, InvertiblePrior):
         base = log_p - prior.to_base(z)[1]
         facts["scores_as_printed"] = score(log_q, log_p, thresholds, base).scores

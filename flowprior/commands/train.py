@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from flowprior.commands import figures, report
+from flowprior.commands.drawing import save
 from flowprior.commands.files import make_folder
 from flowprior.commands.measure import as_input, check_metrics, measure
 from flowprior.commands.runs import CONFIG, FIGURES, REPORT
@@ -161,7 +162,7 @@ def _leave_grid(experiment: Experiment, folder: Path, end: EpochEnd) -> None:
         date = datetime.now().strftime("%Y%m%d-%H%M%S")
         path = folder / FIGURES / f"samples-step-{end.step:07d}-{date}.png"
         title = f"{experiment.name}, stage {end.stage.name}, epoch {end.epoch}"
-        figures.save(figures.sample_sheet(experiment, title=title), path)
+        save(figures.sample_sheet(experiment, title=title), path)
 
 
 def _finish(

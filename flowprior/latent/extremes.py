@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from flowprior.errors import InputError
+from flowprior.latent.interpolation import lerp
 
 
 @torch.no_grad()
@@ -55,3 +56,30 @@ def least_supported(
         support, rows = support.topk(min(n, len(z)), largest=False)  # ascending
         kept, supports = [z[rows]], [support]
     return kept[0], supports[0]
+
+
+@torch.no_grad()
+def crossing_depth(
+    log_support: Callable[[Tensor], Tensor], starts: Tensor, ends: Tensor, steps: int = 33
+) -> Tensor:
+    """How far the support falls on straight lines: its least on the way less that of the weaker end, (N,).
+
+    Zero where the line never falls below both ends; the lowest of many is a line through a pocket.
+
+    Args:
+        log_support: latents (M, *event) -> (M,), nats.
+        starts, ends: (N, *event).
+        steps: points on each line, both ends among them.
+
+    Raises:
+        InputError: if there are less than 3 steps, or as `lerp`.
+
+    >>> two_bumps = lambda z: torch.logaddexp(-(z[:, 0] - 4).square(), -(z[:, 0] + 4).square())
+    >>> crossing_depth(two_bumps, torch.tensor([[-4.0], [4.0]]), torch.tensor([[4.0], [4.0]])).round()
+    tensor([-15.,   0.])
+    """
+    if steps < 3:
+        raise InputError(f"`steps` (={steps}) must be at least 3, the two ends and something between them.")
+    line = lerp(starts, ends, torch.linspace(0, 1, steps).to(starts))  # (steps, N, *event)
+    support = log_support(line.flatten(0, 1)).view(steps, len(starts))
+    return support.amin(0) - torch.minimum(support[0], support[-1])

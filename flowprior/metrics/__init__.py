@@ -15,7 +15,7 @@ from flowprior.metrics.frechet import (
 )
 from flowprior.metrics.importance import ImportanceNLL, importance_nll
 from flowprior.metrics.kernel_distance import KernelDistance, kernel_distance
-from flowprior.metrics.leakage import Leakage, leakage, normal_thresholds
+from flowprior.metrics.leakage import Leakage, leakage, leakage_curve, normal_thresholds
 from flowprior.metrics.likelihood import LatentNLL, latent_nll
 from flowprior.metrics.precision_recall import PrecisionRecall, prd
 from flowprior.metrics.reconstruction import ReconstructionError, reconstruction_error
@@ -44,6 +44,7 @@ __all__ = [
     "kernel_distance",
     "latent_nll",
     "leakage",
+    "leakage_curve",
     "neighbor_skl",
     "normal_thresholds",
     "prd",

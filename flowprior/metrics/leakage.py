@@ -9,6 +9,8 @@ from torch import Tensor
 
 from flowprior.errors import InputError
 
+CURVE_SHARES = tuple(0.5 * (2e-6) ** (step / 19) for step in range(20))  # 0.5 to 1e-6
+
 
 @dataclass(frozen=True)
 class Leakage:
@@ -65,6 +67,19 @@ def leakage(
         tuple(shares.tolist()),
         scores.shape[1],
     )
+
+
+def leakage_curve(log_aggregate: Tensor, log_prior: Tensor, features: int) -> Leakage:
+    """LS(τ) at the 20 thresholds that `normal_thresholds` puts at 1/2 down to 1e-6 (dpVAE Fig. 4).
+
+    Args:
+        log_aggregate, log_prior: as for `leakage`.
+        features: dimensions of z.
+
+    Raises:
+        InputError: as `leakage`.
+    """
+    return leakage(log_aggregate, log_prior, normal_thresholds(features, CURVE_SHARES))
 
 
 def normal_thresholds(features: int, shares: Sequence[float]) -> tuple[float, ...]:

@@ -2,14 +2,32 @@
 
 from flowprior.plots.curves import read_metrics, training_curves
 from flowprior.plots.densities import latent_panels
-from flowprior.plots.grids import image_grid, interpolation_rows, neighbor_sheet, reconstruction_pairs
+from flowprior.plots.grids import (
+    image_grid,
+    interpolation_rows,
+    neighbor_sheet,
+    reconstruction_pairs,
+    sheets_beside,
+)
+from flowprior.plots.leakage import LeakageLine, leakage_panels
+from flowprior.plots.pockets import Pockets, Space, pocket_panels
+from flowprior.plots.traversals import Traversal, Way, traversal_panels
 
 __all__ = [
+    "LeakageLine",
+    "Pockets",
+    "Space",
+    "Traversal",
+    "Way",
     "image_grid",
     "interpolation_rows",
     "latent_panels",
+    "leakage_panels",
     "neighbor_sheet",
+    "pocket_panels",
     "read_metrics",
     "reconstruction_pairs",
+    "sheets_beside",
     "training_curves",
+    "traversal_panels",
 ]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.collections import PathCollection
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 _GRID = 200  # cells a side
 _DOTS = 4000  # more dots hide one another
@@ -67,6 +68,32 @@ def latent_panels(
     return figure
 
 
+def shade(
+    ax: Axes,
+    log_prob: Callable[[Tensor], Tensor],
+    codes: Tensor,
+    low: Sequence[float],
+    high: Sequence[float],
+    power: float = 1.0,
+) -> AxesImage:
+    """The density to some `power`, below one to show faint parts, over the rectangle from `low` to `high`.
+
+    Args:
+        log_prob: z (N, 2) -> (N,), in nats; asked in the dtype and on the device of `codes`.
+    """
+    axes = [torch.linspace(low[i], high[i], _GRID) for i in (0, 1)]
+    grid = torch.cartesian_prod(*axes).to(codes)  # (_GRID^2, 2), the first coordinate slowest
+    logs = torch.cat([log_prob(part) for part in grid.split(8192)]).double().cpu().view(_GRID, _GRID)
+    return ax.imshow(
+        (power * logs).exp().T.numpy(),
+        origin="lower",
+        extent=(low[0], high[0], low[1], high[1]),
+        aspect="auto",
+        cmap="Blues",
+        interpolation="bilinear",
+    )
+
+
 def _range(codes: Tensor) -> tuple[list[float], list[float]]:
     """Where nearly all codes lie, with a margin; a few far ones do not shrink the rest."""
     points = codes.detach().double().cpu()
@@ -108,17 +135,7 @@ def _density(
     low: Sequence[float],
     high: Sequence[float],
 ) -> None:
-    axes = [torch.linspace(low[i], high[i], _GRID) for i in (0, 1)]
-    grid = torch.cartesian_prod(*axes).to(codes)  # (_GRID^2, 2), the first coordinate slowest
-    logs = torch.cat([log_prob(part) for part in grid.split(8192)]).double().cpu().view(_GRID, _GRID)
-    image = ax.imshow(
-        logs.exp().T.numpy(),
-        origin="lower",
-        extent=(low[0], high[0], low[1], high[1]),
-        aspect="auto",
-        cmap="Blues",
-        interpolation="bilinear",
-    )
+    image = shade(ax, log_prob, codes, low, high)
     ax.set_title("density of the prior", fontsize=10)
     bar = figure.colorbar(image, ax=ax, fraction=0.046, pad=0.02)
     bar.set_label("p(z)", fontsize=8)

@@ -93,15 +93,39 @@ def neighbor_sheet(
     return _sheet(tiles, column_breaks=(1,), title=title, tops=tops, below=below)
 
 
-def interpolation_rows(images: Tensor, *, title: str | None = None) -> Image.Image:
+def interpolation_rows(
+    images: Tensor,
+    *,
+    title: str | None = None,
+    sides: Sequence[str] | None = None,
+    tops: dict[int, str] | None = None,
+) -> Image.Image:
     """One row per path, from left to right: (steps, N, C, H, W), as `interpolate` and a decoder give them.
+
+    Args:
+        title: a line above the sheet.
+        sides: what stands left of each of the N rows.
+        tops: what stands above some columns, by number.
 
     Raises:
         InputError: on another shape.
     """
     if images.dim() != 5:
         raise InputError(f"`images` has shape {tuple(images.shape)} but must be (steps, N, C, H, W).")
-    return _sheet(_as_rows(images.transpose(0, 1)), title=title)
+    return _sheet(_as_rows(images.transpose(0, 1)), title=title, sides=sides, tops=tops)
+
+
+def sheets_beside(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
+    """Sheets on one, row by row: all columns as wide as the widest sheet, a row as high as its highest."""
+    from PIL import Image
+
+    width = max(sheet.width for row in rows for sheet in row)
+    heights = [max(sheet.height for sheet in row) for row in rows]
+    page = Image.new("RGB", (width * max(len(row) for row in rows), sum(heights)), "white")
+    for r, row in enumerate(rows):
+        for k, sheet in enumerate(row):
+            page.paste(sheet, (k * width, sum(heights[:r])))
+    return page
 
 
 def _columns(columns: int | None, count: int) -> int:
@@ -146,7 +170,7 @@ def _sheet(
     font = ImageFont.load_default(13)
     small = ImageFont.load_default(11)
     text_height = 16 if below else 0
-    left = _MARGIN + (40 if sides else 0)
+    left = _MARGIN + max([40, *(round(small.getlength(text)) + 12 for text in sides)] if sides else [0])
     top = _MARGIN + (24 if title else 0) + (20 if tops else 0)
     breaks = [sum(each <= k for each in column_breaks) for k in range(columns)]
     x = [left + k * (width + _LINE) + _GAP * breaks[k] for k in range(columns)]

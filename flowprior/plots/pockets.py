@@ -1,0 +1,222 @@
+"""Pockets and leaks of 2-dimensional latents: the panels of dpVAE, Fig. 1 and 3."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flowprior.errors import InputError
+from flowprior.plots.grids import image_grid
+from flowprior.plots.style import COLORS, PALE, as_array, square, tidy
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+LOW, HIGH = COLORS[1], COLORS[2]
+MARKS: dict[str, dict[str, Any]] = {
+    "low": {"marker": "o", "s": 34, "color": LOW},
+    "high": {"marker": "^", "s": 42, "color": HIGH},
+}
+_RARE, _LIKELY = "#e9b44c", "#12355b"
+_RANGE = (-6.3, -1.84)  # of log N(z0; 0, I) in 2 dimensions, out to 3 standard deviations
+_DASHED: dict[str, Any] = {"color": "#555555", "lw": 0.8, "ls": (0, (4, 3))}
+_GAP = 0.12  # between two models on a line, in panels
+
+
+@dataclass(frozen=True)
+class Space:
+    """Points of one space, with the low- and high-posterior ones: (N, 2), (k, 2), (k, 2).
+
+    In the space of images there is no cloud, and the marked ones are images (k, C, H, W).
+    """
+
+    cloud: Tensor | None
+    low: Tensor
+    high: Tensor
+
+
+@dataclass(frozen=True)
+class Pockets:
+    """What one model shows.
+
+    Args:
+        samples: decoded draws of the prior, (N, 2) or (N, C, H, W).
+        log_base: (N,) base density of each sample's z0, nats.
+        representation: draws of the aggregate posterior in z.
+        generation: the same draws in z0; None where z0 = z.
+        data: training data and decoded marks.
+        circles: whether the base is N(0, I), whose circles are drawn in z0.
+    """
+
+    samples: Tensor
+    log_base: Tensor
+    representation: Space
+    generation: Space | None
+    data: Space
+    circles: bool = True
+
+
+def pocket_panels(lines: Sequence[Sequence[tuple[str, Pockets]]], *, title: str | None = None) -> Figure:
+    """Each model's samples, q(z), generation space and data, with low- and high-posterior points marked.
+
+    One line of panels for each element of `lines`, its (name, model) pairs from left to right: three panels
+    for a model whose z0 is z, four for another.
+
+    Args:
+        title: a line above the panels.
+
+    Raises:
+        InputError: if there is nothing to draw, or a latent is not 2-dimensional.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.gridspec import GridSpec
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    if not lines or not lines[0]:
+        raise InputError("`lines` is empty: give at least one line with one model.")
+    for name, model in (each for line in lines for each in line):
+        points = model.representation.cloud
+        if points is None or points.dim() != 2 or points.shape[1] != 2:
+            raise InputError(f"The latents of {name!r} must be 2-dimensional, (N, 2): leave it out.")
+    longest = max(len(line) for line in lines)
+    counts = [max(_panels(line[k][1]) for line in lines if k < len(line)) for k in range(longest)]
+    widths = [w for k, count in enumerate(counts) for w in ([_GAP] if k else []) + [1.0] * count]
+    large = len(lines) == 1 and len(widths) <= 4
+    side = 2.7 if large else 1.62
+    figure = Figure(
+        figsize=(side * sum(widths), side * len(lines) * (1.09 if large else 1.0) + 0.55),
+        dpi=130,
+        layout=ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03, wspace=0.01, hspace=0.01),
+    )
+    grid = GridSpec(len(lines), len(widths), figure, width_ratios=widths)
+    for r, line in enumerate(lines):
+        column = 0
+        for k, (name, model) in enumerate(line):
+            axes = [figure.add_subplot(grid[r, column + i]) for i in range(_panels(model))]
+            _model(axes, model, titled=r == 0, ticks=large)
+            axes[0].set_ylabel(name, fontsize=9)
+            column += counts[k] + 1
+    _legend(
+        figure, [model for line in lines for _, model in line], columns=max(2, round(sum(widths) * side / 4))
+    )
+    if title:
+        figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def _panels(model: Pockets) -> int:
+    return 3 if model.generation is None else 4
+
+
+def _model(axes: Sequence[Axes], model: Pockets, titled: bool, ticks: bool) -> None:
+    spaces = {"aggregate posterior q(z)" if ticks else "q(z)": model.representation}
+    if model.generation is not None:
+        spaces["generation space z0" if ticks else "generation space"] = model.generation
+    names = ["samples", *spaces, "decoded" if model.data.cloud is None else "data"]
+    for ax, name in zip(axes, names, strict=True):
+        tidy(ax)
+        if titled:
+            ax.set_title(name, fontsize=10 if ticks else 9)
+    _samples(axes[0], model)
+    for ax, space in zip(axes[1:-1], spaces.values(), strict=True):
+        _space(ax, space)
+    if model.circles:
+        _circles(axes[-2])
+    _data(axes[-1], model.data)
+    for ax in axes:
+        if not ticks or ax.images:
+            ax.set_xticks([])
+            ax.set_yticks([])
+
+
+def _samples(ax: Axes, model: Pockets) -> None:
+    if model.samples.dim() == 4:
+        _images(ax, [(None, model.samples)], columns=round(len(model.samples) ** 0.5))
+        return
+    order = model.log_base.argsort(descending=True).cpu()  # rare ones on top
+    (x, y), color = as_array(model.samples[order]).T, as_array(model.log_base[order])
+    ax.scatter(x, y, c=color, cmap=_colormap(), vmin=_RANGE[0], vmax=_RANGE[1], s=2.5, lw=0, rasterized=True)
+    square(ax, [model.samples, *_points(model.data)])
+
+
+def _space(ax: Axes, space: Space) -> None:
+    if space.cloud is not None:
+        x, y = as_array(space.cloud).T
+        ax.scatter(x, y, s=1.6, color=PALE, lw=0, rasterized=True)
+    for kind, points in (("high", space.high), ("low", space.low)):
+        x, y = as_array(points).T
+        ax.scatter(x, y, edgecolors="white", linewidths=0.8, zorder=3, label=kind, **MARKS[kind])
+    square(ax, _points(space))
+
+
+def _data(ax: Axes, data: Space) -> None:
+    if data.cloud is None:
+        strips = [("low", data.low), ("high", data.high)]
+        _images(ax, strips, columns=max(2, round((2 * len(data.low)) ** 0.5)))
+        return
+    _space(ax, data)
+
+
+def _points(space: Space) -> list[Tensor]:
+    return [space.low, space.high] if space.cloud is None else [space.cloud, space.low, space.high]
+
+
+def _circles(ax: Axes) -> None:
+    from matplotlib.patches import Circle
+
+    for radius in (1, 2, 3):
+        ax.add_patch(Circle((0, 0), radius, fill=False, zorder=2, **_DASHED))
+    (x0, x1), (y0, y1) = ax.get_xlim(), ax.get_ylim()
+    square(ax, [torch.tensor([[-3.1, -3.1], [3.1, 3.1]]), torch.tensor([[x0, y0], [x1, y1]])], margin=0)
+
+
+def _images(ax: Axes, groups: Sequence[tuple[str | None, Tensor]], columns: int) -> None:
+    """Images below one another, those of a kind of mark in a frame of its color."""
+    from matplotlib.patches import Rectangle
+
+    sheets = [np.asarray(image_grid(images, columns)) for _, images in groups]
+    ax.imshow(np.concatenate(sheets), interpolation="antialiased")
+    top = 0
+    for (kind, _), sheet in zip(groups, sheets, strict=True):
+        height, width = sheet.shape[:2]
+        if kind is not None:
+            frame = Rectangle(
+                (2, top + 2), width - 5, height - 5, fill=False, lw=2.2, color=MARKS[kind]["color"]
+            )
+            ax.add_patch(frame)
+        top += height
+    ax.spines[:].set_visible(False)
+
+
+def _colormap() -> Any:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("rare to likely", [_RARE, "#7fa8b8", "#3465a4", _LIKELY])
+
+
+def _legend(figure: Figure, models: Sequence[Pockets], columns: int) -> None:
+    from matplotlib.lines import Line2D
+
+    texts = {
+        "low": "low posterior: drawn by the prior, hardly in q(z)",
+        "high": "high posterior: in q(z), hardly drawn by the prior",
+    }
+    handles = [
+        Line2D([], [], ls="", marker=MARKS[kind]["marker"], color=MARKS[kind]["color"], ms=6, label=text)
+        for kind, text in texts.items()
+    ]
+    if any(model.samples.dim() == 2 for model in models):
+        for color, text in ((_LIKELY, "likely"), (_RARE, "rare")):
+            handles.append(
+                Line2D([], [], ls="", marker="o", ms=4, color=color, label=f"sample of a {text} z0")
+            )
+    if any(model.circles for model in models):
+        handles.append(Line2D([], [], **_DASHED, label="1, 2, 3 standard deviations of N(0, I)"))
+    style = {"fontsize": 8, "frameon": False, "handletextpad": 0.4, "columnspacing": 1.6}
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, **style)
