@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, Union
 
+from flowprior.bindings import nearest
+from flowprior.errors import InputError
 from flowprior.files import write_atomically
 from flowprior.training.experiment import Experiment
 
@@ -31,6 +34,18 @@ def save(figure: Picture, path: Path) -> None:
         figure.savefig(stream, format="png")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, stream.getvalue())
+
+
+def check_names(names: Sequence[str], figures: Collection[str]) -> None:
+    """Refuse names that are not among `figures`.
+
+    Raises:
+        InputError: as said.
+    """
+    for name in names:
+        if name not in figures:
+            offer = nearest(name, figures) or f": there are {', '.join(figures)}."
+            raise InputError(f"Unknown figure '{name}'{offer}")
 
 
 def needs_images(experiment: Experiment) -> None:

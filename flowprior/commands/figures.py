@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from flowprior.bindings import nearest
 from flowprior.commands import latent_figures
-from flowprior.commands.drawing import NotApplicable, Picture, needs_images, save
+from flowprior.commands.drawing import NotApplicable, Picture, check_names, needs_images, save
 from flowprior.commands.measure import as_input
 from flowprior.commands.runs import FIGURES, METRICS
 from flowprior.errors import InputError
@@ -33,10 +32,7 @@ def draw(experiment: Experiment, folder: Path, names: Sequence[str] = (), seed: 
     Raises:
         InputError: on an unknown name, or a figure that does not apply; the sentence says why.
     """
-    for name in names:
-        if name not in DRAWERS:
-            offer = nearest(name, DRAWERS) or f": there are {', '.join(DRAWERS)}."
-            raise InputError(f"Unknown figure '{name}'{offer}")
+    check_names(names, DRAWERS)
     written = []
     for name in names or DRAWERS:
         try:
@@ -53,13 +49,15 @@ def draw(experiment: Experiment, folder: Path, names: Sequence[str] = (), seed: 
     return written
 
 
-def sample_sheet(experiment: Experiment, title: str | None = None, seed: int = 0) -> Image.Image:
-    """64 samples; the same draws each time."""
+def sample_sheet(
+    experiment: Experiment, title: str | None = None, seed: int = 0, count: int = SIDE**2
+) -> Image.Image:
+    """`count` samples; the same draws each time."""
     from flowprior.plots.grids import image_grid
 
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
-        return image_grid(_samples(experiment, SIDE**2), title=title)
+        return image_grid(_samples(experiment, count), title=title)
 
 
 def _samples(experiment: Experiment, count: int) -> Tensor:

@@ -82,7 +82,7 @@ def traversal(experiment: Experiment, folder: Path) -> Figure:
     spaces_of(experiment)
     aggregate, pairs = aggregate_of(experiment), candidates(experiment.source.test())
     pair = pairs[crossing_depths(experiment, aggregate, pairs).argmin()]
-    return traversal_panels([traversal_of(experiment, aggregate, pair)])
+    return traversal_panels([traversal_of(experiment, aggregate, pair, experiment.name)])
 
 
 @_said
@@ -158,7 +158,7 @@ def crossing_depths(experiment: Experiment, aggregate: AggregatePosterior, pairs
     return crossing_depth(aggregate.log_prob, starts, ends).cpu()
 
 
-def traversal_of(experiment: Experiment, aggregate: AggregatePosterior, pair: Tensor) -> Traversal:
+def traversal_of(experiment: Experiment, aggregate: AggregatePosterior, pair: Tensor, name: str) -> Traversal:
     """The ways between the codes of two test rows; only the straight one where z0 is z.
 
     Raises:
@@ -183,7 +183,7 @@ def traversal_of(experiment: Experiment, aggregate: AggregatePosterior, pair: Te
         ways = [way("straight in z", STRAIGHT, line), way("straight in z0", DECOUPLED, curve)]
     train = source.train().x
     return Traversal(
-        name=experiment.name,
+        name=name,
         ways=ways,
         log_density=aggregate.log_prob,
         codes=aggregate.sample(DOTS).flatten(1),

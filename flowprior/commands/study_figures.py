@@ -1,23 +1,199 @@
-"""The figures of a study, by name."""
+"""The figures of a study of regularized VAEs and their decoupled twins (dpVAE, Fig. 3 to 6)."""
 
-from collections.abc import Callable, Sequence
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
+
+from flowprior.commands import latent_figures
+from flowprior.commands.drawing import NotApplicable, Picture, check_names, needs_images, save
+from flowprior.commands.figures import sample_sheet
+from flowprior.errors import InputError
 from flowprior.training.experiment import Experiment
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    from flowprior.plots.leakage import LeakageLine
+
+SAMPLES = 25  # of each row
 
 
 @dataclass(frozen=True)
 class StudyRuns:
+    """The trained rows of a study.
+
+    Args:
+        rows: their names, such as "10d/beta_vae_h"; what stands before "/" is a variant of the study.
+        twins: pairs of rows, that with N(0, I) and that with a decoupled prior.
+        restore: row -> the experiment of its first seed, with trained weights and in evaluation mode.
+        reports: row -> what the report.json of each of its seeds holds.
+    """
+
     rows: tuple[str, ...]
     twins: tuple[tuple[str, str], ...]
     restore: Callable[[str], Experiment]
     reports: Callable[[str], list[dict[str, Any]]]
 
 
-def check(names: Sequence[str]) -> None: ...
-
-
 def draw(runs: StudyRuns, names: Sequence[str], folder: Path) -> list[Path]:
-    return []
+    """Write the figures `names` to `folder`/NAME.png; returns where they are.
+
+    Raises:
+        InputError: on an unknown name, before anything is drawn; on a figure that no row suits, after all
+            others are drawn.
+    """
+    check_names(names, STUDY_FIGURES)
+    written, missing = [], []
+    for name in names:
+        try:
+            with torch.random.fork_rng(), torch.no_grad():
+                torch.manual_seed(0)
+                picture = STUDY_FIGURES[name](runs)
+        except NotApplicable as reason:
+            missing.append(f"'{name}' cannot be drawn: {reason}")
+            continue
+        written.append(folder / f"{name}.png")
+        save(picture, written[-1])
+    if missing:
+        raise InputError(" ".join(missing))
+    return written
+
+
+def _pockets(runs: StudyRuns) -> Figure:
+    """A line for each pair of twins with 2-dimensional latents (Fig. 3)."""
+    from flowprior.plots.pockets import pocket_panels
+
+    lines = []
+    for twins in runs.twins:
+        try:
+            lines.append([(name, latent_figures.pockets_of(runs.restore(name))) for name in twins])
+        except NotApplicable:
+            continue
+    if not lines:
+        raise NotApplicable("it needs a pair of twins with 2-dimensional latents.")
+    return pocket_panels(lines)
+
+
+def _leakage(runs: StudyRuns) -> Figure:
+    """LS(τ) of all twins, a panel for each variant (Fig. 4)."""
+    from flowprior.plots.leakage import leakage_panels
+
+    groups: dict[str, list[LeakageLine]] = {}
+    for twins in runs.twins:
+        for row, decoupled in zip(twins, (False, True), strict=True):
+            label = twins[0].rpartition("/")[2]
+            curves = list(_curves(runs.reports(row)))
+            if curves:
+                groups.setdefault(_variant(row), []).append(_mean_line(label, curves, decoupled))
+    if not groups:
+        raise NotApplicable("no report of twins holds a curve of leakage: measure `leakage`.")
+    several = any(len(runs.reports(row)) > 1 for twins in runs.twins for row in twins)
+    return leakage_panels(groups, band="standard deviation over seeds" if several else "standard error")
+
+
+def _curves(reports: Sequence[dict[str, Any]]) -> Iterator[dict[str, list[float]]]:
+    for report in reports:
+        curve = report.get("metric_facts", {}).get("leakage", {}).get("curve")
+        if curve is not None:
+            yield curve
+
+
+def _mean_line(label: str, curves: Sequence[dict[str, list[float]]], decoupled: bool) -> LeakageLine:
+    """The mean over seeds, of a seed without draws below τ zero; around it their standard deviation."""
+    from flowprior.plots.leakage import LeakageLine
+
+    scores = np.array([curve["scores"] for curve in curves])
+    band = scores.std(0, ddof=1) if len(curves) > 1 else np.array(curves[0]["standard_errors"])
+    shares = np.array([curve["shares"] for curve in curves]).mean(0)
+    thresholds = curves[0]["thresholds"]
+    return LeakageLine(label, thresholds, scores.mean(0).tolist(), band.tolist(), shares.tolist(), decoupled)
+
+
+def _traversal(runs: StudyRuns) -> Figure:
+    """The ways between two test examples in both twins: FactorVAE's, or the first with 2-D latents (Fig. 5).
+
+    Of the candidate pairs it is the one whose straight line in z falls deep below its ends in both models:
+    the shallower of the two falls is deepest.
+    """
+    from flowprior.plots.traversals import traversal_panels
+
+    for twins in sorted(runs.twins, key=lambda twins: not _is_factor(twins[0])):
+        experiments = [runs.restore(name) for name in twins]
+        if all(tuple(each.model.prior.event_shape) == (2,) for each in experiments):
+            break
+    else:
+        raise NotApplicable("it needs a pair of twins with 2-dimensional latents.")
+    pairs = latent_figures.candidates(experiments[0].source.test())
+    aggregates = [latent_figures.aggregate_of(each) for each in experiments]
+    depths = [
+        latent_figures.crossing_depths(each, aggregate, pairs)
+        for each, aggregate in zip(experiments, aggregates, strict=True)
+    ]
+    pair = pairs[torch.maximum(*depths).argmin()]
+    return traversal_panels(
+        [
+            latent_figures.traversal_of(each, aggregate, pair, name)
+            for each, aggregate, name in zip(experiments, aggregates, twins, strict=True)
+        ]
+    )
+
+
+def _factors(runs: StudyRuns) -> Image.Image:
+    """Factors of the decoupled FactorVAE, else of the last decoupled row with most dimensions (Fig. 6)."""
+    rows = [decoupled for _, decoupled in runs.twins]
+    rows = [row for row in rows if _is_factor(row)] or rows
+    if not rows:
+        raise NotApplicable("it needs a row with a decoupled prior.")
+    experiments = reversed([runs.restore(row) for row in rows])
+    return latent_figures.factor_sheet(
+        max(experiments, key=lambda each: each.model.prior.event_shape.numel())
+    )
+
+
+def _samples(runs: StudyRuns) -> Image.Image:
+    """Samples of all rows: of each variant the N(0, I) twins, below them the decoupled ones, then others."""
+    from flowprior.plots.grids import sheets_beside
+
+    paired = {row for twins in runs.twins for row in twins}
+    bands: dict[str, list[list[str]]] = {}
+    for row in runs.rows:
+        bands.setdefault(_variant(row), [[], [], []])
+    for plain, decoupled in runs.twins:
+        bands[_variant(plain)][0].append(plain)
+        bands[_variant(decoupled)][1].append(decoupled)
+    for row in runs.rows:
+        if row not in paired:
+            bands[_variant(row)][2].append(row)
+    return sheets_beside(
+        [[_sheet(runs, row) for row in line] for band in bands.values() for line in band if line]
+    )
+
+
+def _sheet(runs: StudyRuns, row: str) -> Image.Image:
+    experiment = runs.restore(row)
+    needs_images(experiment)
+    return sample_sheet(experiment, title=row, count=SAMPLES)
+
+
+def _variant(row: str) -> str:
+    return row.rpartition("/")[0]
+
+
+def _is_factor(row: str) -> bool:
+    return row.rpartition("/")[2].startswith("factor")
+
+
+STUDY_FIGURES: dict[str, Callable[[StudyRuns], Picture]] = {
+    "pockets": _pockets,
+    "leakage": _leakage,
+    "traversal": _traversal,
+    "factors": _factors,
+    "samples": _samples,
+}

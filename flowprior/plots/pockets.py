@@ -90,9 +90,9 @@ def pocket_panels(lines: Sequence[Sequence[tuple[str, Pockets]]], *, title: str 
     large = len(lines) == 1 and len(widths) <= 4
     side = 2.7 if large else 1.62
     figure = Figure(
-        figsize=(side * sum(widths), side * len(lines) * (1.09 if large else 1.0) + 0.55),
+        figsize=(side * sum(widths), side * len(lines) * (1.09 if large else 1.02) + 0.6),
         dpi=130,
-        layout=ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03, wspace=0.01, hspace=0.01),
+        layout=ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.05, wspace=0.01, hspace=0.01),
     )
     grid = GridSpec(len(lines), len(widths), figure, width_ratios=widths)
     for r, line in enumerate(lines):
@@ -128,7 +128,7 @@ def _model(axes: Sequence[Axes], model: Pockets, titled: bool, ticks: bool) -> N
         _space(ax, space)
     if model.circles:
         _circles(axes[-2])
-    _data(axes[-1], model.data)
+    _data(axes[-1], model)
     for ax in axes:
         if not ticks or ax.images:
             ax.set_xticks([])
@@ -142,7 +142,7 @@ def _samples(ax: Axes, model: Pockets) -> None:
     order = model.log_base.argsort(descending=True).cpu()  # rare ones on top
     (x, y), color = as_array(model.samples[order]).T, as_array(model.log_base[order])
     ax.scatter(x, y, c=color, cmap=_colormap(), vmin=_RANGE[0], vmax=_RANGE[1], s=2.5, lw=0, rasterized=True)
-    square(ax, [model.samples, *_points(model.data)])
+    square(ax, [model.samples, *_points(model.data)])  # as the panel of the data
 
 
 def _space(ax: Axes, space: Space) -> None:
@@ -155,12 +155,14 @@ def _space(ax: Axes, space: Space) -> None:
     square(ax, _points(space))
 
 
-def _data(ax: Axes, data: Space) -> None:
+def _data(ax: Axes, model: Pockets) -> None:
+    data = model.data
     if data.cloud is None:
         strips = [("low", data.low), ("high", data.high)]
         _images(ax, strips, columns=max(2, round((2 * len(data.low)) ** 0.5)))
         return
     _space(ax, data)
+    square(ax, [model.samples, *_points(data)])
 
 
 def _points(space: Space) -> list[Tensor]:
@@ -192,6 +194,8 @@ def _images(ax: Axes, groups: Sequence[tuple[str | None, Tensor]], columns: int)
             ax.add_patch(frame)
         top += height
     ax.spines[:].set_visible(False)
+    square(ax, [torch.tensor([[0, 0], [sheets[0].shape[1], top]])], margin=0)
+    ax.invert_yaxis()
 
 
 def _colormap() -> Any:

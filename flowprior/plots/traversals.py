@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 STRAIGHT, DECOUPLED = COLORS[3], COLORS[2]
 IMAGES = 8  # decoded images of a path
+_LABEL = 20  # pixels above a strip, for its label
 _FAINT = 0.4  # power of the density on the map, so that thin parts are seen
 
 
@@ -42,7 +43,7 @@ class Traversal:
 
     Args:
         name: of the model.
-        ways: from the same start to the same end.
+        ways: one or two, from the same start to the same end.
         log_density: log q(z), z (N, D) -> (N,), for the map of 2-dimensional latents.
         codes: (N, D), draws of q(z) that set the range of the map.
         data: (M, 2) behind decoded points; None for images.
@@ -62,12 +63,12 @@ def traversal_panels(models: Sequence[Traversal], *, title: str | None = None) -
         title: a line above the panels.
 
     Raises:
-        InputError: if there is no model, or one has no way.
+        InputError: if there is no model, or one has not one way or two.
     """
     from matplotlib.figure import Figure
 
-    if not models or not all(model.ways for model in models):
-        raise InputError("`models` must hold at least one model, each with at least one way.")
+    if not models or not all(1 <= len(model.ways) <= 2 for model in models):
+        raise InputError("`models` must hold at least one model, each with one way or two.")
     mapped = any(model.codes.shape[1] == 2 for model in models)
     decoded = 1.0 if models[0].data is not None else 1.9
     widths = ([1.0] if mapped else []) + [1.0, decoded]
@@ -88,9 +89,7 @@ def _model(figure: SubFigure, model: Traversal, mapped: bool, widths: Sequence[f
     if model.data is not None:
         _decoded_points(_tidied(figure, grid[-1]), model, model.data)
     else:
-        strips = grid[-1].subgridspec(len(model.ways), 1)
-        for i, way in enumerate(model.ways):
-            _strip(figure.add_subplot(strips[i]), way)
+        _strips(figure.add_subplot(grid[-1]), model.ways)
 
 
 def _tidied(figure: SubFigure, cell: SubplotSpec) -> Axes:
@@ -142,8 +141,14 @@ def _decoded_points(ax: Axes, model: Traversal, data: Tensor) -> None:
     ax.set_title("decoded, on the data", fontsize=10)
 
 
-def _strip(ax: Axes, way: Way) -> None:
-    rows = torch.linspace(0, len(way.decoded) - 1, IMAGES).round().long()
-    ax.imshow(np.asarray(image_grid(way.decoded[rows.to(way.decoded.device)], IMAGES)))
-    ax.set_title(way.label, fontsize=9, color=way.color)
+def _strips(ax: Axes, ways: Sequence[Way]) -> None:
+    """Decoded images of each way, its label above them."""
+    parts: list[np.ndarray] = []
+    for way in ways:
+        rows = torch.linspace(0, len(way.decoded) - 1, IMAGES).round().long().to(way.decoded.device)
+        strip = np.asarray(image_grid(way.decoded[rows], IMAGES))
+        top = sum(len(part) for part in parts) + _LABEL
+        ax.text(strip.shape[1] / 2, top, way.label, color=way.color, fontsize=9, ha="center", va="bottom")
+        parts += [np.full_like(strip[:1], 255).repeat(_LABEL, 0), strip]
+    ax.imshow(np.concatenate(parts))
     ax.set_axis_off()
