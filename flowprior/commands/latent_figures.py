@@ -138,15 +138,15 @@ def pockets_of(experiment: Experiment) -> Pockets:
     )
 
 
-def candidates(test: Dataset, count: int = CANDIDATES) -> Tensor:
-    """Pairs of rows of a test set, of different classes where there are classes: (at most `count`, 2).
+def candidates(test: Dataset) -> Tensor:
+    """Pairs of rows of a test set, of different classes where there are classes: (at most `CANDIDATES`, 2).
 
     Raises:
         NotApplicable: if there is none.
     """
-    pairs = torch.randint(len(test), (8 * count, 2))
+    pairs = torch.randint(len(test), (8 * CANDIDATES, 2))
     kinds = torch.arange(len(test)) if test.label is None else test.label
-    pairs = pairs[kinds[pairs[:, 0]] != kinds[pairs[:, 1]]][:count]
+    pairs = pairs[kinds[pairs[:, 0]] != kinds[pairs[:, 1]]][:CANDIDATES]
     if len(pairs) == 0:
         raise NotApplicable(f"it needs test examples of two classes, and {test.name!r} has not.")
     return pairs

@@ -15,12 +15,13 @@ from flowprior.metrics.frechet import (
 )
 from flowprior.metrics.importance import ImportanceNLL, importance_nll
 from flowprior.metrics.kernel_distance import KernelDistance, kernel_distance
-from flowprior.metrics.leakage import Leakage, leakage, leakage_curve, normal_thresholds
+from flowprior.metrics.leakage import CURVE_SHARES, Leakage, leakage, leakage_curve, normal_thresholds
 from flowprior.metrics.likelihood import LatentNLL, latent_nll
 from flowprior.metrics.precision_recall import PrecisionRecall, prd
 from flowprior.metrics.reconstruction import ReconstructionError, reconstruction_error
 
 __all__ = [
+    "CURVE_SHARES",
     "AggregatePosterior",
     "FeatureNetwork",
     "FeatureStatistics",

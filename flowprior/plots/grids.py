@@ -170,7 +170,7 @@ def _sheet(
     font = ImageFont.load_default(13)
     small = ImageFont.load_default(11)
     text_height = 16 if below else 0
-    left = _MARGIN + max([40, *(round(small.getlength(text)) + 12 for text in sides)] if sides else [0])
+    left = _MARGIN + max([40, *(round(small.getlength(text)) + 8 for text in sides)] if sides else [0])
     top = _MARGIN + (24 if title else 0) + (20 if tops else 0)
     breaks = [sum(each <= k for each in column_breaks) for k in range(columns)]
     x = [left + k * (width + _LINE) + _GAP * breaks[k] for k in range(columns)]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from flowprior.errors import InputError
-from flowprior.latent import least_supported, normal_steps
+from flowprior.latent import crossing_depth, least_supported, normal_steps
 from flowprior.metrics import AggregatePosterior, leakage
 from flowprior.priors import DecoupledPrior, FlowPrior, StandardNormal
 
@@ -111,6 +111,22 @@ def test_paths_are_straight_in_z0_and_keep_their_ends():
     assert (path[2] - (start + end) / 2).abs().max() > 1e-3  # bent in z
     plain = DecoupledPrior(StandardNormal(2)).path(start, end, 3)
     torch.testing.assert_close(plain[1], (start + end) / 2)
+
+
+def test_lines_across_the_ring_fall_deepest():
+    aggregate = ring(50)
+    angles = torch.tensor([0.0, 0.4, 1.6, 3.1416])
+    ends = 3 * torch.stack([angles.cos(), angles.sin()], 1)
+    starts = ends[:1].expand(4, 2)
+    depths = crossing_depth(aggregate.log_prob, starts, ends)
+    assert depths[0] == 0
+    assert depths.argmin() == 3  # through the middle
+    dense = torch.stack([starts + (ends - starts) * step / 2000 for step in range(2001)])
+    support = aggregate.log_prob(dense)
+    expected = support.amin(0) - torch.minimum(support[0], support[-1])
+    torch.testing.assert_close(depths, expected, rtol=0.02, atol=1e-6)
+    with pytest.raises(InputError, match="`steps` \\(=2\\)"):
+        crossing_depth(aggregate.log_prob, starts, ends, steps=2)
 
 
 def test_bad_input_is_named():

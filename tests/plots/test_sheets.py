@@ -97,3 +97,17 @@ def test_unusable_images(shape):
         image_grid(torch.zeros(shape))
     with pytest.raises(InputError, match="`columns`"):
         image_grid(gray(1), columns=0)
+
+
+def test_paths_make_room_for_what_is_said_beside_and_above_them():
+    images = torch.stack([gray(10, 20), gray(30, 40), gray(50, 60)])  # 3 steps of 2 paths
+    plain = pixels(interpolation_rows(images))
+    said = pixels(
+        interpolation_rows(images, sides=["z[12], 0.25 nats", "z[3]"], tops={0: "-5 sd", 2: "+5 sd"})
+    )
+    height, width = plain.shape[:2]
+    assert (said[-height + MARGIN :, -width + MARGIN :] == plain[MARGIN:, MARGIN:]).all()
+    beside, above = said[:, : 1 - width + MARGIN], said[: MARGIN + 20]
+    assert beside.shape[1] > 80
+    assert (beside < 128).any()
+    assert (above[:, -width:] < 128).any()
