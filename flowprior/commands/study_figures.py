@@ -13,7 +13,6 @@ import torch
 from flowprior.commands import latent_figures
 from flowprior.commands.drawing import NotApplicable, Picture, check_names, needs_images, save
 from flowprior.commands.figures import sample_sheet
-from flowprior.errors import InputError
 from flowprior.training.experiment import Experiment
 
 if TYPE_CHECKING:
@@ -42,27 +41,35 @@ class StudyRuns:
     reports: Callable[[str], list[dict[str, Any]]]
 
 
+def check(names: Sequence[str]) -> None:
+    """Refuse names that are not among the figures of a study.
+
+    Raises:
+        InputError: as said.
+    """
+    check_names(names, STUDY_FIGURES)
+
+
 def draw(runs: StudyRuns, names: Sequence[str], folder: Path) -> list[Path]:
     """Write the figures `names` to `folder`/NAME.png; returns where they are.
 
+    A figure that no row suits, such as where only some rows were run, is left out and that is printed.
+
     Raises:
-        InputError: on an unknown name, before anything is drawn; on a figure that no row suits, after all
-            others are drawn.
+        InputError: on an unknown name, before anything is drawn.
     """
-    check_names(names, STUDY_FIGURES)
-    written, missing = [], []
+    check(names)
+    written = []
     for name in names:
         try:
             with torch.random.fork_rng(), torch.no_grad():
                 torch.manual_seed(0)
                 picture = STUDY_FIGURES[name](runs)
         except NotApplicable as reason:
-            missing.append(f"'{name}' cannot be drawn: {reason}")
+            print(f"'{name}' is not drawn: {reason}")
             continue
         written.append(folder / f"{name}.png")
         save(picture, written[-1])
-    if missing:
-        raise InputError(" ".join(missing))
     return written
 
 

@@ -274,19 +274,25 @@ def test_both_twins_of_a_study_join_the_same_test_examples_across_pockets(monkey
         torch.testing.assert_close(model.ways[0].z[[0, -1]], twin.model.codes(test.x[pair]))
 
 
-def test_figures_that_do_not_exist_or_apply_get_one_sentence(tmp_path):
+def test_unknown_figures_of_a_study_are_refused_before_any_is_drawn(tmp_path):
     runs = study(vectors, (3,))
-    with pytest.raises(InputError, match="Unknown figure 'pocket': did you mean `pockets`"):
-        study_figures.draw(runs, ["leakage", "pocket"], tmp_path)
+    for ask in (study_figures.check, lambda asked: study_figures.draw(runs, asked, tmp_path)):
+        with pytest.raises(InputError, match="Unknown figure 'pocket': did you mean `pockets`"):
+            ask(["leakage", "pocket"])
     assert names(tmp_path) == set()
-    with pytest.raises(InputError, match=r"^'pockets' cannot be drawn: it needs a pair of twins[^.]*\.$"):
-        study_figures.draw(runs, ["pockets", "leakage"], tmp_path)
-    assert names(tmp_path) == {"leakage"}
+
+
+def test_figures_that_no_row_suits_are_left_out_and_said(tmp_path, capsys):
+    runs = study(vectors, (3,))
+    written = study_figures.draw(runs, ["pockets", "leakage"], tmp_path)
+    assert written == [tmp_path / "leakage.png"]
+    assert capsys.readouterr().out.startswith("'pockets' is not drawn: it needs a pair of twins")
     bare = StudyRuns(runs.rows, runs.twins, runs.restore, lambda row: [{"metrics": {}}])
     alone = StudyRuns(runs.rows, (), runs.restore, runs.reports)
-    for name, asked in (("traversal", runs), ("samples", runs), ("factors", runs), ("leakage", bare)):
-        with pytest.raises(InputError, match=f"'{name}' cannot be drawn"):
-            study_figures.draw(asked, [name], tmp_path)
-    for name in ("pockets", "leakage", "traversal", "factors"):
-        with pytest.raises(InputError, match=f"'{name}' cannot be drawn"):
-            study_figures.draw(alone, [name], tmp_path)
+    absent = {"no figure": runs, "no curve": bare, "no twins": alone}
+    asked = {"no figure": ["traversal", "samples", "factors"], "no curve": ["leakage"]}
+    for kind, some in absent.items():
+        these = asked.get(kind, ["pockets", "leakage", "traversal", "factors"])
+        assert study_figures.draw(some, these, tmp_path) == []
+        said = capsys.readouterr().out.splitlines()
+        assert [line.split(" is not drawn: ")[0] for line in said] == [f"'{name}'" for name in these]
