@@ -127,9 +127,9 @@ def inception_features(weights: str | Path | None = None, *, download: bool = Fa
         weights = kept if kept.is_file() or download else None
     try:
         path = find_weights(weights, INCEPTION_FILE)
-    except InputError:
+    except InputError as error:
         if not download:
-            raise
+            raise InputError(f"{str(error).removesuffix('.')}, or allow the download (--download).") from None
         path = kept if kept.is_file() else _download_inception(kept)
     network = _inception_body()
     load_weights(network, path, "pytorch-fid's Inception network")
