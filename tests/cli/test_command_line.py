@@ -53,10 +53,11 @@ def test_the_fixed_options_are_there() -> None:
         "eval": "--metrics",
         "plot": "RUN",
         "fit": "--out --context --key",
+        "compare": "STUDY --size --seeds --out --row --jobs -b --data-root --weights",
     }.items():
         text = call(verb, "--help").stdout
         assert all(option in text for option in options.split()), verb
-    assert set(main.commands) == {"list", "train", "sample", "eval", "plot", "fit"}
+    assert set(main.commands) == {"list", "train", "sample", "eval", "plot", "fit", "compare"}
 
 
 @pytest.mark.parametrize(

@@ -162,7 +162,7 @@ def test_a_missing_file_is_fetched_only_when_allowed(inception_weights, monkeypa
         Path(path).write_bytes(inception_weights.read_bytes())
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
-    with pytest.raises(InputError, match="FLOWPRIOR_WEIGHTS is not set.*or allow the download"):
+    with pytest.raises(InputError, match=r"FLOWPRIOR_WEIGHTS is not set.*or allow the download"):
         inception_features()
     assert asked == []
     fetched = inception_features(download=True)
