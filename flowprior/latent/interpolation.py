@@ -16,8 +16,10 @@ _TINY = 1e-4  # rad; below it the sphere is flat to float32 precision
 def lerp(start: Tensor, end: Tensor, weights: Tensor) -> Tensor:
     """(1 - w) start + w end, for each w: (N, *event) twice and (S,) -> (S, N, *event).
 
+    `weights` may also be (S, N), with steps of their own for each pair.
+
     Raises:
-        InputError: if `start` and `end` differ in shape or `weights` is not one-dimensional.
+        InputError: if `start` and `end` differ in shape or `weights` is neither (S,) nor (S, N).
 
     >>> lerp(torch.zeros(1, 2), torch.ones(1, 2), torch.tensor([0.0, 0.25, 1.0])).squeeze(1).tolist()
     [[0.0, 0.0], [0.25, 0.25], [1.0, 1.0]]
@@ -42,7 +44,7 @@ def slerp(start: Tensor, end: Tensor, weights: Tensor) -> Tensor:
     """
     _check(start, end, weights)
     a, b = start.flatten(1), end.flatten(1)  # (N, D)
-    w = weights.to(a)[:, None, None]  # (S, 1, 1)
+    w = _leading(weights, a)  # (S, 1 or N, 1)
     norm_a, norm_b = a.norm(dim=1, keepdim=True), b.norm(dim=1, keepdim=True)
     defined = (norm_a > 0) & (norm_b > 0)
     unit_a, unit_b = _unit(a), _unit(b)
@@ -81,12 +83,17 @@ def _check(start: Tensor, end: Tensor, weights: Tensor) -> None:
             f"`start` has shape {tuple(start.shape)} and `end` {tuple(end.shape)}, but both must have one "
             "shape (N, *event): add a batch dimension, or pass as many ends as starts."
         )
-    if weights.dim() != 1:
-        raise InputError(f"`weights` has shape {tuple(weights.shape)} but must be one-dimensional, (steps,).")
+    if weights.dim() != 1 and (weights.dim() != 2 or weights.shape[1] != len(start)):
+        raise InputError(
+            f"`weights` has shape {tuple(weights.shape)} but must be (steps,), or (steps, {len(start)}) with "
+            "steps of their own for each pair."
+        )
 
 
 def _leading(weights: Tensor, like: Tensor) -> Tensor:
-    return weights.to(like).view(-1, *(1 for _ in like.shape))
+    """(S,) or (S, N) -> (S, 1 or N, 1, ...), to go with `like` (N, *event)."""
+    pairs = weights.shape[1] if weights.dim() == 2 else 1
+    return weights.to(like).view(len(weights), pairs, *(1 for _ in like.shape[1:]))
 
 
 def _unit(rows: Tensor) -> Tensor:

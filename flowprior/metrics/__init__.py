@@ -1,7 +1,7 @@
 """Metrics: functions of tensors and callables, never of models."""
 
 from flowprior.metrics.aggregate import AggregatePosterior
-from flowprior.metrics.classifier import classifier_features
+from flowprior.metrics.classifier import attribute_classifier, classifier_features
 from flowprior.metrics.divergence import SymmetricKL, density_skl, neighbor_skl
 from flowprior.metrics.features import FeatureNetwork, extract, inception_features, squeezenet_features
 from flowprior.metrics.frechet import (
@@ -17,8 +17,11 @@ from flowprior.metrics.importance import ImportanceNLL, importance_nll
 from flowprior.metrics.kernel_distance import KernelDistance, kernel_distance
 from flowprior.metrics.leakage import CURVE_SHARES, Leakage, leakage, leakage_curve, normal_thresholds
 from flowprior.metrics.likelihood import LatentNLL, latent_nll
+from flowprior.metrics.path_length import PathLength, perceptual_path_length
+from flowprior.metrics.perceptual import PerceptualDistance, lpips_weights
 from flowprior.metrics.precision_recall import PrecisionRecall, prd
 from flowprior.metrics.reconstruction import ReconstructionError, reconstruction_error
+from flowprior.metrics.separability import Separability, conditional_entropy, separability
 
 __all__ = [
     "CURVE_SHARES",
@@ -31,11 +34,16 @@ __all__ = [
     "KernelDistance",
     "LatentNLL",
     "Leakage",
+    "PathLength",
+    "PerceptualDistance",
     "PrecisionRecall",
     "ReconstructionError",
+    "Separability",
     "SymmetricKL",
+    "attribute_classifier",
     "cached_statistics",
     "classifier_features",
+    "conditional_entropy",
     "density_skl",
     "extract",
     "frechet",
@@ -46,10 +54,13 @@ __all__ = [
     "latent_nll",
     "leakage",
     "leakage_curve",
+    "lpips_weights",
     "neighbor_skl",
     "normal_thresholds",
+    "perceptual_path_length",
     "prd",
     "reconstruction_error",
+    "separability",
     "squeezenet_features",
     "statistics",
 ]

@@ -38,7 +38,7 @@ def classifier_features(
 
     Args:
         images: (N, C, H, W), uint8 or floats in [0, 1].
-        labels: (N,) integers.
+        labels: (N,) integers, or (N, A) bool for attributes of which an image has any number.
         test_images, test_labels: the same for the test set.
         data_fingerprint: of training and test set together; by default it is computed from the tensors.
         seed: of initialisation and order.
@@ -47,10 +47,72 @@ def classifier_features(
     Raises:
         InputError: if images and labels do not fit together, or there are fewer than two classes.
     """
+    network, checksum, facts = _learned(
+        images, labels, test_images, test_labels, data_fingerprint, seed, torch.device(device)
+    )
+    return FeatureNetwork(
+        network.body,
+        metric="fd_classifier",
+        resize=_resize(images),
+        checksum=checksum,
+        image_shape=tuple(images.shape[1:]),
+        facts=facts,
+    ).to(device)
+
+
+def attribute_classifier(
+    images: Tensor,
+    labels: Tensor,
+    test_images: Tensor | None = None,
+    test_labels: Tensor | None = None,
+    *,
+    data_fingerprint: str | None = None,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+) -> FeatureNetwork:
+    """log p / (1 - p) of each attribute by a small classifier, (N, C, H, W) -> (N, A), for `separability`.
+
+    The network of `classifier_features`, with its cache and its arguments. Of integer labels (N,) every class
+    is an attribute, this class against the rest, and the network is the very same; of attributes (N, A) bool
+    it has a logistic output for each, and `test_accuracy` is the mean over them.
+
+    Raises:
+        InputError: as `classifier_features`.
+    """
+    network, checksum, facts = _learned(
+        images, labels, test_images, test_labels, data_fingerprint, seed, torch.device(device)
+    )
+    return FeatureNetwork(
+        network if labels.dim() == 2 else nn.Sequential(network, _AgainstTheRest()),
+        metric="separability",
+        resize=_resize(images),
+        checksum=checksum,
+        image_shape=tuple(images.shape[1:]),
+        facts=facts,
+    ).to(device)
+
+
+def _resize(images: Tensor) -> str:
+    return "none" if max(images.shape[2:]) <= _LARGEST else f"averaged to {_LARGEST}x{_LARGEST}"
+
+
+def _learned(
+    images: Tensor,
+    labels: Tensor,
+    test_images: Tensor | None,
+    test_labels: Tensor | None,
+    data_fingerprint: str | None,
+    seed: int,
+    device: torch.device,
+) -> tuple["_Classifier", str, dict[str, float | int | str]]:
+    """The network, trained or from the cache; the checksum of its weights; its accuracy."""
     _check(images, labels, "images", "labels")
-    classes, targets = torch.unique(labels.cpu(), return_inverse=True)
-    if len(classes) < 2:
-        raise InputError(f"`labels` hold {len(classes)} class but a classifier needs two or more.")
+    if labels.dim() == 2:
+        classes, targets = torch.arange(labels.shape[1]), labels.cpu()
+    else:
+        classes, targets = torch.unique(labels.cpu(), return_inverse=True)
+        if len(classes) < 2:
+            raise InputError(f"`labels` hold {len(classes)} class but a classifier needs two or more.")
     if (test_images is None) != (test_labels is None):
         raise InputError("`test_images` and `test_labels` must be given together or not at all.")
     if test_images is not None and test_labels is not None:
@@ -66,24 +128,27 @@ def classifier_features(
         measured_on = f"held-out {len(held)}"
 
     def compute() -> dict[str, Tensor]:
-        network = _train(*train, len(classes), seed, torch.device(device))
+        network = _train(*train, len(classes), seed, device)
         return {**network.state_dict(), "test_accuracy": torch.tensor(_accuracy(network, *test))}
 
-    key = f"recipe {RECIPE} | {data} | train {len(train[0])} | {measured_on} | seed {seed}"
+    kind = " | attributes" if labels.dim() == 2 else ""
+    key = f"recipe {RECIPE} | {data} | train {len(train[0])} | {measured_on} | seed {seed}{kind}"
     state = cached("classifier", key, compute)
     accuracy = state.pop("test_accuracy").item()
     with torch.device("meta"):  # draws no random numbers
         network = _Classifier(*images.shape[1:], classes=len(classes))
     network.load_state_dict(state, assign=True)
-    side = max(images.shape[2:])
-    return FeatureNetwork(
-        network.body,
-        metric="fd_classifier",
-        resize="none" if side <= _LARGEST else f"averaged to {_LARGEST}x{_LARGEST}",
-        checksum=fingerprint(*(state[name].cpu() for name in sorted(state))),
-        image_shape=tuple(images.shape[1:]),
-        facts={"test_accuracy": accuracy, "test_accuracy_on": measured_on},
-    ).to(device)
+    checksum = fingerprint(*(state[name].cpu() for name in sorted(state)))
+    return network, checksum, {"test_accuracy": accuracy, "test_accuracy_on": measured_on}
+
+
+class _AgainstTheRest(nn.Module):
+    """Logits of classes (N, K) to log p_k / (1 - p_k)."""
+
+    def forward(self, logits: Tensor) -> Tensor:
+        others = torch.eye(logits.shape[1], dtype=torch.bool, device=logits.device)
+        rest = logits[:, None, :].masked_fill(others, -torch.inf).logsumexp(2)  # (N, K)
+        return logits - rest
 
 
 class _Standardise(nn.Module):
@@ -164,7 +229,7 @@ def _train(images: Tensor, targets: Tensor, classes: int, seed: int, device: tor
         for _ in range(epochs):
             order = torch.randperm(count, generator=generator).to(device)
             for index in order[: count // batch * batch].split(batch):
-                loss = functional.cross_entropy(network(_pixels(images[index])), targets[index])
+                loss = _loss(network(_pixels(images[index])), targets[index])
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -194,14 +259,21 @@ def _pixels(images: Tensor) -> Tensor:
     return images.float() / 255 if images.dtype == torch.uint8 else images.float()
 
 
+def _loss(logits: Tensor, targets: Tensor) -> Tensor:
+    if targets.dim() == 2:
+        return functional.binary_cross_entropy_with_logits(logits, targets.float())
+    return functional.cross_entropy(logits, targets)
+
+
 def _accuracy(network: nn.Module, images: Tensor, targets: Tensor) -> float:
+    """The share of right classes, or of right attributes."""
     device = next(network.parameters()).device
+    right = []
     with torch.inference_mode():
-        right = sum(
-            int((network(_pixels(x.to(device))).argmax(1).cpu() == y).sum())
-            for x, y in zip(images.split(500), targets.cpu().split(500), strict=True)
-        )
-    return right / len(images)
+        for x, y in zip(images.split(500), targets.cpu().split(500), strict=True):
+            logits = network(_pixels(x.to(device))).cpu()
+            right.append((logits > 0) == y if y.dim() == 2 else logits.argmax(1) == y)
+    return torch.cat(right).double().mean().item()
 
 
 def _check(images: Tensor, labels: Tensor, images_name: str, labels_name: str) -> None:
@@ -209,14 +281,20 @@ def _check(images: Tensor, labels: Tensor, images_name: str, labels_name: str) -
         raise InputError(
             f"`{images_name}` has shape {tuple(images.shape)} but must be (samples, channels, height, width)."
         )
-    if labels.is_floating_point() or labels.shape != images.shape[:1]:
+    attributes = labels.dim() == 2 and labels.dtype == torch.bool and len(labels) == len(images)
+    if not attributes and (labels.is_floating_point() or labels.shape != images.shape[:1]):
         raise InputError(
             f"`{labels_name}` ({labels.dtype}, shape {tuple(labels.shape)}) must be integers, one for each "
-            f"of the {len(images)} images in `{images_name}`."
+            f"of the {len(images)} images in `{images_name}`, or rows of bool attributes."
         )
 
 
 def _among(classes: Tensor, labels: Tensor) -> Tensor:
-    """The position of each label in `classes`; -1, never predicted, for one that training has not seen."""
+    """The position of each label in `classes`; -1, never predicted, for one that training has not seen.
+
+    Attributes, (N, A) bool, stay as they are.
+    """
+    if labels.dim() == 2:
+        return labels.cpu()
     position = torch.searchsorted(classes, labels.cpu().to(classes.dtype)).clamp(max=len(classes) - 1)
     return torch.where(classes[position] == labels.cpu(), position, -1)

@@ -199,26 +199,45 @@ def squeezenet_features(weights: str | Path | None = None, *, size: int = 64) ->
     Raises:
         InputError: if the file is missing or is not such a state dict.
     """
-    if size < 32:
-        raise InputError(f"`size` (={size}) must be 32 or more, e.g. 64.")
-    path = find_weights(weights, SQUEEZENET_FILE)
-    from torchvision.models import squeezenet1_0
+    maps = SqueezeNetMaps(weights, size=size)
+    body = nn.Sequential(maps.prepare, maps.layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return FeatureNetwork(body, metric="fd_squeezenet", resize=maps.resize, checksum=maps.checksum)
 
-    with torch.device("meta"):
-        network = squeezenet1_0(weights=None)
-    load_weights(network, path, "torchvision's squeezenet1_0")
-    body = nn.Sequential(
-        _Prepare(size, antialias=True, mean=_IMAGENET_MEAN, std=_IMAGENET_STD),
-        network.features,
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-    )
-    return FeatureNetwork(
-        body,
-        metric="fd_squeezenet",
-        resize=f"bilinear, antialiased, to {size}x{size}",
-        checksum=file_checksum(path),
-    )
+
+class SqueezeNetMaps(nn.Module):
+    """Feature maps of ImageNet SqueezeNet 1.0 at `stages`, indices of its layers, for `PerceptualDistance`.
+
+    Images (N, 1 or 3, H, W) in [0, 1] are prepared as `squeezenet_features` does, whose arguments it takes.
+
+    Raises:
+        InputError: as `squeezenet_features`.
+    """
+
+    stages = (1, 4, 8, 12)  # the first ReLU, then one fire module at each of the three later sizes
+
+    def __init__(self, weights: str | Path | None = None, *, size: int = 64) -> None:
+        if size < 32:
+            raise InputError(f"`size` (={size}) must be 32 or more, e.g. 64.")
+        super().__init__()
+        path = find_weights(weights, SQUEEZENET_FILE)
+        from torchvision.models import squeezenet1_0
+
+        with torch.device("meta"):
+            network = squeezenet1_0(weights=None)
+        load_weights(network, path, "torchvision's squeezenet1_0")
+        self.prepare = _Prepare(size, antialias=True, mean=_IMAGENET_MEAN, std=_IMAGENET_STD)
+        self.layers: nn.Sequential = network.features.requires_grad_(False).eval()
+        self.resize = f"bilinear, antialiased, to {size}x{size}"
+        self.checksum = file_checksum(path)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(N, 1 or 3, H, W) in [0, 1] -> the maps at `stages`, (N, C_l, H_l, W_l)."""
+        maps, found = self.prepare(images), []
+        for index, layer in enumerate(self.layers):
+            maps = layer(maps)
+            if index in self.stages:
+                found.append(maps)
+        return found
 
 
 class _Prepare(nn.Module):
