@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from flowprior.bindings import nearest
-from flowprior.commands import pockets
+from flowprior.commands import disentanglement, pockets
 from flowprior.data.dataset import thin
 from flowprior.data.images import Source
 from flowprior.errors import InputError
@@ -77,6 +77,10 @@ def measure(
       examples than 99 percent of the test examples do.
     - lp_fid, lp_fd_squeezenet, lp_fd_classifier: Fréchet distances of low-posterior samples, `count` of them.
     - iw_nll: the importance-weighted -log p(x) in nats (`nll` is that of latents).
+
+    Of z against z0 (`disentanglement`):
+    - separability: how far hyperplanes decide a classifier's attributes, of 20 `count` draws.
+    - ppl, ppl_lpips, ppl_squeezenet: perceptual path length of `count` pairs, by three networks' features.
 
     Args:
         count: samples drawn.
@@ -319,6 +323,14 @@ def _kid(job: _Job) -> tuple[Values, Facts]:
     return {"kid": result.mean}, facts | {"standard_deviation": result.std, "samples": result.samples}
 
 
+def _separability(job: _Job) -> tuple[Values, Facts]:
+    return disentanglement.separability(job.model, job.source, job.count, job.seed)
+
+
+def _path_length(name: str) -> Metric:
+    return lambda job: disentanglement.path_length(name, job.model, job.count, job.seed, job.weights)
+
+
 def _inception(job: _Job) -> FeatureNetwork:
     from flowprior.metrics.features import inception_features
 
@@ -369,4 +381,6 @@ METRICS: dict[str, Metric] = {
     },
     **{name: _prd(name, kind) for name, kind in _PRD.items()},
     "kid": _kid,
+    "separability": _separability,
+    **{name: _path_length(name) for name in disentanglement.DISTANCES},
 }
