@@ -1,6 +1,7 @@
 """Paths between latents: straight, or along the sphere."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,6 +10,12 @@ from flowprior.errors import InputError
 
 FromBase = Callable[[Tensor], tuple[Tensor, Tensor]]
 """What takes z0 to (z, logabsdet), such as a flow prior's `from_base`."""
+
+ToBase = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""What takes z to (z0, logabsdet), such as a flow prior's `to_base`."""
+
+Line = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(start, end, weights) -> points: `lerp` or `slerp`."""
 
 _TINY = 1e-4  # rad; below it the sphere is flat to float32 precision
 
@@ -75,6 +82,41 @@ def interpolate(from_base: FromBase, start: Tensor, end: Tensor, steps: int) -> 
     weights = torch.linspace(0, 1, steps, device=start.device, dtype=start.dtype)
     z, _ = from_base(slerp(start, end, weights))
     return z
+
+
+class Paths(NamedTuple):
+    """Two paths in z with the same ends, (steps, N, *event) each."""
+
+    z: Tensor  # straight in z
+    z0: Tensor  # straight or spherical in z0, mapped back
+
+
+@torch.no_grad()
+def both_paths(
+    to_base: ToBase, from_base: FromBase, start: Tensor, end: Tensor, steps: int, line: Line = slerp
+) -> Paths:
+    """From z = a to z = b through either space: lerp(a, b; t), and f⁻¹(slerp(f(a), f(b); t)), f = `to_base`.
+
+    Both ends are included; `start` a and `end` b are (N, *event).
+
+    Args:
+        line: the path in z0; `slerp` suits a base N(0, I), `lerp` any other.
+
+    Raises:
+        InputError: if there are less than 2 steps, or as `slerp`.
+
+    Source: Morrow & Chiu, section 6.2.
+
+    >>> double, halve = (lambda z: (2 * z, z.sum(1))), (lambda z0: (z0 / 2, z0.sum(-1)))
+    >>> ends = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])
+    >>> [path[1].norm() for path in both_paths(double, halve, *ends, 3)]  # the chord, the arc
+    [tensor(0.7071), tensor(1.0000)]
+    """
+    if steps < 2:
+        raise InputError(f"`steps` (={steps}) must be at least 2, the two ends.")
+    weights = torch.linspace(0, 1, steps, device=start.device, dtype=start.dtype)
+    curved, _ = from_base(line(to_base(start)[0], to_base(end)[0], weights))
+    return Paths(lerp(start, end, weights), curved)
 
 
 def _check(start: Tensor, end: Tensor, weights: Tensor) -> None:
