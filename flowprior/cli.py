@@ -220,8 +220,9 @@ def eval_command(run: Path, data_root: Path | None, **options: Any) -> None:
 def plot(run: Path, data_root: Path | None, **options: Any) -> None:
     """Draw figures of a run, by default all that apply.
 
-    They are curves, samples, reconstructions, interpolation, neighbours, latent; and, of prior against
-    aggregate posterior, pockets, leakage, traversal, factors.
+    They are curves, samples, reconstructions, interpolation, neighbours, latent; of prior against aggregate
+    posterior, pockets, leakage, traversal, factors; and, of z against z0, paths, plane, attributes, change,
+    components.
     """
     experiment = _experiment(run, data_root)
     from flowprior.commands import plot as command

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from flowprior.commands import latent_figures
+from flowprior.commands import latent_figures, path_figures
 from flowprior.commands.drawing import NotApplicable, Picture, check_names, needs_images, save
 from flowprior.commands.measure import as_input
 from flowprior.commands.runs import FIGURES, METRICS
@@ -137,8 +137,9 @@ def _neighbours(experiment: Experiment, folder: Path) -> Image.Image:
 
 
 def _latent(experiment: Experiment, folder: Path) -> Figure:
-    """Codes, density and samples of a 2-dimensional latent."""
+    """Codes in z0 and z, density and samples of a 2-dimensional latent (Morrow & Chiu, Fig. 2)."""
     from flowprior.plots.densities import latent_panels
+    from flowprior.priors.prior import InvertiblePrior
 
     model = experiment.model
     if tuple(model.prior.event_shape) != (2,):
@@ -146,10 +147,14 @@ def _latent(experiment: Experiment, folder: Path) -> Figure:
     if model.prior.context_features is not None:
         raise NotApplicable("it is for unconditional priors.")
     test = experiment.source.test()
-    codes = model.codes(as_input(test.x))
-    samples = model.prior.sample(len(codes)).cpu()
+    prior, codes = model.prior, model.codes(as_input(test.x))
     return latent_panels(
-        lambda z: model.prior.log_prob(z.to(model.device)), codes, test.label, samples, classes=test.classes
+        lambda z: prior.log_prob(z.to(model.device)),
+        codes,
+        test.label,
+        prior.sample(len(codes)).cpu(),
+        base_codes=prior.to_base(codes.to(model.device))[0] if isinstance(prior, InvertiblePrior) else None,
+        classes=test.classes,
     )
 
 
@@ -164,6 +169,7 @@ DRAWERS: dict[str, Callable[[Experiment, Path], Picture]] = {
     "leakage": latent_figures.leakage,
     "traversal": latent_figures.traversal,
     "factors": latent_figures.factors,
+    **path_figures.DRAWERS,
 }
 AT_TOP = ("samples", "reconstructions")  # beside the config; the others lie in RUN/figures
 OF_TRAINING = ("samples", "reconstructions", "curves")

@@ -6,10 +6,12 @@ from flowprior.plots.grids import (
     image_grid,
     interpolation_rows,
     neighbor_sheet,
+    path_sheet,
     reconstruction_pairs,
     sheets_beside,
 )
 from flowprior.plots.leakage import LeakageLine, leakage_panels
+from flowprior.plots.paths import path_plane, rate_curves
 from flowprior.plots.pockets import Pockets, Space, pocket_panels
 from flowprior.plots.traversals import Traversal, Way, traversal_panels
 
@@ -24,7 +26,10 @@ __all__ = [
     "latent_panels",
     "leakage_panels",
     "neighbor_sheet",
+    "path_plane",
+    "path_sheet",
     "pocket_panels",
+    "rate_curves",
     "read_metrics",
     "reconstruction_pairs",
     "sheets_beside",

@@ -1,4 +1,4 @@
-"""Two-dimensional latents: the prior's density, the aggregate codes and samples side by side."""
+"""Two-dimensional latents: codes in both spaces, the prior's density and its samples side by side."""
 
 from __future__ import annotations
 
@@ -29,40 +29,48 @@ def latent_panels(
     label: Tensor | None = None,
     samples: Tensor | None = None,
     *,
+    base_codes: Tensor | None = None,
     classes: Sequence[str] | None = None,
     title: str | None = None,
 ) -> Figure:
-    """The aggregate codes by class, the prior's density over the same range, and its samples.
+    """f(z) and z of the data by class, the prior's density over the range of z, and its samples f⁻¹(z0).
+
+    Source: Morrow & Chiu, Fig. 2, where uncolored codes stand for the density.
 
     Args:
         log_prob: z (N, 2) -> (N,), in nats.
         codes: (N, 2), the codes of the data.
         label: (N,) int64 classes of the codes.
         samples: (M, 2), draws of the prior.
+        base_codes: (N, 2), z0 = f(z) of the codes, where the prior is invertible.
         classes: names of the classes.
         title: a line above the panels.
 
     Raises:
         InputError: if codes or samples are not two-dimensional latents.
     """
-    for name, value in (("codes", codes), ("samples", samples)):
+    for name, value in (("codes", codes), ("samples", samples), ("base_codes", base_codes)):
         if value is not None and (value.dim() != 2 or value.shape[1] != 2 or len(value) == 0):
             raise InputError(
                 f"`{name}` has shape {tuple(value.shape)} but density panels need 2-dimensional latents, "
                 "(N, 2): train with `features` 2, or plot two chosen coordinates."
             )
     low, high = _range(codes)
-    figure, axes = panels(1, 2 if samples is None else 3, 3.5, 3.5)
-    _codes(axes[0], codes, label, classes)
-    _density(figure, axes[1], log_prob, codes, low, high)
+    figure, axes = panels(1, 2 + (samples is not None) + (base_codes is not None), 3.5, 3.5)
+    in_z = axes if base_codes is None else axes[1:]
+    _codes(in_z[0], codes, label, classes, legend=base_codes is None)  # one for both
+    _density(figure, in_z[1], log_prob, codes, low, high)
     if samples is not None:
-        _dots(axes[2], _thin(samples), COLORS[0])
-        axes[2].set_title("samples of the prior", fontsize=10)
-    for ax in axes:
-        ax.set_xlim(low[0], high[0])
-        ax.set_ylim(low[1], high[1])
-        ax.set_xlabel("z, first coordinate", fontsize=8)
-    axes[0].set_ylabel("z, second coordinate", fontsize=8)
+        _dots(in_z[2], _thin(samples), COLORS[0])
+        in_z[2].set_title("samples of the prior", fontsize=10)
+    for ax in in_z:
+        _frame(ax, "z", low, high)
+    if base_codes is not None:
+        _codes(axes[0], base_codes, label, classes)
+        axes[0].set_title("codes of the data in z0", fontsize=10)
+        _frame(axes[0], "z0", *_range(base_codes))
+    for ax, space in ((in_z[0], "z"), (axes[0], "z" if base_codes is None else "z0")):
+        ax.set_ylabel(f"{space}, second coordinate", fontsize=8)
     if title:
         figure.suptitle(title, fontsize=11)
     return figure
@@ -102,12 +110,20 @@ def _range(codes: Tensor) -> tuple[list[float], list[float]]:
     return (low - margin).tolist(), (high + margin).tolist()
 
 
+def _frame(ax: Axes, space: str, low: Sequence[float], high: Sequence[float]) -> None:
+    ax.set_xlim(low[0], high[0])
+    ax.set_ylim(low[1], high[1])
+    ax.set_xlabel(f"{space}, first coordinate", fontsize=8)
+
+
 def _thin(points: Tensor) -> np.ndarray:
     step = max(1, len(points) // _DOTS)
     return points[::step].detach().float().cpu().numpy()
 
 
-def _codes(ax: Axes, codes: Tensor, label: Tensor | None, classes: Sequence[str] | None) -> None:
+def _codes(
+    ax: Axes, codes: Tensor, label: Tensor | None, classes: Sequence[str] | None, legend: bool = True
+) -> None:
     points = _thin(codes)
     ax.set_title("codes of the data", fontsize=10)
     if label is None:
@@ -118,7 +134,7 @@ def _codes(ax: Axes, codes: Tensor, label: Tensor | None, classes: Sequence[str]
     for i, kind in enumerate(np.unique(kinds)):
         name = classes[kind] if classes is not None and 0 <= kind < len(classes) else str(kind)
         names[name] = _dots(ax, points[kinds == kind], COLORS[i % len(COLORS)])
-    if len(names) <= len(COLORS):
+    if legend and len(names) <= len(COLORS):
         style = {"fontsize": 6.5, "frameon": False, "markerscale": 4, "handletextpad": 0.1}
         ax.legend(names.values(), names, loc="upper left", **style)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,6 +18,7 @@ _LINE = 2  # pixels between two images
 _GAP = 12  # pixels between two groups of images
 _TILE = 56  # images are enlarged by a whole factor until they have about this many pixels a side
 _MARGIN = 6  # white pixels around a sheet
+_BAND_TEXT = 16  # pixels for the text above a group
 _INK = (60, 60, 60)
 
 
@@ -128,6 +129,58 @@ def sheets_beside(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
     return page
 
 
+def path_sheet(
+    paths: Mapping[str, Tensor],
+    before: Tensor | None = None,
+    after: Tensor | None = None,
+    *,
+    names: Sequence[str] = (),
+    tops: Mapping[int, str] | None = None,
+    title: str | None = None,
+) -> Image.Image:
+    """Several paths for each of N examples, one band each, one row a path (Morrow & Chiu, Fig. 6 and 7).
+
+    Args:
+        paths: name of the row -> (steps, N, C, H, W), from left to right.
+        before, after: (N, C, H, W), real images left and right of the paths, beside the first row.
+        names: N texts, one above each band.
+        tops: step -> text above that column of the paths.
+        title: a line above the sheet.
+
+    Raises:
+        InputError: if the shapes do not go together.
+    """
+    shapes = {tuple(path.shape) for path in paths.values()}
+    ends = [image for image in (before, after) if image is not None]
+    shape = next(iter(shapes), ())
+    if len(shapes) != 1 or len(shape) != 5 or any(tuple(end.shape) != shape[1:] for end in ends):
+        raise InputError(
+            f"`paths` of shapes {sorted(shapes)} must all be (steps, N, C, H, W), and `before` and `after` "
+            f"of shapes {[tuple(end.shape) for end in ends]} (N, C, H, W)."
+        )
+    if names and len(names) != shape[1]:
+        raise InputError(f"`names` holds {len(names)} texts but there are {shape[1]} examples: one for each.")
+    rows = torch.stack([_as_rows(path.transpose(0, 1)) for path in paths.values()], 1)  # (N, R, S, 3, h, w)
+    for end, place in ((before, 0), (after, 1)):
+        if end is not None:
+            side = torch.full_like(rows[:, :, :1], 255)
+            side[:, 0, 0] = _as_tiles(end)
+            rows = torch.cat([rows, side] if place else [side, rows], 2)
+    first, last = int(before is not None), rows.shape[2] - int(after is not None)
+    texts = {first + k: text for k, text in (tops or {}).items()}
+    texts |= {0: "data"} if before is not None else {}
+    texts |= {last: "data"} if after is not None else {}
+    return _sheet(
+        rows.flatten(0, 1),
+        row_group=len(paths),
+        column_breaks=[k for k in (first, last) if 0 < k < rows.shape[2]],
+        sides=list(paths) * shape[1],
+        tops=texts,
+        bands=names,
+        title=title,
+    )
+
+
 def _columns(columns: int | None, count: int) -> int:
     if columns is None:
         return math.ceil(math.sqrt(count))
@@ -162,8 +215,9 @@ def _sheet(
     sides: Sequence[str] | None = None,
     tops: dict[int, str] | None = None,
     below: Sequence[Sequence[str]] | None = None,
+    bands: Sequence[str] = (),
 ) -> Image.Image:
-    """Tiles (R, K, 3, H, W) on white, with texts above columns, left of rows and below tiles."""
+    """Tiles (R, K, 3, H, W) on white, with texts above columns and bands, left of rows and below tiles."""
     from PIL import Image, ImageDraw, ImageFont
 
     rows, columns, _, height, width = tiles.shape
@@ -171,10 +225,10 @@ def _sheet(
     small = ImageFont.load_default(11)
     text_height = 16 if below else 0
     left = _MARGIN + max([40, *(round(small.getlength(text)) + 8 for text in sides)] if sides else [0])
-    top = _MARGIN + (24 if title else 0) + (20 if tops else 0)
+    top = _MARGIN + (24 if title else 0) + (20 if tops else 0) + (_BAND_TEXT if bands else 0)
     breaks = [sum(each <= k for each in column_breaks) for k in range(columns)]
     x = [left + k * (width + _LINE) + _GAP * breaks[k] for k in range(columns)]
-    band = _GAP if row_group > 1 else 0
+    band = (_GAP if row_group > 1 else 0) + (_BAND_TEXT if bands else 0)
     y = [top + r * (height + _LINE + text_height) + (r // row_group) * band for r in range(rows)]
     sheet = Image.new("RGB", (x[-1] + width + _MARGIN, y[-1] + height + text_height + _MARGIN), "white")
     for r in range(rows):
@@ -184,7 +238,9 @@ def _sheet(
     if title:
         draw.text((left, _MARGIN), title, fill=(0, 0, 0), font=ImageFont.load_default(15))
     for k, text in (tops or {}).items():
-        draw.text((x[k], top - 18), text, fill=_INK, font=font)
+        draw.text((x[k], top - 18 - (_BAND_TEXT if bands else 0)), text, fill=_INK, font=font)
+    for b, text in enumerate(bands):
+        draw.text((left, y[b * row_group] - 4), text, fill=(0, 0, 0), font=font, anchor="ls")
     for r, text in enumerate(sides or ()):
         draw.text((left - 8, y[r] + height // 2), text, fill=_INK, font=small, anchor="rm")
     for r, texts in enumerate(below or ()):
