@@ -31,7 +31,7 @@ CANDIDATES = 16  # pairs, of which the plane shows those that lie furthest apart
 CODES = 20_000  # training examples encoded for densities, means and components
 COMPONENTS, REACH = 3, 1.5  # standard deviations, as Fig. 7
 RATE_STEPS = 16  # images of a sequence, as Fig. 8
-RATE_IMAGES = {"cpu": 100}  # elsewhere 5000, as Fig. 8
+RATE_IMAGES = {"cpu": 64}  # elsewhere 5000, as Fig. 8
 ATTRIBUTES = ("Eyeglasses", "Smiling", "Male", "Blond_Hair")  # of CelebA; elsewhere as many classes
 
 

@@ -31,8 +31,8 @@ def attribute_vector(codes: Tensor, has: Tensor) -> Tensor:
             f"`has` is {bool(has.all())} for all {len(has)} codes, but a direction needs some with the "
             "attribute and some without."
         )
-    has = has.to(codes.device)
-    return (codes[has].double().mean(0) - codes[~has].double().mean(0)).to(codes.dtype)
+    values, has = codes.cpu().double(), has.cpu()
+    return (values[has].mean(0) - values[~has].mean(0)).to(codes)
 
 
 @torch.no_grad()
@@ -65,5 +65,5 @@ def rate_of_change(
     for part in path.split(max(1, batch_size // len(path)), dim=1):
         images = decode(part.flatten(0, 1)).unflatten(0, part.shape[:2])  # (steps, n, ...)
         rates = distance(images[:-1].flatten(0, 1), images[1:].flatten(0, 1))
-        found.append(rates.double().cpu().view(len(path) - 1, -1))
+        found.append(rates.cpu().double().view(len(path) - 1, -1))
     return torch.cat(found, 1)

@@ -63,7 +63,7 @@ def principal_components(codes: Tensor, count: int = 2) -> Components:
     """
     from sklearn.decomposition import PCA
 
-    flat = codes.detach().double().cpu().flatten(1) if codes.dim() > 1 else codes.new_zeros(0, 0)
+    flat = codes.detach().cpu().double().flatten(1) if codes.dim() > 1 else codes.new_zeros(0, 0)
     most = min(len(flat) - 1, flat.shape[1])
     if not 1 <= count <= most:
         raise InputError(

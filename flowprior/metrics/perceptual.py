@@ -30,7 +30,7 @@ class PerceptualDistance:
 
     @torch.no_grad()
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
-        """Images (N, C, H, W) in [0, 1] twice -> (N,) float64.
+        """Images (N, C, H, W) in [0, 1] twice -> (N,) float64 on the CPU.
 
         Raises:
             InputError: if the shapes differ, or there are not as many weights as layers.
@@ -46,12 +46,12 @@ class PerceptualDistance:
             raise InputError(
                 f"`weights` holds {len(weights)} layers but `maps` gives {len(both)}: one for each."
             )
-        total = a.new_zeros(len(a), dtype=torch.float64)
+        total = torch.zeros(len(a), dtype=torch.float64)
         for features, weight in zip(both, weights, strict=True):
             unit = features * (features.square().sum(1, keepdim=True) + _SMALL).rsqrt()
             first, second = unit.chunk(2)
-            squares = (first - second).square().double().mean((2, 3))  # (N, C_l)
-            total += (squares * weight.to(squares)).sum(1)
+            squares = (first - second).square().mean((2, 3))  # (N, C_l)
+            total += (squares * weight.to(squares)).sum(1).cpu()
         return total
 
 

@@ -52,7 +52,7 @@ def separability(latents: Tensor, log_odds: Tensor, *, keep: float = 0.5) -> Sep
         raise InputError(
             f"`keep` (={keep}) must lie in (0, 1] and keep at least 2 of the {len(latents)} latents."
         )
-    rows, decided = latents.detach().flatten(1).double().cpu(), log_odds.detach().double().cpu()
+    rows, decided = latents.detach().flatten(1).cpu().double(), log_odds.detach().cpu().double()
     for name, values in (("latents", rows), ("log_odds", decided)):
         finite = values.isfinite().all(1)
         if not finite.all():
