@@ -30,7 +30,9 @@ class _Sentences(click.Group):
             click.echo(f"flowprior: {error.strerror or error}: {error.filename or 'output'}", err=True)
             sys.exit(1)
         except click.Abort:
-            click.echo("flowprior: interrupted; a training run goes on with --resume.", err=True)
+            click.echo(
+                "flowprior: interrupted; a run goes on with --resume, a study when called again.", err=True
+            )
             sys.exit(130)
         sys.exit(2)
 

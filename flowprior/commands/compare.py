@@ -2,8 +2,10 @@
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import cache
@@ -96,22 +98,15 @@ def run(
         RunError: after all other runs, if some of them failed.
     """
     chosen = _choose(study, rows)
-    tasks = [
-        Task(row, seed, folder / row / f"seed{seed}", study.config(row, config), (*bindings, *own))
-        for seed in range(seeds)
-        for row in chosen
-        for own in [
-            (*study.bindings(row), f"experiment.seed = {seed}", f"experiment.metrics = {OF_TRAINING!r}")
-        ]
-    ]
+    tasks = [_task(row, seed, study, config, bindings, folder) for seed in range(seeds) for row in chosen]
     study_figures.check(study.figures)
-    make_folder(folder)
     place = resolve_device(device)
     open_tasks = _open_tasks(tasks, load, study)
     for experiment in _by_source(open_tasks, load, study):
         prepare(
             experiment.model.to(place), experiment.source, study.metrics, weights=weights, download=download
         )
+    make_folder(folder)
     cores = os.cpu_count() or 1
     jobs = max(1, min(jobs or (1 if place.type == "cuda" else cores), len(open_tasks)))
     means = Means(load, study, weights, download, device, max(1, cores // jobs), progress and jobs == 1)
@@ -121,7 +116,7 @@ def run(
         said = f"[{number}/{len(open_tasks)}] {task.name}"
         try:
             values = ended()
-        except RunError as error:
+        except (RunError, BrokenProcessPool) as error:
             failed.append(task)
             print(f"{said}: {error}", flush=True)
             continue
@@ -132,10 +127,14 @@ def run(
     text = comparison.markdown(table)
     write_atomically(folder / MARKDOWN, text.encode())
     print(text)
+    done = {
+        row["name"]: _task(row["name"], row["seeds"][0], study, config, bindings, folder)
+        for row in table["rows"]
+    }
     runs = study_figures.StudyRuns(
-        tuple(row["name"] for row in table["rows"]),
-        tuple(pair for pair in study.twins if comparison.has(*pair)),
-        cache(lambda row: _restored(row, study, load, config, folder, device)),
+        tuple(done),
+        tuple(pair for pair in study.twins if all(row in done for row in pair)),
+        cache(lambda row: _restored(done[row], means)),
         comparison.reports,
     )
     for path in (folder / TABLE, folder / MARKDOWN, *study_figures.draw(runs, study.figures, folder)):
@@ -154,6 +153,11 @@ def _choose(study: Study, rows: Sequence[str]) -> tuple[str, ...]:
         if row not in study.names and row not in study.rows:
             raise InputError(f"There is no row '{row}' in this study: there are {', '.join(study.names)}.")
     return tuple(n for n in study.names if not rows or n in rows or n.rpartition("/")[2] in rows)
+
+
+def _task(row: str, seed: int, study: Study, config: str, bindings: Sequence[str], folder: Path) -> Task:
+    own = (*study.bindings(row), f"experiment.seed = {seed}", f"experiment.metrics = {OF_TRAINING!r}")
+    return Task(row, seed, folder / row / f"seed{seed}", study.config(row, config), (*bindings, *own))
 
 
 def _open_tasks(tasks: Sequence[Task], load: Load, study: Study) -> list[Task]:
@@ -209,7 +213,7 @@ def _run_all(
             yield task, lambda task=task: _run(task, means)  # type: ignore[misc]
         return
     context = multiprocessing.get_context("spawn")  # a forked torch may hang
-    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_end_when_interrupted) as pool:
         futures: dict[Future[dict[str, float]], Task] = {
             pool.submit(_run, task, means): task for task in tasks
         }
@@ -218,6 +222,10 @@ def _run_all(
                 yield futures[future], future.result
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _end_when_interrupted() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # at once and without a traceback; the runs can be resumed
 
 
 def _run(task: Task, means: Means) -> dict[str, float]:
@@ -259,9 +267,8 @@ def _run(task: Task, means: Means) -> dict[str, float]:
     return found.values
 
 
-def _restored(row: str, study: Study, load: Load, config: str, folder: Path, device: str) -> Experiment:
-    """The experiment of a row's first run, with its weights."""
-    run = min(folder.glob(f"{row}/seed*/{REPORT}")).parent
-    experiment: Experiment = load([str(run / CONFIG)], []).experiment
-    restore(experiment.model, run, device)
+def _restored(task: Task, means: Means) -> Experiment:
+    """The experiment of a run, with its weights."""
+    experiment: Experiment = means.load([task.config], list(task.bindings)).experiment
+    restore(experiment.model, task.folder, means.device)
     return experiment

@@ -38,10 +38,6 @@ class Comparison:
         """The reports of a row's finished and measured runs, by seed."""
         return list(self._reports(row).values())
 
-    def has(self, *rows: str) -> bool:
-        """Whether there is a run of each of `rows`."""
-        return all(self._reports(row) for row in rows)
-
     def _reports(self, row: str) -> dict[int, dict[str, Any]]:
         found = {seed: report.read(self.folder / row / f"seed{seed}" / REPORT) for seed in range(self.seeds)}
         return {
