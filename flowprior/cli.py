@@ -1,5 +1,6 @@
 """The command line: words to values, InputError to one sentence and exit status 2; `commands` works."""
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -279,11 +280,20 @@ def compare(
     from flowprior.commands.compare import run
 
     name = (Path(study).stem if Path(study).is_file() else study).removesuffix(".gin")
+    words = ["flowprior compare", name, f"--seeds {options['seeds']}"]
+    words += [
+        f"--{option} {value}"
+        for option, value in (("size", sized), ("data-root", data_root and "DATA"))
+        if value
+    ]
+    words += ["--weights WEIGHTS"] if options["weights"] else []
+    words += [f"-b {shlex.quote(binding)}" for binding in bindings]
     run(
         found,
         load,
         name=name,
         size=sized,
+        command=" ".join(words),
         config=study,
         bindings=all_rows,
         folder=out or Path("runs/compare") / f"{name}-{sized}".removesuffix("-"),

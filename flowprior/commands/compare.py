@@ -62,6 +62,7 @@ def run(
     *,
     name: str,
     size: str = "",
+    command: str = "",
     config: str,
     bindings: Sequence[str] = (),
     folder: Path,
@@ -83,6 +84,7 @@ def run(
         load: `config.load`; a module's function, since other processes call it.
         name: of the study, as the table shows it.
         size: "cpu", "paper", or "" where there is one size only.
+        command: what repeats the study, for the table.
         config: the study's own config, a shipped name or a path.
         bindings: for all rows.
         folder: of the study.
@@ -110,7 +112,7 @@ def run(
     cores = os.cpu_count() or 1
     jobs = max(1, min(jobs or (1 if place.type == "cuda" else cores), len(open_tasks)))
     means = Means(load, study, weights, download, device, max(1, cores // jobs), progress and jobs == 1)
-    comparison = Comparison(study, name, size, folder, seeds)
+    comparison = Comparison(study, name, size, folder, seeds, command)
     failed = []
     for number, (task, ended) in enumerate(_run_all(open_tasks, means, jobs), 1):
         said = f"[{number}/{len(open_tasks)}] {task.name}"

@@ -26,6 +26,7 @@ class Comparison:
         name, size: of the study.
         folder: the runs lie in `folder`/ROW/seedK.
         seeds: how many of them count.
+        command: what repeats the study.
     """
 
     study: Study
@@ -33,6 +34,7 @@ class Comparison:
     size: str
     folder: Path
     seeds: int
+    command: str = ""
 
     def reports(self, row: str) -> list[dict[str, Any]]:
         """The reports of a row's finished and measured runs, by seed."""
@@ -54,6 +56,7 @@ class Comparison:
             "size": self.size,
             "rows": rows,
             "directions": list(self._directions({row["name"]: row for row in rows})),
+            "command": self.command,
             "date": date.today().isoformat(),
             "machine": report.machine(),
             "versions": report.versions(),
@@ -111,7 +114,7 @@ class Comparison:
         seeds = max((len(row["seeds"]) for row in rows), default=0)
         title = f"# {self.name}" + (f", size {self.size}" if self.size else "")
         spread = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
-        lines = [title, "", f"{spread}, {table['date']}, {table['machine']['cpu']}", ""]
+        lines = [title, "", f"`{self.command}`: {spread}, {table['date']}, {table['machine']['cpu']}", ""]
         ours = list(dict.fromkeys(key for row in rows for key in row["metrics"]))
         papers = list(dict.fromkeys(key for row in rows for key in row["paper"]))
         lines += _lines(
