@@ -3,9 +3,10 @@
     python benchmarks/fit_fashion.py --run RUN --data-root DATA
 
 RUN is a run of glf/refit (or of any deterministic autoencoder) on Fashion-MNIST, such as the comparison's
-runs/glf_fashion_cpu/glf_refit-seed0. All priors are fitted to the codes of the 60,000 training images. The
-NLL is that of the codes of the 10,000 test images, in nats; the distance is `fd_classifier` of 10,000 decoded
-samples to the test images, mean over ten sets of samples, divided by that of the reconstructed test images.
+runs/compare/glf/fashion_mnist-cpu/glf_refit/seed0. All priors are fitted to the codes of the 60,000 training
+images. The NLL is that of the codes of the 10,000 test images, in nats; the distance is `fd_classifier` of
+10,000 decoded samples to the test images, mean over ten sets of samples, divided by that of the reconstructed
+test images.
 Writes benchmarks/results/fit_fashion.json (--out) and prints the table.
 """
 
@@ -20,6 +21,7 @@ from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
 from flowprior import FlowPrior, MixturePrior, Prior, fit
+from flowprior.commands.comparison import summary
 from flowprior.commands.measure import as_input
 from flowprior.commands.runs import config_of, restore
 from flowprior.config import load
@@ -83,10 +85,10 @@ class Scores:
             distances.append(frechet_distance(self._decoded(draw(seed)), self.real))
         ratios = [distance / self.reconstruction for distance in distances]
         metrics = {
-            "test NLL": results.summary([nll]),
-            "fd_classifier": results.summary(distances),
-            "fd_classifier / reconstruction": results.summary(ratios),
-            "seconds": results.summary([seconds]),
+            "test NLL": summary([nll]),
+            "fd_classifier": summary(distances),
+            "fd_classifier / reconstruction": summary(ratios),
+            "seconds": summary([seconds]),
         }
         print(
             results.markdown([{"name": name, "metrics": metrics}], list(metrics)).splitlines()[-1], flush=True

@@ -1,19 +1,12 @@
 """What the benchmark scripts share: rows in, one JSON file and a Markdown table out."""
 
 import json
-import statistics
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 from flowprior.commands import report
-
-
-def summary(values: Sequence[float]) -> dict[str, Any]:
-    """Mean, standard deviation (0 for one value) and the values."""
-    spread = statistics.stdev(values) if len(values) > 1 else 0.0
-    return {"mean": statistics.fmean(values), "std": spread, "values": list(values)}
 
 
 def write(path: Path, rows: Sequence[Mapping[str, Any]], *, command: str, **facts: Any) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from flowprior.plots.leakage import LeakageLine
 
 SAMPLES = 25  # of each row
+BESIDE = 3  # sheets in a line of rows that are no twins
 
 
 @dataclass(frozen=True)
@@ -165,22 +166,22 @@ def _factors(runs: StudyRuns) -> Image.Image:
 
 
 def _samples(runs: StudyRuns) -> Image.Image:
-    """Samples of all rows: of each variant the N(0, I) twins, below them the decoupled ones, then others."""
+    """Samples of all rows: of each variant the N(0, I) twins, below them the decoupled ones, then others.
+
+    Rows that stand in several pairs, as in a sweep, are no twins: they follow one another.
+    """
     from flowprior.plots.grids import sheets_beside
 
-    paired = {row for twins in runs.twins for row in twins}
-    bands: dict[str, list[list[str]]] = {}
-    for row in runs.rows:
-        bands.setdefault(_variant(row), [[], [], []])
-    for plain, decoupled in runs.twins:
-        bands[_variant(plain)][0].append(plain)
-        bands[_variant(decoupled)][1].append(decoupled)
-    for row in runs.rows:
-        if row not in paired:
-            bands[_variant(row)][2].append(row)
-    return sheets_beside(
-        [[_sheet(runs, row) for row in line] for band in bands.values() for line in band if line]
-    )
+    lines: list[list[str]] = []
+    for variant in dict.fromkeys(map(_variant, runs.rows)):
+        twins = [pair for pair in runs.twins if _variant(pair[0]) == variant]
+        paired = [row for pair in twins for row in pair]
+        if len(paired) > len(set(paired)):
+            twins, paired = [], []
+        rest = [row for row in runs.rows if _variant(row) == variant and row not in paired]
+        lines += [[pair[0] for pair in twins], [pair[1] for pair in twins]]
+        lines += [rest[k : k + BESIDE] for k in range(0, len(rest), BESIDE)]
+    return sheets_beside([[_sheet(runs, row) for row in line] for line in lines if line])
 
 
 def _sheet(runs: StudyRuns, row: str) -> Image.Image:

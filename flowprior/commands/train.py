@@ -25,7 +25,11 @@ from flowprior.training.loop import EpochEnd, TrainResult, train
 from flowprior.training.optimizers import check_count
 from flowprior.training.stages import with_context
 
-FREE = ("experiment.steps =", "Source.root =")  # lines of a config that may differ on resuming
+FREE = (
+    "experiment.steps =",
+    "experiment.metrics =",
+    "Source.root =",
+)  # lines of a config that may differ on resuming
 GRIDS = 8  # sheets of samples that a stage leaves in RUN/figures, about
 
 
