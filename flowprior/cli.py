@@ -280,7 +280,11 @@ def compare(
     from flowprior.commands.compare import run
 
     name = (Path(study).stem if Path(study).is_file() else study).removesuffix(".gin")
-    words = ["flowprior compare", name, f"--seeds {options['seeds']}"]
+    words = [
+        "flowprior compare",
+        Path(study).name if Path(study).is_absolute() else study,
+        f"--seeds {options['seeds']}",
+    ]
     words += [
         f"--{option} {value}"
         for option, value in (("size", sized), ("data-root", data_root and "DATA"))

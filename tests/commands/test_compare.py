@@ -54,7 +54,9 @@ def test_rows_are_trained_tabulated_and_kept(compare, tmp_path):
         "cpu",
         ["one", "two"],
     )
-    assert table["command"].startswith("flowprior compare mine --seeds 2 --size cpu -b 'Source.limit = 8' -b")
+    assert table["command"].startswith(
+        "flowprior compare mine.gin --seeds 2 --size cpu -b 'Source.limit = 8' -b"
+    )
     for row in table["rows"]:
         reports = [json.loads((out / row["name"] / f"seed{seed}/report.json").read_text()) for seed in (0, 1)]
         assert [report["running"]["seed"] for report in reports] == row["seeds"] == [0, 1]
