@@ -1,11 +1,13 @@
 """Objectives: they turn a batch into named losses, each for a named group of parameters."""
 
+from flowprior.objectives.bilevel import Bilevel
 from flowprior.objectives.elbo import ELBO, CapacityELBO
 from flowprior.objectives.factor import FactorVAE
 from flowprior.objectives.latent_flow import LatentFlow
 from flowprior.objectives.latent_nll import LatentNLL
 from flowprior.objectives.mmd import InfoVAE, mmd
 from flowprior.objectives.objective import Batch, Objective
+from flowprior.objectives.schedules import LinearAnnealing
 from flowprior.objectives.total_correlation import BetaTCVAE
 from flowprior.objectives.variational import VariationalObjective
 
@@ -13,11 +15,13 @@ __all__ = [
     "ELBO",
     "Batch",
     "BetaTCVAE",
+    "Bilevel",
     "CapacityELBO",
     "FactorVAE",
     "InfoVAE",
     "LatentFlow",
     "LatentNLL",
+    "LinearAnnealing",
     "Objective",
     "VariationalObjective",
     "mmd",

@@ -18,8 +18,8 @@ class ELBO(VariationalObjective):
         `GaussianLikelihood(variance="learned")` at weight 1 (Dai & Wipf's γ).
       - `kl_weight` is the β of β-VAE-H (Higgins et al. 2017): larger means a stronger pull to the prior.
         Only the ratio of the two weights moves the optimum.
-      - Morrow & Chiu's β is neither: it scales the gradient that log p(z) sends into the encoder, while the
-        prior itself always learns with weight one.
+      - Morrow & Chiu's β is neither: it weighs the gradient of the KL in the encoder alone, while the prior
+        always learns with weight one. `Bilevel` has it, and is this objective at β = 1.
 
     Logged terms and groups: those of `VariationalObjective`; "nll" is drawn in GLF's Fig. 3c. GLF's Fig. 3b
     draws -Σ_j log(σ_j) / 2 instead of the entropy, which *grows* as the variances shrink: with

@@ -1,27 +1,18 @@
 """Generative Latent Flow: a deterministic autoencoder and a density of its codes, trained together."""
 
-from torch import Tensor, nn
-
-from flowprior.errors import InputError
 from flowprior.models.autoencoder import Autoencoder
-from flowprior.objectives.objective import (
-    Batch,
-    Objective,
-    autoencoder_groups,
-    check_weight,
-    context_of,
-    entry,
-)
+from flowprior.objectives.bilevel import Bilevel
 
 
-class LatentFlow(Objective):
+class LatentFlow(Bilevel):
     """loss = reconstruction_weight · -log p(x | E(x)) - log p(sg[E(x)]), sg = stop-gradient (GLF Eq. 5).
 
-    With the stop-gradient the two terms train disjoint parameters, the autoencoder and the prior, and the
-    weight only scales the autoencoder's gradient. `stop_gradient=False` is regularised GLF (Eq. 4): the
-    density pulls on the encoder as well, `reconstruction_weight` is the paper's β (50 to 400; at 1 and 10 the
-    nll wins and the reconstruction diverges, section 4.2.1), and the nll falls without bound as the codes
-    shrink (section 3.3.1).
+    This is `Bilevel` on a deterministic posterior: β = 0 with the stop-gradient, β = 1 without. With it the
+    two terms train disjoint parameters, the autoencoder and the prior, and the weight only scales the
+    autoencoder's gradient. `stop_gradient=False` is regularised GLF (Eq. 4): the density pulls on the encoder
+    as well, `reconstruction_weight` is the paper's β (50 to 400; at 1 and 10 the nll wins and the
+    reconstruction diverges, section 4.2.1), and the nll falls without bound as the codes shrink (section
+    3.3.1).
 
     Two-stage GLF needs nothing else: train the group "autoencoder" first, then freeze it and train "prior",
     or train `LatentNLL` on `model.codes(x)`, which is the same and faster.
@@ -39,33 +30,9 @@ class LatentFlow(Objective):
         InputError: on a posterior that is not deterministic, or a weight that is negative or not finite.
     """
 
+    deterministic = True
+
     def __init__(
         self, model: Autoencoder, reconstruction_weight: float = 1.0, stop_gradient: bool = True
     ) -> None:
-        super().__init__()
-        if not model.posterior.deterministic:
-            raise InputError(
-                f"`model` has a {type(model.posterior).__name__}, but the encoder of GLF is deterministic: "
-                "build it with DeterministicPosterior(), or use ELBO."
-            )
-        self.model = model
-        self.reconstruction_weight = check_weight("reconstruction_weight", reconstruction_weight)
-        self.stop_gradient = stop_gradient
-
-    def parameter_groups(self, player: str) -> dict[str, list[nn.Parameter]]:
-        """{"autoencoder": ..., "prior": ...}; no "prior" where it has no parameters."""
-        self.check_player(player)
-        return autoencoder_groups(self.model)
-
-    def losses(self, player: str, batch: Batch, step: int) -> dict[str, Tensor]:
-        """Eq. 5 (or 4) and its terms, from `batch["x"]` and, if conditional, `batch["context"]`."""
-        self.check_player(player)
-        x, prior = entry(batch, "x"), self.model.prior
-        z = self.model.encode(x).mean  # (N, *event)
-        reconstruction = self.model.reconstruction_nll(x, z).mean()
-        nll = -prior.log_prob(z.detach() if self.stop_gradient else z, context_of(prior, batch)).mean()
-        return {
-            "loss": self.reconstruction_weight * reconstruction + nll,
-            "reconstruction": reconstruction.detach(),
-            "nll": nll.detach(),
-        }
+        super().__init__(model, 0.0 if stop_gradient else 1.0, reconstruction_weight)

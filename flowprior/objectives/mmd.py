@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from flowprior.errors import InputError
 from flowprior.models.autoencoder import Autoencoder
+from flowprior.objectives.objective import draw_like
 from flowprior.objectives.variational import Pass, Terms, VariationalObjective
 
 Kernel = Literal["gaussian", "imq"]
@@ -62,9 +63,7 @@ class InfoVAE(VariationalObjective):
 
     def regularizer(self, seen: Pass, step: int) -> tuple[Tensor, Terms]:
         """(1 - α) KL + (α + λ - 1) MMD²."""
-        prior = self.model.prior
-        draw = prior.rsample if prior.has_rsample else prior.sample
-        true = draw(len(seen.z)) if seen.context is None else draw(1, seen.context)[0]  # (N, *event)
+        true = draw_like(seen.z, self.model.prior, seen.context)  # (N, *event)
         discrepancy = mmd(
             seen.z, true, self.kernel, scale=self.scale, unbiased=self.unbiased, block=self.block
         )

@@ -89,6 +89,26 @@ def check_weight(name: str, weight: float) -> float:
     return float(weight)
 
 
+def scale_gradient(value: Tensor, weight: float | Tensor) -> Tensor:
+    """`value`, through which only the part `weight` of a gradient passes; at 0 the graph ends here.
+
+    >>> import torch
+    >>> z = torch.ones(2, requires_grad=True)
+    >>> torch.autograd.grad(scale_gradient(z, 0.25).square().sum(), z)
+    (tensor([0.5000, 0.5000]),)
+    """
+    if isinstance(weight, float) and weight in (0.0, 1.0):
+        return value if weight else value.detach()
+    return value.detach() + weight * (value - value.detach())
+
+
+def draw_like(z: Tensor, prior: Prior, context: Tensor | None) -> Tensor:
+    """As many draws of the prior as z (N, *event) has rows, at their contexts (N, C), with the gradient of
+    the path where the prior has one."""
+    draw = prior.rsample if prior.has_rsample else prior.sample
+    return draw(len(z)) if context is None else draw(1, context)[0]
+
+
 def autoencoder_groups(model: Autoencoder) -> dict[str, list[nn.Parameter]]:
     """The groups "autoencoder" and "prior" of a model: the prior's parameters, and all others that learn.
 

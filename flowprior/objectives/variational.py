@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
@@ -15,6 +16,7 @@ from flowprior.objectives.objective import (
     check_weight,
     context_of,
     entry,
+    scale_gradient,
 )
 
 Terms = dict[str, Tensor]
@@ -22,14 +24,14 @@ Terms = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Pass:
-    """A batch seen by a VAE: q(z|x), one z ~ q an example, and the means over the batch of its terms."""
+    """A batch seen by a model: q(z|x), one z ~ q an example, and the means over the batch of its terms."""
 
     posterior: Distribution  # batch shape (N,)
     z: Tensor  # (N, *event), reparameterised
     context: Tensor | None  # (N, C)
     reconstruction: Tensor  # -log p(x|z)
-    kl: Tensor  # KL(q(z|x) ‖ p(z))
-    entropy: Tensor  # of q(z|x), exact
+    kl: Tensor  # KL(q(z|x) ‖ p(z)); of a point mass, -log p(z)
+    entropy: Tensor  # of q(z|x), exact; of a point mass, left out: 0
 
 
 class VariationalObjective(Objective):
@@ -44,33 +46,46 @@ class VariationalObjective(Objective):
     (dpVAE Eq. 5, which as printed lacks the ½ of the norm and the constant -L/2, and whose log-det
     Σ_k Σ_l b s should count the changed features, 1 - b).
 
-    Logged by all, means over the batch in nats per example: "loss", "reconstruction" (-log p(x|z)), "kl",
-    "entropy" (exact, of q(z|x)), "nll" (the estimate of E_q[-log p(z)] = kl + entropy).
+    Logged by all, means over the batch in nats per example: "loss", "reconstruction" (-log p(x|z)), "nll"
+    (the estimate of E_q[-log p(z)] = kl + entropy), and of posteriors with a density "kl" and "entropy"
+    (exact, of q(z|x)).
 
     Groups of the player "model": "autoencoder" (encoder, decoder, learned parameters of the likelihood),
     "prior" (if it has any).
 
     Args:
-        model: with a posterior of positive entropy, such as `GaussianPosterior`, and any prior.
+        model: with a posterior of positive entropy, such as `GaussianPosterior`, unless the subclass sets
+            `deterministic`, and any prior with a density.
         reconstruction_weight: of the reconstruction term.
 
     Raises:
-        InputError: on a deterministic posterior, or a weight that is negative or not finite.
+        InputError: on a posterior that does not suit, or a weight that is negative or not finite.
     """
+
+    deterministic: bool | None = (
+        False  # the posteriors that suit: with a density, point masses, None for both
+    )
 
     def __init__(self, model: Autoencoder, reconstruction_weight: float = 1.0) -> None:
         super().__init__()
-        if model.posterior.deterministic:
-            raise InputError(
-                f"`model` has a {type(model.posterior).__name__}, for which the KL is infinite: "
-                "build it with GaussianPosterior(), or use LatentFlow."
+        if self.deterministic is not None and model.posterior.deterministic != self.deterministic:
+            reason = (
+                f"but the encoder of {type(self).__name__} is deterministic: build it with "
+                "DeterministicPosterior(), or use ELBO or Bilevel."
+                if self.deterministic
+                else "for which the KL is infinite: build it with GaussianPosterior(), or use LatentFlow."
             )
+            raise InputError(f"`model` has a {type(model.posterior).__name__}, {reason}")
         self.model = model
         self.reconstruction_weight = check_weight("reconstruction_weight", reconstruction_weight)
 
     @abstractmethod
     def regularizer(self, seen: Pass, step: int) -> tuple[Tensor, Terms]:
         """R in nats per example, with gradient, and the terms to be logged beside the common ones."""
+
+    def pull(self, posterior: Distribution, z: Tensor, context: Tensor | None, step: int) -> float | Tensor:
+        """The part of the KL's gradient that reaches the posterior; the prior always gets all of it."""
+        return 1.0
 
     def parameter_groups(self, player: str) -> dict[str, list[nn.Parameter]]:
         """{"autoencoder": ..., "prior": ...}; no "prior" where it has no parameters."""
@@ -80,24 +95,22 @@ class VariationalObjective(Objective):
     def losses(self, player: str, batch: Batch, step: int) -> Terms:
         """The loss and its terms, from `batch["x"]` and, if conditional, `batch["context"]`."""
         self.check_player(player)
-        x, prior = entry(batch, "x"), self.model.prior
-        posterior, context = self.model.encode(x), context_of(prior, batch)
+        model, x = self.model, entry(batch, "x")
+        prior, context = model.prior, context_of(model.prior, batch)
+        outputs = model.encoder(x)
+        posterior = model.posterior(outputs, prior.event_shape)
         z = posterior.rsample()  # (N, *event)
-        seen = Pass(
-            posterior,
-            z,
-            context,
-            self.model.reconstruction_nll(x, z).mean(),
-            prior.kl(posterior, z, context).mean(),
-            posterior.entropy().mean(),
-        )
+        pull = self.pull(posterior, z, context, step)
+        pulled = posterior
+        if not (isinstance(pull, float) and pull == 1):
+            pulled = model.posterior(scale_gradient(outputs, pull), prior.event_shape)
+        kl = prior.kl(pulled, scale_gradient(z, pull), context).mean()
+        point = model.posterior.deterministic
+        entropy = torch.zeros_like(kl) if point else posterior.entropy().mean()
+        seen = Pass(posterior, z, context, model.reconstruction_nll(x, z).mean(), kl, entropy)
         regularizer, terms = self.regularizer(seen, step)
-        named = {
-            "reconstruction": seen.reconstruction,
-            "nll": seen.kl + seen.entropy,
-            "entropy": seen.entropy,
-            "kl": seen.kl,
-        } | terms
+        named = {"reconstruction": seen.reconstruction, "nll": kl + entropy}
+        named |= ({} if point else {"entropy": entropy, "kl": kl}) | terms
         loss = self.reconstruction_weight * seen.reconstruction + regularizer
         return {"loss": loss} | {name: value.detach() for name, value in named.items()}
 

@@ -1,0 +1,123 @@
+"""The bilevel objective: a prior that learns at full strength, and β of its pull on the encoder."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Normal, kl_divergence
+
+from flowprior.errors import InputError
+from flowprior.models.autoencoder import Autoencoder
+from flowprior.objectives.objective import check_weight, draw_like
+from flowprior.objectives.schedules import Beta, LinearAnnealing
+from flowprior.objectives.variational import Pass, Terms, VariationalObjective, normal_parameters
+from flowprior.priors import StandardNormal
+
+Subsets = Literal["latent", "dimension"]
+
+
+class Bilevel(VariationalObjective):
+    """max_φ,ψ F and max_θ f at once, with one backward pass through encoder φ, decoder ψ and prior θ:
+
+        F = E_q[log p(x|z)] + β (E_q[log p(z)] + H(q(z|x))),    f = E_q[log p(z)],    z ~ q(z|x)
+
+    The loss is that of β = 1, but of the gradient that its KL sends back into q(z|x) only the part β passes;
+    the prior gets all of it. β = 1 is the plain `ELBO`; β = 0 is GLF's stop-gradient (`LatentFlow` is this
+    objective on a point posterior), and then nothing is computed behind z. The posterior may have a density
+    or be a point mass, whose entropy is dropped.
+
+    Against over-regularisation, as the paper's section 2.1 recounts:
+      - annealing: `beta=LinearAnnealing(steps)`.
+      - free bits: F has β Σ_s max(λ, KL_s) in place of β KL, with KL_s the batch's mean for a subset s of
+        the latent (Kingma et al. 2016, Eq. 15). A learned prior couples all of z, which is then the one
+        subset ("latent", at the price of a second evaluation of the prior, without gradient); N(0, I) can be
+        given its dimensions ("dimension"). f is as before: the prior learns below λ as well.
+      - latent reconstruction: latent_weight · E_p(z) ‖z - mean of q(·|decode(z))‖₁, summed over the latent.
+        It trains the decoder alone, as its source found best (Zhu et al. 2017, Eq. 7 and section 4).
+
+    Logged beside the terms of `VariationalObjective`: "beta" if annealed, "latent_reconstruction" if asked
+    for. "loss" is reconstruction_weight · reconstruction + nll - β entropy, and what the options add.
+
+    Args:
+        model: with any posterior, and a prior with a density.
+        beta: β in [0, 1], or a `LinearAnnealing`.
+        reconstruction_weight: of the reconstruction term, as for `ELBO`.
+        free_bits: λ, nats a subset.
+        free_subsets: "latent", or "dimension" for N(0, I) and a factorised Gaussian posterior.
+        latent_weight: of the latent reconstruction.
+
+    Raises:
+        InputError: on a β outside [0, 1], a weight that is negative or not finite, or free bits that the
+            model has no KL for.
+
+    Source: Morrow & Chiu, Eq. 5-7 and 12-13.
+    """
+
+    deterministic: bool | None = None
+
+    def __init__(
+        self,
+        model: Autoencoder,
+        beta: float | LinearAnnealing = 1.0,
+        reconstruction_weight: float = 1.0,
+        free_bits: float = 0.0,
+        free_subsets: Subsets = "latent",
+        latent_weight: float = 0.0,
+    ) -> None:
+        super().__init__(model, reconstruction_weight)
+        self.beta = Beta(beta)
+        self.free_bits = check_weight("free_bits", free_bits)
+        self.latent_weight = check_weight("latent_weight", latent_weight)
+        if free_subsets not in ("latent", "dimension"):
+            raise InputError(f"`free_subsets` (={free_subsets!r}) must be 'latent' or 'dimension'.")
+        self.free_subsets = free_subsets
+        if self.free_bits and model.posterior.deterministic:
+            raise InputError(
+                f"`free_bits` (={free_bits!r}) are nats of a KL, which a {type(model.posterior).__name__} "
+                "does not have: leave them out, or build the model with GaussianPosterior()."
+            )
+        if self.free_bits and free_subsets == "dimension" and not isinstance(model.prior, StandardNormal):
+            raise InputError(
+                f"`free_subsets` (='dimension') needs a prior whose dimensions are independent, but "
+                f"{type(model.prior).__name__} is not known to be one: use 'latent', or StandardNormal."
+            )
+
+    def pull(self, posterior: Distribution, z: Tensor, context: Tensor | None, step: int) -> float | Tensor:
+        """β; with free bits of the whole latent, 0 while its KL lies below them."""
+        beta = self.beta.at(step)
+        if not (beta and self.free_bits and self.free_subsets == "latent"):
+            return beta
+        with torch.no_grad():
+            kl = self.model.prior.kl(posterior, z, context).mean()
+        return beta * (kl > self.free_bits)
+
+    def regularizer(self, seen: Pass, step: int) -> tuple[Tensor, Terms]:
+        """KL, whose value counts β of the entropy, and what the options add."""
+        beta, terms = self.beta.at(step), {}
+        loss = seen.kl + (1 - beta) * seen.entropy.detach()
+        if self.free_bits:
+            loss = loss + beta * self._lift(seen)
+        if self.latent_weight:
+            terms["latent_reconstruction"] = self._latent_reconstruction(seen)
+            loss = loss + self.latent_weight * terms["latent_reconstruction"]
+        return loss, terms | ({"beta": seen.kl.new_tensor(beta)} if self.beta.annealed else {})
+
+    def _lift(self, seen: Pass) -> Tensor:
+        """Σ_s max(λ, KL_s) - KL_s; its gradient is for dimensions alone, since `pull` sees to the latent."""
+        if self.free_subsets == "latent":
+            return (self.free_bits - seen.kl.detach()).relu()
+        loc, scale = normal_parameters(seen.posterior)
+        unit = Normal(torch.zeros_like(loc), torch.ones_like(loc), validate_args=False)
+        each = kl_divergence(Normal(loc, scale, validate_args=False), unit).mean(0)  # (D,)
+        return (self.free_bits - each).relu().sum()
+
+    def _latent_reconstruction(self, seen: Pass) -> Tensor:
+        model = self.model
+        with torch.no_grad():
+            z = draw_like(seen.z, model.prior, seen.context)
+        # Without its own parameters and buffers, the encoder neither learns nor counts these images.
+        held = {name: parameter.detach() for name, parameter in model.encoder.named_parameters()}
+        held |= {name: buffer.clone() for name, buffer in model.encoder.named_buffers()}
+        outputs = torch.func.functional_call(model.encoder, held, (model.decode(z),))
+        codes = model.posterior(outputs, model.prior.event_shape).mean
+        return (z - codes).abs().flatten(1).sum(1).mean()
