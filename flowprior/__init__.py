@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from flowprior.priors import (
         DecoupledPrior,
         FlowPrior,
+        ImplicitPrior,
         InvertiblePrior,
         MixturePrior,
         Prior,
@@ -19,6 +20,7 @@ __version__ = "0.1.0"
 __all__ = [
     "DecoupledPrior",
     "FlowPrior",
+    "ImplicitPrior",
     "InputError",
     "InvertiblePrior",
     "MixturePrior",

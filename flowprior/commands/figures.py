@@ -114,8 +114,8 @@ def _interpolation(experiment: Experiment, folder: Path) -> Image.Image:
     model, prior = experiment.model, experiment.model.prior
     if not (prior.has_normal_base and isinstance(prior, InvertiblePrior)):
         raise NotApplicable(
-            "its paths run along the sphere of z0 ~ N(0, I), and this prior has another base: "
-            "train with `FlowPrior.base = 'normal'`."
+            f"its paths run along the sphere of z0 ~ N(0, I), which this {type(prior).__name__} does not map "
+            "z to: train a FlowPrior with `FlowPrior.base = 'normal'`."
         )
     ends = torch.randn(2, PATHS, *prior.event_shape, device=prior.device, dtype=prior.dtype)
     context = _context(experiment, PATHS)
@@ -146,6 +146,8 @@ def _latent(experiment: Experiment, folder: Path) -> Figure:
         raise NotApplicable(f"it is for 2-dimensional latents, and z has {tuple(model.prior.event_shape)}.")
     if model.prior.context_features is not None:
         raise NotApplicable("it is for unconditional priors.")
+    if not model.prior.has_density:
+        raise NotApplicable(f"it shows a density, and {type(model.prior).__name__} has only samples.")
     test = experiment.source.test()
     prior, codes = model.prior, model.codes(as_input(test.x))
     return latent_panels(

@@ -64,13 +64,14 @@ def measure(
     """The metrics `names` of `model`, which is in evaluation mode.
 
     - reconstruction: mean squared error per pixel of reconstructed test images in [0, 1].
-    - nll: E_q[-log p(z)] of the latents of the test images, in nats.
+    - nll: E_q[-log p(z)] of the latents of the test images, in nats; the prior must have a density.
     - fid, fd_squeezenet, fd_classifier: Fréchet distance of `count` samples from the test images.
     - the same with `_reconstruction`: of reconstructed test images, which samples can hardly beat.
     - prd, prd_squeezenet, prd_classifier: F8 (recall) and F1/8 (precision) of as many samples as test images.
     - kid: the kernel distance on Inception's features.
 
-    Of models with a posterior density (`pockets`), the aggregate posterior taken over all training examples:
+    Of models with a posterior density (`pockets`) and, but for off_manifold and lp_..., a density of the prior;
+    the aggregate posterior is taken over all training examples:
     - skl: both KL divergences between prior and aggregate posterior, in nats, and skl_density.
     - leakage: the leakage score at three thresholds.
     - off_manifold: the share of low-posterior samples, `count` of them, that lie farther from the training
@@ -107,12 +108,17 @@ def measure(
 
 
 def check_densities(names: Sequence[str], model: Autoencoder) -> None:
-    """Refuse metrics that compare densities which `model` does not have.
+    """Refuse metrics of densities which `model` does not have.
 
     Raises:
         InputError: as said.
     """
     for name in names:
+        if name in OF_PRIOR_DENSITY and not model.prior.has_density:
+            raise InputError(
+                f"'{name}' needs a density of the prior, but {type(model.prior).__name__} has only samples: "
+                "leave it out."
+            )
         if name in _OF_DENSITIES:
             pockets.check_overlap(model, name, conditional=name == "iw_nll")
 
@@ -365,6 +371,7 @@ _NETWORKS = {"inception": _inception, "squeezenet": _squeezenet, "classifier": _
 _FRECHET = {"fid": "inception", "fd_squeezenet": "squeezenet", "fd_classifier": "classifier"}
 _PRD = {"prd": "inception", "prd_squeezenet": "squeezenet", "prd_classifier": "classifier"}
 OF_ANYTHING = ("reconstruction", "nll", "skl", "leakage", "off_manifold", "iw_nll")
+OF_PRIOR_DENSITY = ("nll", "skl", "leakage", "iw_nll")
 _OF_DENSITIES = ("skl", "leakage", "off_manifold", "iw_nll", *(f"lp_{name}" for name in _FRECHET))
 METRICS: dict[str, Metric] = {
     "reconstruction": _reconstruction,

@@ -13,7 +13,7 @@ import torch
 from flowprior.commands import figures, report
 from flowprior.commands.drawing import save
 from flowprior.commands.files import make_folder
-from flowprior.commands.measure import as_input, check_metrics, measure
+from flowprior.commands.measure import OF_PRIOR_DENSITY, Measured, as_input, check_metrics, measure
 from flowprior.commands.runs import CONFIG, FIGURES, REPORT
 from flowprior.errors import InputError
 from flowprior.files import write_atomically
@@ -121,7 +121,8 @@ def _rehearse(experiment: Experiment) -> None:
         x = as_input(tensors["x"][:1])
         z = model.encode(x).mean
         model.reconstruction_nll(x, z)
-        model.prior.log_prob(z, None if context is None else context[:1])
+        if model.prior.has_density:
+            model.prior.log_prob(z, None if context is None else context[:1])
 
 
 def _check_folder(folder: Path, config: str, resume: bool, previous: str) -> None:
@@ -181,7 +182,12 @@ def _finish(
     """Pictures, metrics, report, and a small table."""
     experiment.model.eval().requires_grad_(False)
     drawn = figures.draw(experiment, folder, figures.OF_TRAINING)
-    found = measure(experiment.model, experiment.source, experiment.metrics, seed=experiment.seed)
+    prior, names = experiment.model.prior, experiment.metrics
+    if not prior.has_density:
+        names = tuple(name for name in names if name not in OF_PRIOR_DENSITY)
+    found = Measured()
+    if names:
+        found = measure(experiment.model, experiment.source, names, seed=experiment.seed)
     train_set, test_set = experiment.source.train(), experiment.source.test()
     content = report.update(
         folder / REPORT,
@@ -213,6 +219,9 @@ def _finish(
     }
     state = "finished" if result.finished else "stopped at --steps; --resume with more --steps goes on"
     print(report.table({**rows, "wall time in seconds": result.seconds, "steps": result.steps}))
+    for name in experiment.metrics:
+        if name not in names:
+            print(f"left out: {name}, since {type(prior).__name__} has no density")
     print(f"{state}: {folder}")
     for path in drawn:
         print(f"  {path}")

@@ -2,8 +2,17 @@
 
 from flowprior.priors.decoupled import DecoupledPrior
 from flowprior.priors.flow import FlowPrior
+from flowprior.priors.implicit import ImplicitPrior
 from flowprior.priors.mixture import MixturePrior
 from flowprior.priors.prior import InvertiblePrior, Prior
 from flowprior.priors.standard_normal import StandardNormal
 
-__all__ = ["DecoupledPrior", "FlowPrior", "InvertiblePrior", "MixturePrior", "Prior", "StandardNormal"]
+__all__ = [
+    "DecoupledPrior",
+    "FlowPrior",
+    "ImplicitPrior",
+    "InvertiblePrior",
+    "MixturePrior",
+    "Prior",
+    "StandardNormal",
+]

@@ -41,7 +41,7 @@ class DecoupledPrior(InvertiblePrior):
             )
         super().__init__(prior.event_shape, prior.context_features)
         self.prior = prior
-        self.has_rsample = prior.has_rsample
+        self.has_density, self.has_rsample = prior.has_density, prior.has_rsample
         self.to(prior.device, prior.dtype)
 
     @property

@@ -87,7 +87,7 @@ class FlowPrior(InvertiblePrior):
             "bijector": None if bijector is None else type(bijector).__name__,
         }
         self.base = _as_base(base, self.event_shape)
-        self.has_rsample = self.base.has_rsample
+        self.has_density, self.has_rsample = self.base.has_density, self.base.has_rsample
         self.base_mean: nn.Linear | None = None
         if self.context_features is not None:
             # Linear is enough: one-hot contexts get a mean each, and the couplings bend the rest.

@@ -36,6 +36,7 @@ class Prior(nn.Module, ABC):
         InputError: if `features` or `context_features` is not positive.
     """
 
+    has_density: bool = True  # False where there are only samples: `log_prob` then says so
     has_rsample: bool = True  # False where a draw has no gradient: `rsample` then says so
     event_shape: torch.Size
     context_features: int | None

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions.transforms import AffineTransform, SoftplusTransform
 
-from flowprior.priors import DecoupledPrior, FlowPrior, MixturePrior, Prior, StandardNormal
+from flowprior.priors import DecoupledPrior, FlowPrior, ImplicitPrior, MixturePrior, Prior, StandardNormal
 
 CONTEXT = 3
 FLOWS = [(recipe, backend) for recipe in ("glf", "actnorm", "masked") for backend in ("nflows", "pyro")]
@@ -75,15 +75,32 @@ REGISTRY = [
 ]
 
 
+SAMPLERS = [  # priors without a density
+    Case("implicit", lambda f: ImplicitPrior(f, hidden_features=(16, 16))),
+    Case(
+        "implicit-uniform",
+        lambda f: ImplicitPrior(
+            f, noise_features=3, hidden_features=(16,), batch_norm=False, noise="uniform"
+        ),
+    ),
+]
+
+
 @pytest.fixture(params=REGISTRY, ids=lambda case: case.name)
 def case(request: pytest.FixtureRequest) -> Case:
-    """Every way to build a prior."""
+    """Every way to build a prior with a density."""
+    return request.param
+
+
+@pytest.fixture(params=SAMPLERS, ids=lambda case: case.name)
+def sampler(request: pytest.FixtureRequest) -> Case:
+    """Every way to build a prior without one."""
     return request.param
 
 
 @pytest.fixture
 def registry() -> list[Case]:
-    return REGISTRY
+    return REGISTRY + SAMPLERS
 
 
 @pytest.fixture(autouse=True)
