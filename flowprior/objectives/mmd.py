@@ -1,6 +1,7 @@
-"""InfoVAE: the aggregate posterior is drawn to the prior by a maximum mean discrepancy in z."""
+"""The maximum mean discrepancy, and InfoVAE, which draws the aggregate posterior to the prior by it in z."""
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -44,7 +45,7 @@ class InfoVAE(VariationalObjective):
         alpha: float = 0.0,
         weight: float = 1000.0,
         kernel: Kernel = "gaussian",
-        scale: float | None = None,
+        scale: float | Sequence[float] | None = None,
         unbiased: bool = False,
         block: int | None = None,
         reconstruction_weight: float = 1.0,
@@ -76,7 +77,7 @@ def mmd(
     y: Tensor,
     kernel: Kernel = "gaussian",
     *,
-    scale: float | None = None,
+    scale: float | Sequence[float] | None = None,
     unbiased: bool = False,
     block: int | None = None,
 ) -> Tensor:
@@ -87,7 +88,7 @@ def mmd(
 
     Args:
         x, y: differentiable; computed outside autocast.
-        scale: of the kernel.
+        scale: of the kernel; with several, k is the mean of their kernels (Li et al. 2015, GMMN).
         unbiased: leave the pairs (x_i, x_i) and (y_i, y_i) out, so that it is zero in the mean at equality
             and may be negative; otherwise never negative.
         block: rows of kernel values held at a time, in the backward pass too, which computes them again:
@@ -110,20 +111,27 @@ def mmd(
     with torch.autocast(x.device.type, enabled=False):
         x, y = x.flatten(1), y.flatten(1)
         features = x.shape[1]
-        width = scale if scale is not None else float(features**2 if kernel == "gaussian" else 2 * features)
-        within = [_mean_kernel(rows, rows, kernel, width, unbiased, block) for rows in (x, y)]
-        return within[0] + within[1] - 2 * _mean_kernel(x, y, kernel, width, False, block)
+        if scale is None:
+            scale = float(features**2 if kernel == "gaussian" else 2 * features)
+        widths = tuple(scale) if isinstance(scale, Sequence) else (scale,)
+        within = [_mean_kernel(rows, rows, kernel, widths, unbiased, block) for rows in (x, y)]
+        return within[0] + within[1] - 2 * _mean_kernel(x, y, kernel, widths, False, block)
 
 
 def _mean_kernel(
-    x: Tensor, y: Tensor, kernel: Kernel, width: float, without_diagonal: bool, block: int | None
+    x: Tensor,
+    y: Tensor,
+    kernel: Kernel,
+    widths: tuple[float, ...],
+    without_diagonal: bool,
+    block: int | None,
 ) -> Tensor:
     """The mean of k over all pairs, or over those of unequal index."""
     if block is None or block >= len(x):
-        total = _kernel_sum(x, y, kernel, width)
+        total = _kernel_sum(x, y, kernel, widths)
     else:
         parts = [
-            checkpoint(_kernel_sum, rows, y, kernel, width, use_reentrant=False, preserve_rng_state=False)
+            checkpoint(_kernel_sum, rows, y, kernel, widths, use_reentrant=False, preserve_rng_state=False)
             for rows in x.split(block)
         ]
         total = torch.stack(parts).sum()
@@ -132,15 +140,22 @@ def _mean_kernel(
     return total / (len(x) * len(y))
 
 
-def _kernel_sum(x: Tensor, y: Tensor, kernel: Kernel, width: float) -> Tensor:
+def _kernel_sum(x: Tensor, y: Tensor, kernel: Kernel, widths: tuple[float, ...]) -> Tensor:
     squared = (x[:, None] - y).square().sum(-1)  # (n, m)
-    return (torch.exp(-squared / width) if kernel == "gaussian" else width / (width + squared)).sum()
+    sums = [
+        (torch.exp(-squared / width) if kernel == "gaussian" else width / (width + squared)).sum()
+        for width in widths
+    ]
+    return sums[0] if len(sums) == 1 else torch.stack(sums).mean()
 
 
-def _check(kernel: str, scale: float | None, block: int | None) -> None:
+def _check(kernel: str, scale: float | Sequence[float] | None, block: int | None) -> None:
     if kernel not in ("gaussian", "imq"):
         raise InputError(f"`kernel` (={kernel!r}) must be 'gaussian' or 'imq'.")
-    if scale is not None and not 0 < scale < math.inf:
-        raise InputError(f"`scale` (={scale!r}) must be a finite positive number, or None for the default.")
+    scales = scale if isinstance(scale, Sequence) else (1.0 if scale is None else scale,)
+    if not scales or not all(0 < each < math.inf for each in scales):
+        raise InputError(
+            f"`scale` (={scale!r}) must be a finite positive number, or several, or None for the default."
+        )
     if block is not None and block < 1:
         raise InputError(f"`block` (={block!r}) must be a positive int, such as 256, or None.")

@@ -102,6 +102,21 @@ def scale_gradient(value: Tensor, weight: float | Tensor) -> Tensor:
     return value.detach() + weight * (value - value.detach())
 
 
+def check_draws(prior: Prior) -> bool:
+    """Whether the prior has parameters, which it must then be able to learn from its draws.
+
+    Raises:
+        InputError: if it has, and its draws have no gradient.
+    """
+    learned = any(True for _ in prior.parameters())
+    if learned and not prior.has_rsample:
+        raise InputError(
+            f"`model` has a {type(prior).__name__}, whose draws have no gradient to learn from: take an "
+            "ImplicitPrior or a FlowPrior, or StandardNormal for a fixed prior."
+        )
+    return learned
+
+
 def draw_like(z: Tensor, prior: Prior, context: Tensor | None) -> Tensor:
     """As many draws of the prior as z (N, *event) has rows, at their contexts (N, C), with the gradient of
     the path where the prior has one."""

@@ -1,0 +1,106 @@
+"""GMMN + autoencoder: a prior matched to the codes by their maximum mean discrepancy."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from flowprior.models.autoencoder import Autoencoder
+from flowprior.objectives.mmd import Kernel, mmd
+from flowprior.objectives.objective import (
+    Batch,
+    Objective,
+    autoencoder_groups,
+    check_draws,
+    check_weight,
+    context_of,
+    draw_like,
+    entry,
+    scale_gradient,
+)
+from flowprior.objectives.schedules import Beta, LinearAnnealing
+
+
+class MomentMatching(Objective):
+    """loss = reconstruction_weight · E[-log p(x|z)] + weight · MMD²(q(z), p(z)), β of it for the encoder.
+
+    The batch's z ~ q(z|x) are compared with as many draws of the prior, which learns from all of the
+    gradient of the discrepancy; of the encoder's, the part β passes. β = 0 is GMMN + autoencoder, an
+    unregularised autoencoder whose codes an MLP learns to imitate (Li et al. 2015, section 4); with a fixed
+    prior and β = 1 it is WAE-MMD (Tolstikhin et al. 2018).
+
+    Codes that nothing regularises have a scale of their own, to which the kernel must suit: distances are
+    measured in units of the root mean squared distance between two codes of the batch (without gradient),
+    and the kernel is the mean of those of widths `scale`. A batch should be large, as the discrepancy is
+    estimated from it.
+
+    Logged: "loss", "reconstruction", "mmd" (squared discrepancy, before the weight), if annealed "beta".
+
+    Groups: "autoencoder", "prior" (if it has parameters).
+
+    Args:
+        model: with any posterior, and a prior that draws with gradient, such as `ImplicitPrior`.
+        beta: β in [0, 1], or a `LinearAnnealing`.
+        weight: of the discrepancy.
+        kernel, scale, unbiased, block: as for `mmd`, but in the units above.
+        reconstruction_weight: of the reconstruction term.
+
+    Raises:
+        InputError: on a β outside [0, 1], a weight that is negative or not finite, an unknown kernel, or a
+            prior with parameters that cannot draw with gradient.
+    """
+
+    def __init__(
+        self,
+        model: Autoencoder,
+        beta: float | LinearAnnealing = 0.0,
+        weight: float = 1.0,
+        kernel: Kernel = "gaussian",
+        scale: float | Sequence[float] = (0.125, 0.25, 0.5, 1.0, 2.0),
+        unbiased: bool = False,
+        block: int | None = None,
+        reconstruction_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        check_draws(model.prior)
+        mmd(
+            torch.zeros(2, 1), torch.zeros(2, 1), kernel, scale=scale, block=block
+        )  # refuses what it cannot do
+        self.model, self.beta, self.weight = model, Beta(beta), check_weight("weight", weight)
+        self.kernel, self.scale, self.unbiased, self.block = kernel, scale, unbiased, block
+        self.reconstruction_weight = check_weight("reconstruction_weight", reconstruction_weight)
+
+    def parameter_groups(self, player: str) -> dict[str, list[nn.Parameter]]:
+        """{"autoencoder": ..., "prior": ...}; no "prior" where it has no parameters."""
+        self.check_player(player)
+        return autoencoder_groups(self.model)
+
+    def losses(self, player: str, batch: Batch, step: int) -> dict[str, Tensor]:
+        """The loss and its terms, from `batch["x"]` and, if conditional, `batch["context"]`."""
+        self.check_player(player)
+        model, x, beta = self.model, entry(batch, "x"), self.beta.at(step)
+        z = model.encode(x).rsample()  # (N, *event)
+        drawn = draw_like(z, model.prior, context_of(model.prior, batch))
+        unit = typical_distance(z.detach())
+        discrepancy = mmd(
+            scale_gradient(z, beta) / unit,
+            drawn / unit,
+            self.kernel,
+            scale=self.scale,
+            unbiased=self.unbiased,
+            block=self.block,
+        )
+        reconstruction = model.reconstruction_nll(x, z).mean()
+        named = {"reconstruction": reconstruction, "mmd": discrepancy}
+        named |= {"beta": reconstruction.new_tensor(beta)} if self.beta.annealed else {}
+        loss = self.reconstruction_weight * reconstruction + self.weight * discrepancy
+        return {"loss": loss} | {name: value.detach() for name, value in named.items()}
+
+
+def typical_distance(z: Tensor) -> Tensor:
+    """(2 Σ_j var_j)^½, the root mean squared distance of two independent rows of z (N, *event): a scalar.
+
+    >>> typical_distance(torch.tensor([[0.0], [2.0]]))
+    tensor(2.)
+    """
+    return (2 * z.flatten(1).var(0).sum()).clamp(min=1e-12).sqrt()
