@@ -286,7 +286,8 @@ def experiment(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         built = model()
-    ready = [_ready(make(built, lambda: source.train().tensors())) for make in stages]
+        # Objectives may have weights of their own, such as critics, which follow from the seed as well.
+        ready = [_ready(make(built, lambda: source.train().tensors())) for make in stages]
     return Loaded(Experiment(name, source, built, ready, seed, metrics), precision, steps, threads)
 
 
@@ -327,9 +328,21 @@ def buildable() -> dict[str, Callable[..., Any]]:
     from flowprior.bijectors.recipes import Recipe
     from flowprior.data.images import Source
     from flowprior.models import likelihoods, posteriors
-    from flowprior.networks import critics, infogan, mlp, small, vgg
-    from flowprior.objectives import ELBO, BetaTCVAE, CapacityELBO, FactorVAE, InfoVAE, LatentFlow
+    from flowprior.networks import critics, infogan, mlp, resnet, small, vgg
+    from flowprior.objectives import (
+        ELBO,
+        AdversarialAutoencoder,
+        BetaTCVAE,
+        Bilevel,
+        CapacityELBO,
+        FactorVAE,
+        InfoVAE,
+        LatentFlow,
+        LinearAnnealing,
+        MomentMatching,
+    )
     from flowprior.priors.flow import FlowPrior
+    from flowprior.priors.implicit import ImplicitPrior
     from flowprior.priors.mixture import MixturePrior
     from flowprior.priors.standard_normal import StandardNormal
     from flowprior.training.optimizers import OptimizerSettings
@@ -339,6 +352,8 @@ def buildable() -> dict[str, Callable[..., Any]]:
     things += [
         infogan.InfoGANEncoder,
         infogan.InfoGANDecoder,
+        resnet.ResNetEncoder,
+        resnet.ResNetDecoder,
         small.SmallEncoder,
         small.SmallDecoder,
         mlp.MLP,
@@ -350,8 +365,9 @@ def buildable() -> dict[str, Callable[..., Any]]:
         likelihoods.BernoulliLikelihood,
         likelihoods.PerceptualLikelihood,
     ]
-    things += [FlowPrior, Recipe, StandardNormal, MixturePrior, decoupled_prior]
+    things += [FlowPrior, Recipe, StandardNormal, MixturePrior, ImplicitPrior, decoupled_prior]
     things += [LatentFlow, ELBO, CapacityELBO, BetaTCVAE, FactorVAE, InfoVAE]
+    things += [Bilevel, AdversarialAutoencoder, MomentMatching, LinearAnnealing]
     things += [joint_stage, prior_stage, OptimizerSettings]
     return {thing.__name__: thing for thing in things}
 

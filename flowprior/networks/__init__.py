@@ -3,6 +3,7 @@
 from flowprior.networks.critics import LatentCritic
 from flowprior.networks.infogan import InfoGANDecoder, InfoGANEncoder
 from flowprior.networks.mlp import MLP
+from flowprior.networks.resnet import ResNetDecoder, ResNetEncoder
 from flowprior.networks.small import SmallDecoder, SmallEncoder
 from flowprior.networks.vgg import VGGFeatures
 
@@ -11,6 +12,8 @@ __all__ = [
     "InfoGANDecoder",
     "InfoGANEncoder",
     "LatentCritic",
+    "ResNetDecoder",
+    "ResNetEncoder",
     "SmallDecoder",
     "SmallEncoder",
     "VGGFeatures",
