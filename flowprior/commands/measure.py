@@ -70,8 +70,8 @@ def measure(
     - prd, prd_squeezenet, prd_classifier: F8 (recall) and F1/8 (precision) of as many samples as test images.
     - kid: the kernel distance on Inception's features.
 
-    Of models with a posterior density (`pockets`) and, but for off_manifold and lp_..., a density of the prior;
-    the aggregate posterior is taken over all training examples:
+    Of models with a posterior density (`pockets`) and, but for off_manifold and lp_..., of the prior, too; the
+    aggregate posterior is taken over all training examples:
     - skl: both KL divergences between prior and aggregate posterior, in nats, and skl_density.
     - leakage: the leakage score at three thresholds.
     - off_manifold: the share of low-posterior samples, `count` of them, that lie farther from the training
