@@ -70,7 +70,7 @@ def measure(
     - prd, prd_squeezenet, prd_classifier: F8 (recall) and F1/8 (precision) of as many samples as test images.
     - kid: the kernel distance on Inception's features.
 
-    Of models with a posterior density (`pockets`) and, but for off_manifold and lp_..., of the prior, too; the
+    Of models with a posterior density (`pockets`), and of the prior but for off_manifold and lp_...; the
     aggregate posterior is taken over all training examples:
     - skl: both KL divergences between prior and aggregate posterior, in nats, and skl_density.
     - leakage: the leakage score at three thresholds.
