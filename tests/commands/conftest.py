@@ -46,6 +46,7 @@ def data_root(tmp_path_factory):
     standins.write_mnist(root, n=20)
     standins.write_mnist(root, "FashionMNIST", n=20)
     standins.write_cifar10(root)
+    standins.write_svhn(root / "svhn")
     standins.write_celeba(root, n=16)
     return root
 
