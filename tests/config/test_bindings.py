@@ -7,7 +7,7 @@ from typing import Any, Literal
 import gin
 import pytest
 
-from flowprior import config
+from flowprior import buildable, config
 from flowprior.bindings import check
 from flowprior.errors import InputError
 
@@ -35,7 +35,7 @@ def top(
     return {"net": net, "stages": [make() for make in stages], "epochs": epochs, "options": options}
 
 
-TABLE = {"Net": Net, "stage": stage, "top": top, "by_size": config.by_size}
+TABLE = {"Net": Net, "stage": stage, "top": top, "by_size": buildable.by_size}
 TEXT = """# A small config.
 include 'part.gin'
 SIZE = 'cpu'
