@@ -145,6 +145,7 @@ def study(
     configs: dict[str, str] | None = None,
     variants: dict[str, tuple[str, ...]] | None = None,
     orders: tuple[tuple[str, ...], ...] = (),
+    sweeps: dict[str, dict[str, str]] | None = None,
     metrics: tuple[str, ...] = ("reconstruction", "nll"),
     figures: tuple[str, ...] = (),
     paper: dict[str, dict[str, float]] | None = None,
@@ -155,15 +156,16 @@ def study(
     from flowprior.training.study import Study
 
     return Study(
-        rows,
-        configs or {},
-        variants or {},
-        orders,
-        metrics,
-        figures,
-        paper or {},
-        samples,
-        importance_samples,
+        rows=rows,
+        configs=configs or {},
+        variants=variants or {},
+        orders=orders,
+        sweeps=sweeps or {},
+        metrics=metrics,
+        figures=figures,
+        paper=paper or {},
+        samples=samples,
+        importance_samples=importance_samples,
     )
 
 

@@ -138,6 +138,7 @@ def run(
         tuple(pair for pair in study.twins if all(row in done for row in pair)),
         cache(lambda row: _restored(done[row], means)),
         comparison.reports,
+        study.sweeps,
     )
     for path in (folder / TABLE, folder / MARKDOWN, *study_figures.draw(runs, study.figures, folder)):
         print(path)
@@ -150,11 +151,11 @@ def run(
 
 
 def _choose(study: Study, rows: Sequence[str]) -> tuple[str, ...]:
-    """The rows asked for, in the study's order; "vae" means it in every variant."""
+    """The rows asked for, in the study's order: by full name, by the variant's or by the row's alone."""
     for row in rows:
-        if row not in study.names and row not in study.rows:
+        if row not in (*study.names, *study.rows, *study.variants):
             raise InputError(f"There is no row '{row}' in this study: there are {', '.join(study.names)}.")
-    return tuple(n for n in study.names if not rows or n in rows or n.rpartition("/")[2] in rows)
+    return tuple(name for name in study.names if not rows or {name, *name.split("/")} & set(rows))
 
 
 def _task(row: str, seed: int, study: Study, config: str, bindings: Sequence[str], folder: Path) -> Task:

@@ -1,9 +1,9 @@
-"""The figures of a study of regularized VAEs and their decoupled twins (dpVAE, Fig. 3 to 6)."""
+"""The figures of a study: of regularized VAEs and their decoupled twins (dpVAE, Fig. 3 to 6), of sweeps."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from flowprior.commands import latent_figures
+from flowprior.commands.comparison import summary
 from flowprior.commands.drawing import NotApplicable, Picture, check_names, needs_images, save
 from flowprior.commands.figures import sample_sheet
 from flowprior.training.experiment import Experiment
@@ -34,12 +35,14 @@ class StudyRuns:
         twins: pairs of rows, that with N(0, I) and that with a decoupled prior.
         restore: row -> the experiment of its first seed, with trained weights and in evaluation mode.
         reports: row -> what the report.json of each of its seeds holds.
+        sweeps: {line: {value: row without its variant}}, as `Study.sweeps`.
     """
 
     rows: tuple[str, ...]
     twins: tuple[tuple[str, str], ...]
     restore: Callable[[str], Experiment]
     reports: Callable[[str], list[dict[str, Any]]]
+    sweeps: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 def check(names: Sequence[str]) -> None:
@@ -190,6 +193,33 @@ def _sheet(runs: StudyRuns, row: str) -> Image.Image:
     return sample_sheet(experiment, title=row, count=SAMPLES)
 
 
+def _sweep(runs: StudyRuns) -> Figure:
+    """The first distance of samples along each sweep, a panel for each variant (Morrow & Chiu, Fig. 3, 5)."""
+    from flowprior.plots.sweeps import SweepLine, sweep_panels
+
+    groups: dict[str, list[SweepLine]] = {}
+    reports = [report for row in runs.rows for report in runs.reports(row)[:1]]
+    metrics = [key for report in reports for key in report["metrics"] if _is_distance(key)]
+    for variant in dict.fromkeys(map(_variant, runs.rows)):
+        for label, line in runs.sweeps.items():
+            found = {value: f"{variant}/{row}".removeprefix("/") for value, row in line.items()}
+            found = {value: row for value, row in found.items() if row in runs.rows}
+            if found and metrics:
+                values = [
+                    summary([report["metrics"].get(metrics[0]) for report in runs.reports(row)])
+                    for row in found.values()
+                ]
+                means, deviations = ([value[key] for value in values] for key in ("mean", "std"))
+                groups.setdefault(variant, []).append(SweepLine(label, list(found), means, deviations))
+    if not groups:
+        raise NotApplicable("no sweep of the study has rows with a distance of samples.")
+    return sweep_panels(groups, metric=metrics[0])
+
+
+def _is_distance(metric: str) -> bool:
+    return metric.startswith(("fid", "fd_")) and not metric.endswith("_reconstruction")
+
+
 def _variant(row: str) -> str:
     return row.rpartition("/")[0]
 
@@ -204,4 +234,5 @@ STUDY_FIGURES: dict[str, Callable[[StudyRuns], Picture]] = {
     "traversal": _traversal,
     "factors": _factors,
     "samples": _samples,
+    "sweep": _sweep,
 }

@@ -13,12 +13,14 @@ from flowprior.plots.grids import (
 from flowprior.plots.leakage import LeakageLine, leakage_panels
 from flowprior.plots.paths import path_plane, rate_curves
 from flowprior.plots.pockets import Pockets, Space, pocket_panels
+from flowprior.plots.sweeps import SweepLine, sweep_panels
 from flowprior.plots.traversals import Traversal, Way, traversal_panels
 
 __all__ = [
     "LeakageLine",
     "Pockets",
     "Space",
+    "SweepLine",
     "Traversal",
     "Way",
     "image_grid",
@@ -33,6 +35,7 @@ __all__ = [
     "read_metrics",
     "reconstruction_pairs",
     "sheets_beside",
+    "sweep_panels",
     "training_curves",
     "traversal_panels",
 ]

@@ -22,6 +22,7 @@ class Study:
         configs: shipped config or path, for rows that do not start from the study's own config.
         variants: bindings by variant name, given before the row's.
         orders: sequences of row names, each row said to be better than the one before: twins, or a sweep.
+        sweeps: lines of the figure "sweep", {line: {value of what is swept: row}}.
         metrics: names as for `flowprior eval`, of every row.
         figures: names of study figures.
         paper: the paper's figures, {row: {metric: value}}; with variants the row is "variant/row".
@@ -29,8 +30,8 @@ class Study:
         importance_samples: draws for each test example of iw_nll.
 
     Raises:
-        InputError: if there are no rows or metrics, a name cannot be that of a folder, or `configs`, `orders`
-            or `paper` name a row that does not exist.
+        InputError: if there are no rows or metrics, a name cannot be that of a folder, or `configs`,
+            `orders`, `sweeps` or `paper` name a row that does not exist.
 
     >>> study = Study(rows={"a": (), "b": ("x.y = 1",)}, variants={"2d": ("N = 2",)}, orders=(("a", "b"),))
     >>> study.names, study.bindings("2d/b"), study.twins
@@ -41,6 +42,7 @@ class Study:
     configs: Mapping[str, str] = field(default_factory=dict)
     variants: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     orders: Sequence[tuple[str, ...]] = ()
+    sweeps: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     metrics: tuple[str, ...] = ("reconstruction", "nll")
     figures: tuple[str, ...] = ()
     paper: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -57,6 +59,7 @@ class Study:
                     "and '_', '-', '.'."
                 )
         named = [*self.configs, *(row for order in self.orders for row in order)]
+        named += [row for line in self.sweeps.values() for row in line.values()]
         wrong = [row for row in named if row not in self.rows]
         wrong += [row for row in self.paper if row not in self.names]
         if wrong:

@@ -227,3 +227,25 @@ def test_directions_count_seeds_and_know_what_is_better(tmp_path):
     assert found["fd_classifier"]["paper_holds"] is False
     row = table["rows"][0]["metrics"]["nll"]
     assert row["std"] == pytest.approx(statistics.stdev([1.0, 5.0]))
+
+
+def test_a_sweep_is_drawn_from_the_means_of_the_reports(monkeypatch):
+    from flowprior.commands import study_figures
+    from flowprior.plots import sweeps
+
+    values = {"a/flow_0": [1.0, 3.0], "a/flow_1": [5.0], "b/flow_1": [7.0]}
+    runs = study_figures.StudyRuns(
+        tuple(values),
+        (),
+        pytest.fail,
+        lambda row: [{"metrics": {"nll": 0.0, "fid_reconstruction": 0.1, "fid": fid}} for fid in values[row]],
+        {"flow": {"1": "flow_1", "0": "flow_0"}, "aae": {"0": "aae_0"}},
+    )
+    seen = {}
+    monkeypatch.setattr(sweeps, "sweep_panels", lambda groups, metric: seen.update(groups, metric=metric))
+    study_figures.STUDY_FIGURES["sweep"](runs)
+    assert seen == {
+        "a": [sweeps.SweepLine("flow", ["1", "0"], [5.0, 2.0], [0.0, 2.0**0.5])],
+        "b": [sweeps.SweepLine("flow", ["1"], [7.0], [0.0])],
+        "metric": "fid",
+    }

@@ -204,7 +204,8 @@ def test_the_curve_in_the_report_is_the_score_at_its_thresholds(monkeypatch):
 
 def curve(*scores):
     facts = {"thresholds": [-3.0, -5.0], "standard_errors": [0.1, 0.1], "shares": [0.2, 0.0]}
-    return {"metric_facts": {"leakage": {"curve": facts | {"scores": scores}}}}
+    curve = {"leakage": {"curve": facts | {"scores": scores}}}
+    return {"metric_facts": curve, "metrics": {"fd_classifier": scores[0]}}
 
 
 def study(make, sizes=(2,)):
@@ -220,7 +221,11 @@ def study(make, sizes=(2,)):
         for plain, twin in (("vae", "dpvae"), ("factor_vae", "factor_dpvae"))
     )
     return StudyRuns(
-        tuple(experiments), twins, experiments.__getitem__, lambda row: [curve(2, 0), curve(4, 0)]
+        tuple(experiments),
+        twins,
+        experiments.__getitem__,
+        lambda row: [curve(2, 0), curve(4, 0)],
+        {"VAE": {"0": "vae", "1": "factor_vae"}},
     )
 
 
