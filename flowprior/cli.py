@@ -306,14 +306,19 @@ def compare(
     )
 
 
-def _widths(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+def _integers(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, ...] | None:
     """`--hidden 64,64` as (64, 64)."""
     if value is None:
         return None
     try:
-        return tuple(int(width) for width in value.split(","))
+        return tuple(int(number) for number in value.split(","))
     except ValueError:
-        raise click.BadParameter(f"'{value}' is not a list of widths: write e.g. 128,128.") from None
+        raise click.BadParameter(f"'{value}' is not a list of whole numbers: write e.g. 128,128.") from None
+
+
+def _words(_: click.Context, __: click.Parameter, value: str) -> tuple[str, ...]:
+    """`--precision float32,float64` as ("float32", "float64")."""
+    return tuple(word.strip() for word in value.split(","))
 
 
 @main.command()
@@ -324,7 +329,9 @@ def _widths(_: click.Context, __: click.Parameter, value: str | None) -> tuple[i
 @click.option("--context-key", help="The array to read from a context file of several.")
 @click.option("--recipe", type=click.Choice(["glf", "actnorm", "masked", "spline"]))
 @click.option("--transforms", type=click.IntRange(min=1), help="Number of coupling layers.")
-@click.option("--hidden", "hidden_features", callback=_widths, help="Widths of hidden layers, e.g. 128,128.")
+@click.option(
+    "--hidden", "hidden_features", callback=_integers, help="Widths of hidden layers, e.g. 128,128."
+)
 @click.option(
     "--base",
     type=click.Choice(["normal", "mixture"]),
@@ -349,3 +356,82 @@ def fit(latents: Path, quiet: bool, **options: Any) -> None:
     if training.get("standardize") == "none":
         training["standardize"] = None
     run(latents, flow=flow, training=training, progress=not quiet, **given)
+
+
+@main.command()
+@click.option("--depth", "depths", default="2,8,32", show_default=True, callback=_integers, help="Couplings.")
+@click.option("--width", "widths", default="64,256", show_default=True, callback=_integers)
+@click.option("--features", default="20", show_default=True, callback=_integers)
+@click.option("--batch", "batches", default="100,1000", show_default=True, callback=_integers)
+@click.option("--backend", "backends", default="nflows", show_default=True, callback=_words)
+@click.option(
+    "--precision",
+    "precisions",
+    default="float32",
+    show_default=True,
+    callback=_words,
+    help="float32, float64; tf32 on a GPU.",
+)
+@click.option(
+    "--compile",
+    "compiles",
+    default="none",
+    show_default=True,
+    callback=_words,
+    help="torch.compile's mode: none, default, reduce-overhead (CUDA graphs).",
+)
+@_device
+@click.option(
+    "--peers", default="installed", show_default=True, help="Other libraries beside it: names, or none."
+)
+@click.option("--threads", type=click.IntRange(min=1), help="Of the CPU [default: torch's].")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    default=2.0,
+    show_default=True,
+    help="For each size and operation, at least.",
+)
+@click.option("--out", type=_PATH, default=Path("runs/benchmark"), show_default=True, help="Folder.")
+@_seed
+@click.option("--quick", is_flag=True, help="Small sizes, few rounds: within two minutes.")
+@click.pass_context
+def benchmark(
+    ctx: click.Context,
+    depths: tuple[int, ...],
+    widths: tuple[int, ...],
+    features: tuple[int, ...],
+    batches: tuple[int, ...],
+    out: Path,
+    quick: bool,
+    **options: Any,
+) -> None:
+    """Measure what a flow costs: every combination of the sizes, beside other libraries and bare products.
+
+    Sizes, backends, precisions, modes and peers take several values with commas between. Writes
+    OUT/benchmark.json, OUT/benchmark.csv, depth_width.png and scaling.png.
+    """
+    from flowprior.commands import benchmark as command
+
+    given = [
+        parameter.opts[0] if parameter.name == "quick" else f"{parameter.opts[0]} {_spelled(value)}"
+        for parameter in ctx.command.params
+        for value in [ctx.params.get(parameter.name or "")]
+        if parameter.name is not None
+        and parameter.name != "out"
+        and ctx.get_parameter_source(parameter.name) is click.core.ParameterSource.COMMANDLINE
+    ]
+    if quick:
+        depths, widths, batches, options["seconds"], options["least"] = (
+            (2, 4, 8),
+            (32, 64),
+            (100, 400),
+            0.3,
+            3,
+        )
+    chosen = command.sizes(features, depths, widths, batches)
+    command.run(chosen, folder=out, command=" ".join(["flowprior benchmark", *given]), **options)
+
+
+def _spelled(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

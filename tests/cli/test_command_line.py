@@ -54,10 +54,11 @@ def test_the_fixed_options_are_there() -> None:
         "plot": "RUN",
         "fit": "--out --context --key",
         "compare": "STUDY --size --seeds --out --row --jobs -b --data-root --weights",
+        "benchmark": "--depth --width --features --batch --backend --precision --compile --peers --quick",
     }.items():
         text = call(verb, "--help").stdout
         assert all(option in text for option in options.split()), verb
-    assert set(main.commands) == {"list", "train", "sample", "eval", "plot", "fit", "compare"}
+    assert set(main.commands) == {"list", "train", "sample", "eval", "plot", "fit", "compare", "benchmark"}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,206 @@
+"""The flow of recipe `glf` in other libraries: what `flowprior benchmark` measures beside flowprior.
+
+Each does the same work: as many affine couplings with bounded log-scales, halves that swap from one coupling
+to the next, conditioners of the same layers, and a permutation after every second coupling. Import lazily.
+"""
+
+import math
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from flowprior.errors import InputError
+
+
+class _Network(nn.Module):
+    """The layers of a `glf` conditioner, (N, inputs) -> (N, outputs)."""
+
+    def __init__(self, inputs: int, outputs: int, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, outputs)
+        )
+        with torch.no_grad():
+            for parameter in self.layers[-1].parameters():
+                parameter.mul_(0.1)
+
+    def forward(self, inputs: Tensor, context: Tensor | None = None) -> Tensor:
+        return self.layers(inputs)
+
+
+def kept_features(features: int, index: int) -> int:
+    """How many features coupling `index` passes on, and its conditioner reads."""
+    return (features + 1) // 2 if index % 2 == 0 else features // 2
+
+
+def nflows_flow(features: int, depth: int, width: int) -> nn.Module:
+    """nflows' own couplings, scale sigmoid(s + 2) + 1e-3."""
+    from nflows.distributions.normal import StandardNormal
+    from nflows.flows.base import Flow
+    from nflows.transforms.base import CompositeTransform
+    from nflows.transforms.coupling import AffineCouplingTransform
+    from nflows.transforms.permutations import RandomPermutation
+
+    steps: list[nn.Module] = []
+    for index in range(depth):
+        second = torch.arange(features) >= (features + 1) // 2
+        mask = (second if index % 2 == 0 else ~second).int()
+        steps.append(AffineCouplingTransform(mask, lambda i, o: _Network(i, o, width)))
+        if index % 2 == 1:
+            steps.append(RandomPermutation(features))
+    return Flow(CompositeTransform(steps), StandardNormal([features]))
+
+
+class _Normflows(nn.Module):
+    """normflows' couplings, scale sigmoid(s + 2)."""
+
+    def __init__(self, features: int, depth: int, width: int) -> None:
+        super().__init__()
+        import normflows
+
+        steps: list[nn.Module] = []
+        for index in range(depth):
+            kept = kept_features(features, index)
+            network = _Network(kept, 2 * (features - kept), width)
+            split = "channel" if index % 2 == 0 else "channel_inv"
+            steps.append(normflows.flows.AffineCouplingBlock(network, scale_map="sigmoid", split_mode=split))
+            if index % 2 == 1:
+                steps.append(normflows.flows.Permute(features))
+        base = normflows.distributions.DiagGaussian(features, trainable=False)
+        self.flow = normflows.NormalizingFlow(base, steps[::-1])  # it lists them from z0 to z
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        return self.flow.log_prob(z)
+
+    def sample(self, count: int) -> Tensor:
+        return self.flow.sample(count)[0]
+
+
+class _Zuko(nn.Module):
+    """zuko's couplings, log-scale s / (1 + |s| / 6.9)."""
+
+    def __init__(self, features: int, depth: int, width: int) -> None:
+        super().__init__()
+        from zuko.distributions import DiagNormal
+        from zuko.flows.coupling import GeneralCouplingTransform
+        from zuko.lazy import Flow, UnconditionalDistribution, UnconditionalTransform
+        from zuko.transforms import PermutationTransform
+
+        steps: list[Any] = []
+        first = torch.arange(features) < (features + 1) // 2
+        for index in range(depth):
+            kept = first if index % 2 == 0 else ~first
+            steps.append(GeneralCouplingTransform(features, mask=kept, hidden_features=(width, width)))
+            if index % 2 == 1:
+                order = torch.randperm(features)
+                steps.append(UnconditionalTransform(PermutationTransform, order, buffer=True))
+        zeros = torch.zeros(features)
+        base = UnconditionalDistribution(DiagNormal, loc=zeros, scale=zeros + 1, buffer=True)
+        self.flow = Flow(steps, base)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        return self.flow().log_prob(z)
+
+    def sample(self, count: int) -> Tensor:
+        return self.flow().sample((count,))
+
+
+class _Parts(_Network):
+    """Shift and log-scale as two tensors, as Pyro asks for them."""
+
+    def forward(self, inputs: Tensor, context: Tensor | None = None) -> Any:
+        return super().forward(inputs).chunk(2, dim=-1)
+
+
+class _Pyro(nn.Module):
+    """Pyro's couplings, log-scale clipped to [-5, 3]; the swap and the permutation are one reordering."""
+
+    def __init__(self, features: int, depth: int, width: int) -> None:
+        super().__init__()
+        from pyro.distributions import Normal, TransformedDistribution
+        from pyro.distributions.transforms import AffineCoupling, Permute
+
+        steps: list[Any] = []
+        for index in range(depth):
+            kept = kept_features(features, index)
+            steps.append(AffineCoupling(kept, _Parts(kept, 2 * (features - kept), width)))
+            swap = torch.arange(features).roll(features - kept)
+            steps.append(Permute(swap if index % 2 == 0 else torch.randperm(features)))
+        self.couplings = nn.ModuleList([step for step in steps if isinstance(step, nn.Module)])
+        base = Normal(torch.zeros(features), torch.ones(features)).to_event(1)
+        self.flow = TransformedDistribution(base, steps[::-1])  # from z0 to z
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        self.flow.clear_cache()  # or it would answer for the parameters of the call before
+        return self.flow.log_prob(z)
+
+    def sample(self, count: int) -> Tensor:
+        return self.flow.sample((count,))
+
+
+class _Freia(nn.Module):
+    """FrEIA's couplings, log-scale 2 tanh(s); one of its blocks is two couplings."""
+
+    def __init__(self, features: int, depth: int, width: int) -> None:
+        super().__init__()
+        from FrEIA import framework, modules
+
+        self.features = features
+        self.flow = framework.SequenceINN(features)
+        sizes = {"clamp": 2.0, "clamp_activation": "TANH", "split_len": (features + 1) // 2}
+        sizes["subnet_constructor"] = lambda i, o: _Network(i, o, width)
+        for _ in range(depth // 2):
+            self.flow.append(modules.GLOWCouplingBlock, **sizes)
+            self.flow.append(modules.PermuteRandom)
+        if depth % 2 == 1:
+            self.flow.append(modules.AffineCouplingOneSided, **sizes)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        z0, logabsdet = self.flow(z)
+        return logabsdet - 0.5 * z0.square().sum(1) - 0.5 * math.log(2 * math.pi) * self.features
+
+    def sample(self, count: int) -> Tensor:
+        parameter = next(self.parameters())
+        z0 = torch.randn(count, self.features, device=parameter.device, dtype=parameter.dtype)
+        return self.flow(z0, rev=True)[0]
+
+
+PEERS: dict[str, Callable[[int, int, int], nn.Module]] = {
+    "nflows": nflows_flow,
+    "normflows": _Normflows,
+    "zuko": _Zuko,
+    "pyro": _Pyro,
+    "FrEIA": _Freia,
+}
+PACKAGES = {
+    "nflows": "nflows",
+    "normflows": "normflows",
+    "zuko": "zuko",
+    "pyro": "pyro-ppl",
+    "FrEIA": "FrEIA",
+}
+
+
+def installed() -> tuple[str, ...]:
+    """The peers that can be imported here."""
+    return tuple(name for name in PEERS if find_spec(name) is not None)
+
+
+def choose(names: str) -> tuple[str, ...]:
+    """The peers that "installed", "none" or names with commas between them mean.
+
+    Raises:
+        InputError: if a name is none of `PEERS`, or is not installed.
+    """
+    if names in ("installed", "none"):
+        return installed() if names == "installed" else ()
+    chosen = tuple(name.strip() for name in names.split(","))
+    for name in chosen:
+        if name not in PEERS:
+            raise InputError(f"`peers` (={name!r}) must be 'installed', 'none' or of {', '.join(PEERS)}.")
+        if name not in installed():
+            raise InputError(f"`peers` (={name!r}) is not installed: run `pip install {PACKAGES[name]}`.")
+    return chosen
