@@ -20,6 +20,11 @@ class Cascade(Bijector):
     With `scheduled`, steps that `Schedule` knows take its fast path, to the same numbers up to rounding. The
     steps themselves are called where it knows one of them not, and while a part of one has a hook. Setting
     `schedule` to None has them called always.
+
+    With `reversible`, the memory of the gradient does not grow with the number of steps (see `Schedule`).
+
+    Raises:
+        InputError: if `reversible` is asked for steps that have no schedule, or no gradient in it.
     """
 
     schedule: Schedule | None
@@ -32,11 +37,17 @@ class Cascade(Bijector):
         *,
         start_from_data: bool = False,
         scheduled: bool = False,
+        reversible: bool = False,
     ) -> None:
         super().__init__(event_shape, context_features)
         self.steps = nn.ModuleList(steps)
         self.start_from_data = start_from_data
-        self.schedule = Schedule.of(self.steps, self.features) if scheduled else None
+        self.schedule = Schedule.of(self.steps, self.features, reversible) if scheduled else None
+        if reversible and (self.schedule is None or not self.schedule.has_own_gradient):
+            raise InputError(
+                "`reversible` (=True) needs affine couplings on the backend 'nflows', at least two features "
+                "and the activation relu, leaky_relu, elu or tanh: change these, or leave it out."
+            )
         self.register_load_state_dict_post_hook(_reschedule)
 
     def _to_base(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -80,5 +91,5 @@ class Cascade(Bijector):
 def _reschedule(cascade: Cascade, incompatible_keys: object) -> None:
     """After a load: masks and permutations may be others now."""
     if cascade.schedule is not None:
-        schedule = Schedule.of(cascade.steps, cascade.features)
+        schedule = Schedule.of(cascade.steps, cascade.features, cascade.schedule.reversible)
         cascade.schedule = schedule if schedule is None else schedule.to(cascade._witness.device)

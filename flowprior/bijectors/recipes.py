@@ -157,6 +157,7 @@ def build_bijector(
     hidden_features: Sequence[int] | None = None,
     context_features: int | None = None,
     backend: str = "nflows",
+    reversible: bool = False,
 ) -> Bijector:
     """The flow that a recipe describes, on a backend.
 
@@ -172,9 +173,11 @@ def build_bijector(
         hidden_features: widths of the conditioners' hidden layers; the recipe's own if None.
         context_features: width of the context vectors, None for an unconditional flow.
         backend: "nflows" or "pyro".
+        reversible: compute activations anew in the backward pass, through the inverse, instead of keeping
+            them: a third more arithmetic, and memory that does not grow with `transforms`.
 
     Raises:
-        InputError: if an argument is none of these, or the backend lacks the coupling.
+        InputError: if an argument is none of these, or the backend lacks the coupling or the reversible mode.
 
     >>> bijector = build_bijector((4, 8, 8), "actnorm", transforms=3, hidden_features=(16,))
     >>> z0, logabsdet = bijector.to_base(torch.zeros(5, 4, 8, 8))
@@ -219,6 +222,7 @@ def build_bijector(
         context_features,
         start_from_data=recipe.actnorm_start == "data",
         scheduled=backend == "nflows" and recipe.coupling == "affine",
+        reversible=reversible,
     )
 
 

@@ -3,7 +3,8 @@
 Same mathematics as the steps themselves, which stay the owners of the parameters and the reference, with less
 around it: the parts of a coupling are tensors of their own; a permutation only renames columns, which move at
 most once between two couplings; one call gives shift and scale; the log-determinant is one sum at the end;
-and the gradient of all of it is one node of the graph.
+and the gradient of all of it is one node of the graph. On request that node keeps only its results, and gets
+back to what the gradient needs through the inverse.
 """
 
 from collections.abc import Sequence
@@ -24,10 +25,16 @@ class Schedule(nn.Module):
 
     It holds the steps without owning them: parameters are read from them at every evaluation. The order of
     the features is read from their buffers here, so a schedule is made anew when these are loaded.
+
+    A `reversible` one keeps no activations for its gradient, whatever the depth: the backward pass computes
+    them again, from the results through the inverse. Its gradients then carry the rounding of the inverse.
+
+    Reference: Gomez et al., The Reversible Residual Network (2017), section 3.1.
     """
 
-    def __init__(self, steps: nn.ModuleList, features: int) -> None:
+    def __init__(self, steps: nn.ModuleList, features: int, reversible: bool = False) -> None:
         super().__init__()
+        self.reversible = reversible
         self.program: list[Split | Merge | Reorder | Scale | Couple] = []
         self.owner = (steps,)  # in a tuple, so that they are not registered twice
         self.sigmoid_scale = False
@@ -47,12 +54,17 @@ class Schedule(nn.Module):
         ]
 
     @classmethod
-    def of(cls, steps: nn.ModuleList, features: int) -> "Schedule | None":
+    def of(cls, steps: nn.ModuleList, features: int, reversible: bool = False) -> "Schedule | None":
         """The schedule of these steps; None if one of them is not known here, or there is one feature."""
         couplings: list[Any] = [step for step in steps if _is_coupling(step)]
         known = all(_is_coupling(step) or isinstance(step, ActNormBase | Permutation) for step in steps)
         kinds = {step.transform_net.sigmoid_scale for step in couplings}
-        return cls(steps, features) if known and features > 1 and len(kinds) <= 1 else None
+        return cls(steps, features, reversible) if known and features > 1 and len(kinds) <= 1 else None
+
+    @property
+    def has_own_gradient(self) -> bool:
+        """Whether the gradient of every layer is known here, as a reversible run needs."""
+        return self._parameters_met(True) is not None
 
     def serves(self, steps: nn.Module) -> bool:
         """Whether it is for these steps, and none of their parts has a hook that must be called.
@@ -84,15 +96,19 @@ class Schedule(nn.Module):
         context: Tensor | None,
         parameters: Sequence[Tensor] | None = None,
         tape: list[Tensor] | None = None,
+        summing: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """The evaluation itself, with the modules' own parameters if they are not given.
 
-        What the gradient needs goes to `tape`.
+        What the gradient needs goes to `tape`. If it is `summing`, the log-determinant is summed up step by
+        step, which takes more calls and no memory.
         """
         run = Run(value, context, self._orders(), parameters, tape)
         columns: Columns = (value,)
         for step in self.program if to_base else reversed(self.program):
             columns = (step.to_base if to_base else step.from_base)(columns, run)
+            if summing and isinstance(step, Couple | Scale):
+                run.sum_up(self.sigmoid_scale)
         logabsdet = run.logabsdet(self.sigmoid_scale)
         return columns[0], logabsdet if to_base else -logabsdet
 
@@ -109,6 +125,34 @@ class Schedule(nn.Module):
         run = Run(mapped, context, self._orders(), parameters[::-1], tape)
         columns: Columns = (mapped,)
         for step in reversed(self.program) if to_base else self.program:
+            columns = step.gradient(to_base, columns, logabsdet.unsqueeze(1), run)
+        return columns[0], run.context_gradient, *reversed(run.parameter_gradients)
+
+    def gradient_by_inverse(
+        self,
+        to_base: bool,
+        context: Tensor | None,
+        parameters: Sequence[Tensor],
+        results: Tensor,
+        mapped: Tensor,
+        logabsdet: Tensor,
+    ) -> tuple[Tensor | None, ...]:
+        """As `gradient`, from the results of a run (N, D) instead of its tape."""
+        run = Run(mapped, context, self._orders(), tape=[])
+        values: Columns = (results,)
+        columns: Columns = (mapped,)
+        left = list(parameters)
+        for step in reversed(self.program) if to_base else self.program:
+            own: list[Tensor] = []
+            if isinstance(step, Couple | Scale):
+                first = len(left) - len(step.parameters() or ())
+                own = left[first:]
+                del left[first:]
+            run.parameters = iter(own)
+            values = (step.from_base if to_base else step.to_base)(values, run)
+            run.scales.clear()
+            run.shared.clear()
+            run.parameters = iter(own[::-1])
             columns = step.gradient(to_base, columns, logabsdet.unsqueeze(1), run)
         return columns[0], run.context_gradient, *reversed(run.parameter_gradients)
 
@@ -193,7 +237,11 @@ class _OneNode(torch.autograd.Function):
         *parameters: Tensor,
     ) -> tuple[Tensor, Tensor]:
         tape: list[Tensor] = []
-        results = schedule.run(to_base, value, context, parameters, tape)
+        if schedule.reversible:
+            results = schedule.run(to_base, value, context, parameters, summing=True)
+            tape.append(results[0])
+        else:
+            results = schedule.run(to_base, value, context, parameters, tape)
         ctx.schedule, ctx.to_base = schedule, to_base
         ctx.conditional = context is not None
         ctx.inputs = 1 + ctx.conditional + len(parameters)
@@ -218,10 +266,17 @@ class _OneNode(torch.autograd.Function):
             every = (inputs[0], context, *inputs[1:])
             asked = [tensor for tensor in every if tensor is not None and tensor.requires_grad]
             results = schedule.run(to_base, inputs[0], context, inputs[1:])
-            found = iter(torch.autograd.grad(results, asked, gradients, create_graph=True, allow_unused=True))
-            return None, None, *(next(found) if t is not None and t.requires_grad else None for t in every)
+            of_asked = iter(
+                torch.autograd.grad(results, asked, gradients, create_graph=True, allow_unused=True)
+            )
+            return None, None, *(next(of_asked) if t is not None and t.requires_grad else None for t in every)
         del saved[len(saved) - len(inputs) :]
-        return None, None, *schedule.gradient(to_base, context, inputs[1:], saved, *gradients)
+        if schedule.reversible:
+            (result,) = saved
+            found = schedule.gradient_by_inverse(to_base, context, inputs[1:], result, *gradients)
+        else:
+            found = schedule.gradient(to_base, context, inputs[1:], saved, *gradients)
+        return None, None, *found
 
 
 def _is_plain_autograd() -> bool:

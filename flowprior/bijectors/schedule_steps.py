@@ -2,7 +2,8 @@
 
 Every step maps columns to columns, whole (N, D) or in two parts, in both directions, and takes gradients back
 through either (`gradient`, by hand: autograd's bookkeeping costs more than the arithmetic at common sizes).
-What the gradient needs is saved on the run's tape, and loaded from its end.
+What the gradient needs is saved on the run's tape, and loaded from its end. Both directions save the same, so
+that the inverse of a step, from its results, makes the tape of the step itself.
 """
 
 from collections.abc import Callable, Sequence
@@ -53,6 +54,7 @@ class Run:
         self.tape = tape  # None where autograd records, or nobody asks for gradients
         self.scales: list[Tensor] = []  # (N, columns): log-scales, or the arguments of their log-sigmoid
         self.shared: list[Tensor] = []  # (D,): log-scales that are the same for every z
+        self.summed: Tensor | None = None  # (N,): the log-determinant of what was collected and dropped
         self.parameter_gradients: list[Tensor | None] = []  # last parameter first
         self.context_gradient: Tensor | None = None
         self._numbers: dict[float, Tensor] = {}
@@ -82,11 +84,18 @@ class Run:
     def logabsdet(self, sigmoid_scale: bool) -> Tensor:
         """(N,) in the direction to base."""
         if not self.scales:
-            total = self.value.new_zeros(self.value.shape[0])
+            total = self.value.new_zeros(self.value.shape[0]) if self.summed is None else self.summed
         else:
             scales = torch.cat(self.scales, dim=1)
             total = (F.logsigmoid(scales) if sigmoid_scale else scales).sum(1)
+            total = total if self.summed is None else self.summed + total
         return total + torch.cat(self.shared).sum() if self.shared else total
+
+    def sum_up(self, sigmoid_scale: bool) -> None:
+        """Drop what was collected for the log-determinant, and keep its sum."""
+        self.summed = self.logabsdet(sigmoid_scale)
+        self.scales.clear()
+        self.shared.clear()
 
 
 class Split:
@@ -156,8 +165,8 @@ class Scale:
 
     def from_base(self, columns: Columns, run: Run) -> Columns:
         log_scale, shift = self._in_order(run)
-        scale = log_scale.neg().exp()
-        mapped = (columns[0] - shift) * scale
+        scale = log_scale.exp()
+        mapped = (columns[0] - shift) / scale
         run.save(mapped, scale)
         return (mapped,)
 
@@ -165,7 +174,7 @@ class Scale:
         z, scale = run.load(2)
         run.next_parameters()
         (g,) = columns
-        back = g * scale
+        back = g * scale if to_base else g / scale
         log_scale = torch.mul(back if to_base else g, z).sum(0) + logabsdet.sum()
         shift = (g if to_base else back).sum(0)
         if self.number is not None:

@@ -34,6 +34,10 @@ class FlowPrior(InvertiblePrior):
         backend: "nflows" or "pyro".
         bijector: your own transform instead of a recipe: a Bijector, an nflows Transform, a torch or Pyro
             Transform or a list of these.
+        reversible: keep no activations of the couplings for the gradient, and compute them anew in the
+            backward pass through the inverse: its memory is then the same for any depth, at a third more
+            arithmetic and with the rounding of the inverse in the gradients. Affine recipes on nflows only.
+            Inside torch.compile it is the compiler that decides what is kept.
         base: "normal" for N(0, I), "mixture" for a `MixturePrior` (a learnable mixture of Gaussians),
             or an unconditional prior of the same event shape.
 
@@ -58,6 +62,7 @@ class FlowPrior(InvertiblePrior):
         context_features: int | None = None,
         backend: str = "nflows",
         bijector: object = None,
+        reversible: bool = False,
         base: str | Prior = "normal",
     ) -> None:
         super().__init__(features, context_features)
@@ -70,12 +75,13 @@ class FlowPrior(InvertiblePrior):
                 hidden_features=hidden_features,
                 context_features=context_features,
                 backend=backend,
+                reversible=reversible,
             )
         else:
-            if recipe != "glf" or transforms is not None or hidden_features is not None:
+            if recipe != "glf" or transforms is not None or hidden_features is not None or reversible:
                 raise InputError(
-                    "`bijector` was given together with `recipe`, `transforms` or `hidden_features`, which "
-                    "describe another one: leave those out, or leave out `bijector`."
+                    "`bijector` was given together with `recipe`, `transforms`, `hidden_features` or "
+                    "`reversible`, which describe another one: leave those out, or leave out `bijector`."
                 )
             self.bijector = as_bijector(bijector, self.event_shape, context_features)
             self.context_features = self.bijector.context_features
@@ -84,6 +90,7 @@ class FlowPrior(InvertiblePrior):
             "transforms": transforms,
             "hidden_features": None if hidden_features is None else tuple(hidden_features),
             "backend": backend,
+            "reversible": reversible,
             "bijector": None if bijector is None else type(bijector).__name__,
         }
         self.base = _as_base(base, self.event_shape)

@@ -1,0 +1,214 @@
+"""The reversible mode against the steps one by one: same gradients, memory that depth does not change."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from flowprior import FlowPrior
+from flowprior.bijectors import RECIPES, Recipe, build_bijector
+from flowprior.bijectors.cascade import Cascade
+from flowprior.commands.flow_costs import saved_bytes
+from flowprior.errors import InputError
+
+AFFINE = [name for name, recipe in RECIPES.items() if recipe.coupling == "affine"]
+VARIANTS = {
+    **{name: RECIPES[name] for name in AFFINE},
+    "plain exp": replace(RECIPES["glf"], log_scale_limit=None),
+    "tanh outputs": replace(RECIPES["masked"], output_activation="tanh", activation="tanh"),
+    "actnorm everywhere": replace(RECIPES["actnorm"], permute_every=1, mask="alternating", actnorm_every=1),
+    "shift first, exp": replace(RECIPES["glf"], shift_first=True, activation="elu"),
+    "sigmoid, limited": replace(RECIPES["glf"], scale="sigmoid"),
+}
+BOTH_WAYS = pytest.mark.parametrize("direction", ["to_base", "from_base"])
+
+
+def pair(
+    recipe: str | Recipe,
+    features: int,
+    depth: int,
+    context: int | None = None,
+    dtype: torch.dtype = torch.float64,
+) -> tuple[Cascade, Cascade]:
+    """A reversible bijector, and its copy that calls its steps."""
+    torch.manual_seed(0)
+    built = build_bijector(
+        features,
+        recipe,
+        transforms=depth,
+        hidden_features=(8, 8),
+        context_features=context,
+        reversible=True,
+    )
+    assert isinstance(built, Cascade)
+    reversible = built.to(dtype)
+    with torch.no_grad():
+        for parameter in reversible.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    reference = copy.deepcopy(reversible)
+    reference.schedule = None
+    return reversible, reference
+
+
+def inputs(bijector: Cascade, rows: int = 6, dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    widths = [bijector.features, *([] if bijector.context_features is None else [bijector.context_features])]
+    return [torch.randn(rows, width, dtype=dtype, requires_grad=True) for width in widths]
+
+
+def everything(bijector: Cascade, direction: str, given: list[Tensor]) -> list[Tensor]:
+    """Both results and the gradients of inputs and of all parameters."""
+    results = getattr(bijector, direction)(*given)
+    torch.manual_seed(1)
+    loss = sum((result * torch.randn_like(result)).sum() for result in results)
+    return [*results, *torch.autograd.grad(loss, [*given, *bijector.parameters()])]
+
+
+@BOTH_WAYS
+@pytest.mark.parametrize("context", [None, 3])
+@pytest.mark.parametrize("depth", [1, 2, 7, 16])
+@pytest.mark.parametrize("features", [2, 3, 5, 20])
+@pytest.mark.parametrize("recipe", AFFINE)
+def test_gradients_are_those_of_the_steps(
+    recipe: str, features: int, depth: int, context: int | None, direction: str
+) -> None:
+    for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 5e-4)):
+        reversible, reference = pair(recipe, features, depth, context, dtype)
+        given = inputs(reversible, dtype=dtype)
+        got, expected = (everything(bijector, direction, given) for bijector in (reversible, reference))
+        for one, other in zip(got, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
+
+
+@BOTH_WAYS
+@pytest.mark.parametrize("context", [None, 3])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_gradients_for_every_field_of_a_recipe(variant: str, context: int | None, direction: str) -> None:
+    reversible, reference = pair(VARIANTS[variant], 5, 5, context)
+    given = inputs(reversible)
+    got, expected = (everything(bijector, direction, given) for bijector in (reversible, reference))
+    for one, other in zip(got, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+@BOTH_WAYS
+@pytest.mark.parametrize("recipe", AFFINE)
+def test_memory_does_not_grow_with_depth(recipe: str, direction: str) -> None:
+    """Saved activations of 32 couplings within a tenth of those of 8; ordinary ones grow fourfold."""
+    found = {}
+    for depth in (8, 32):
+        bijector, _ = pair(recipe, 20, depth, 3, torch.float32)
+        given = inputs(bijector, 50, torch.float32)
+        for reversible in (True, False):
+            assert bijector.schedule is not None
+            bijector.schedule.reversible = reversible
+            call = getattr(bijector, direction)
+            found[depth, reversible] = saved_bytes(
+                lambda call=call, given=given: call(*given), bijector.parameters()
+            )
+    assert found[32, True] <= 1.1 * found[8, True]
+    assert found[32, False] > 3.5 * found[8, False] > 20 * found[8, True]
+
+
+@BOTH_WAYS
+def test_the_backward_pass_keeps_no_activations_either(
+    direction: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Never more on the tape than one step needs, and nothing collected for the log-determinant."""
+    from flowprior.bijectors import schedule_steps
+
+    longest = 0
+    plain = schedule_steps.Run.save
+
+    def save(run: schedule_steps.Run, *tensors: Tensor) -> None:
+        nonlocal longest
+        plain(run, *tensors)
+        longest = max(longest, len(run.tape or ()) + len(run.scales) + len(run.shared))
+
+    monkeypatch.setattr(schedule_steps.Run, "save", save)
+    lengths = []
+    for depth in (4, 16):
+        reversible, _ = pair("actnorm", 6, depth)
+        longest = 0
+        everything(reversible, direction, inputs(reversible))
+        lengths.append(longest)
+    assert lengths[0] == lengths[1] < 10
+
+
+@BOTH_WAYS
+def test_the_gradient_has_a_gradient(direction: str) -> None:
+    reversible, reference = pair("actnorm", 3, 3, 2)
+    given = inputs(reversible)
+    found = []
+    for bijector in (reversible, reference):
+        wanted = [*given, *bijector.parameters()]
+        mapped, logabsdet = getattr(bijector, direction)(*given)
+        first = torch.autograd.grad(mapped.square().sum() + logabsdet.sum(), wanted, create_graph=True)
+        found.append(torch.autograd.grad(sum(gradient.square().sum() for gradient in first), wanted))
+    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-9)
+
+
+def test_frozen_parameters_get_no_gradient_and_others_theirs() -> None:
+    reversible, reference = pair("glf", 5, 4)
+    z = inputs(reversible)[0]
+    for bijector in (reversible, reference):
+        for number, parameter in enumerate(bijector.parameters()):
+            parameter.requires_grad_(number % 3 == 0)
+        z0, logabsdet = bijector.to_base(z)
+        (z0.square().sum() - logabsdet.sum()).backward()
+    for one, other in zip(reversible.parameters(), reference.parameters(), strict=True):
+        assert (one.grad is None) == (other.grad is None) == (not one.requires_grad)
+        if one.grad is not None:
+            torch.testing.assert_close(one.grad, other.grad)
+
+
+def test_a_changed_result_is_noticed() -> None:
+    """The backward pass starts from the result: it must be the one of the forward pass."""
+    reversible, _ = pair("glf", 5, 4)
+    z0, _ = reversible.to_base(inputs(reversible)[0])
+    loss = z0.square().sum()
+    with torch.no_grad():
+        z0.add_(1.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_it_stays_reversible_when_it_is_loaded_and_saved(tmp_path) -> None:
+    prior = FlowPrior(4, transforms=2, hidden_features=(8,), reversible=True)
+    prior.load_state_dict(FlowPrior(4, transforms=2, hidden_features=(8,)).state_dict())
+    prior.save_pretrained(tmp_path)
+    again = FlowPrior.from_pretrained(tmp_path)
+    for each in (prior, again, copy.deepcopy(prior)):
+        assert isinstance(each.bijector, Cascade)
+        assert each.bijector.schedule is not None
+        assert each.bijector.schedule.reversible
+
+
+def test_a_prior_of_the_ordinary_kind_has_the_same_density_and_gradients() -> None:
+    torch.manual_seed(0)
+    prior = FlowPrior(5, context_features=2, reversible=True, base="mixture").double()
+    ordinary = FlowPrior(5, context_features=2, base="mixture").double()
+    z, context = torch.randn(300, 5).double(), torch.randn(300, 2).double()
+    prior.initialize(z, context)
+    ordinary.load_state_dict(prior.state_dict())
+    found = []
+    for each in (prior, ordinary):
+        value = each.log_prob(z, context)
+        found.append((value, *torch.autograd.grad(value.sum(), list(each.parameters()))))
+    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"recipe": "spline"},
+        {"backend": "pyro"},
+        {"features": 1},
+        {"recipe": {"activation": "silu"}},
+        {"bijector": build_bijector(4)},
+    ],
+)
+def test_what_cannot_be_reversible_is_refused(arguments: dict) -> None:
+    with pytest.raises(InputError, match="`reversible`"):
+        FlowPrior(**{"features": 4, "reversible": True, **arguments})
