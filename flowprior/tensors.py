@@ -1,7 +1,8 @@
-"""Shapes: the small questions that every layer asks of its tensors."""
+"""Shapes and precision: the small questions that every layer asks of its tensors."""
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -49,6 +50,11 @@ def batch_shape_of(value: Tensor, event_shape: torch.Size, name: str = "z") -> t
 def sum_event(value: Tensor, event_dims: int) -> Tensor:
     """Sum over the last `event_dims` dimensions: (*batch, *event) -> (*batch,)."""
     return value if event_dims == 0 else value.flatten(-event_dims).sum(-1)
+
+
+def without_autocast(kind: str) -> AbstractContextManager[object]:
+    """A context outside autocast for devices of this kind; entering torch's own costs more than asking."""
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 def numel(shape: Sequence[int]) -> int:

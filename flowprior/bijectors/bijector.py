@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from flowprior.errors import InputError
-from flowprior.tensors import as_event_shape, batch_shape_of, numel
+from flowprior.tensors import as_event_shape, batch_shape_of, numel, without_autocast
 
 
 def as_context_features(context_features: int | None) -> int | None:
@@ -107,10 +107,7 @@ class Bijector(nn.Module, ABC):
         if value.shape[0] == 0:  # the libraries' reshapes are ambiguous there
             return value.reshape(batch + self.event_shape), value.new_zeros(batch)
         method = self._to_base if to_base else self._from_base
-        if torch.is_autocast_enabled(value.device.type):
-            with torch.autocast(value.device.type, enabled=False):
-                mapped, logabsdet = method(value, context)
-        else:
+        with without_autocast(value.device.type):
             mapped, logabsdet = method(value, context)
         if len(batch) == 1 and len(self.event_shape) == 1:
             return mapped, logabsdet

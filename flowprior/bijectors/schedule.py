@@ -18,6 +18,7 @@ from flowprior.bijectors.actnorm import ActNormBase
 from flowprior.bijectors.conditioner import AffineConditioner
 from flowprior.bijectors.permutation import Permutation
 from flowprior.bijectors.schedule_steps import Columns, Couple, Merge, Reorder, Run, Scale, Split
+from flowprior.tensors import without_autocast
 
 
 class Schedule(nn.Module):
@@ -250,11 +251,8 @@ class _OneNode(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        kind = gradients[0].device.type
-        if torch.is_autocast_enabled(kind):
-            with torch.autocast(kind, enabled=False):
-                return _OneNode._backward(ctx, gradients)
-        return _OneNode._backward(ctx, gradients)
+        with without_autocast(gradients[0].device.type):
+            return _OneNode._backward(ctx, gradients)
 
     @staticmethod
     def _backward(ctx: Any, gradients: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:

@@ -14,6 +14,7 @@ from flowprior.errors import InputError
 from flowprior.priors.mixture import MixturePrior
 from flowprior.priors.prior import InvertiblePrior, Prior
 from flowprior.priors.standard_normal import StandardNormal
+from flowprior.tensors import without_autocast
 
 Standardize = Literal["full", "diagonal"]
 
@@ -144,7 +145,7 @@ class FlowPrior(InvertiblePrior):
         if standardize not in ("full", "diagonal", None):
             raise InputError(f"`standardize` (={standardize!r}) must be 'full', 'diagonal' or None.")
         latents, context = self.check_latents(latents, context)
-        with torch.no_grad(), torch.autocast(latents.device.type, enabled=False):
+        with torch.no_grad(), without_autocast(latents.device.type):
             self.whitening = None
             if standardize is not None:
                 self.whitening = Whitening.from_data(latents, standardize).to(self.device, self.dtype)
@@ -157,12 +158,11 @@ class FlowPrior(InvertiblePrior):
         self.base.initialize(z0, seed=seed)
 
     def _draw(self, shape: torch.Size, context: Tensor | None) -> Tensor:
-        z0 = self.base.rsample(shape) if self.has_rsample else self.base.sample(shape)
-        return self._from_base(z0, context)[0]
+        return self._from_base(self.base._draw(shape, None), context)[0]
 
     def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
         z0, logabsdet = self._to_base(z, context)
-        return self.base.log_prob(z0) + logabsdet
+        return self.base._log_prob(z0, None) + logabsdet
 
     def _to_base(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         if self.whitening is None:

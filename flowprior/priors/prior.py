@@ -13,7 +13,7 @@ from torch.distributions import Distribution
 
 from flowprior.bijectors.bijector import as_context_features
 from flowprior.errors import InputError
-from flowprior.tensors import as_event_shape, batch_shape_of
+from flowprior.tensors import as_event_shape, batch_shape_of, without_autocast
 
 if TYPE_CHECKING:
     from flowprior.priors.distribution import PriorDistribution
@@ -40,6 +40,7 @@ class Prior(nn.Module, ABC):
     has_rsample: bool = True  # False where a draw has no gradient: `rsample` then says so
     event_shape: torch.Size
     context_features: int | None
+    _anchor: Tensor
 
     def __init__(self, features: int | Sequence[int], context_features: int | None = None) -> None:
         super().__init__()
@@ -51,12 +52,12 @@ class Prior(nn.Module, ABC):
     @property
     def device(self) -> torch.device:
         """Where the prior draws and computes."""
-        return self.get_buffer("_anchor").device
+        return self._anchor.device
 
     @property
     def dtype(self) -> torch.dtype:
         """What the prior draws and computes in."""
-        return self.get_buffer("_anchor").dtype
+        return self._anchor.dtype
 
     @property
     def has_normal_base(self) -> bool:
@@ -109,7 +110,7 @@ class Prior(nn.Module, ABC):
             InputError: if a shape does not fit, or a context is missing or not wanted.
         """
         z, context = self._prepare(z, context)
-        with torch.autocast(z.device.type, enabled=False):
+        with without_autocast(z.device.type):
             return self._log_prob(z, context)
 
     @torch.no_grad()
@@ -157,7 +158,7 @@ class Prior(nn.Module, ABC):
             InputError: if the latents have the wrong shape, hold NaN or infinity, or are too few.
         """
         latents, context = self.check_latents(latents, context)
-        with torch.no_grad(), torch.autocast(latents.device.type, enabled=False):
+        with torch.no_grad(), without_autocast(latents.device.type):
             self._initialize(latents, context, seed)
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -189,7 +190,7 @@ class Prior(nn.Module, ABC):
         if context is not None:
             shape = shape + context.shape[:-1]
             context = context.expand(*shape, context.shape[-1])
-        with torch.autocast(self.device.type, enabled=False):
+        with without_autocast(self.device.type):
             return self._draw(shape, context)
 
     def _check_context(self, context: Tensor | None) -> Tensor | None:
@@ -220,12 +221,14 @@ class Prior(nn.Module, ABC):
         if not isinstance(z, Tensor):
             raise InputError(f"`z` (a {type(z).__name__}) must be a tensor: torch.as_tensor makes one.")
         batch = batch_shape_of(z, self.event_shape)
-        if torch.promote_types(z.dtype, self.dtype) != self.dtype or not z.is_floating_point():
-            raise InputError(
-                f"`z` has dtype {z.dtype} but the prior computes in {self.dtype}: convert one, "
-                f"`z.to({self.dtype})` or `prior.to({z.dtype if z.is_floating_point() else self.dtype})`."
-            )
-        z = z.to(self.dtype)
+        own = self.dtype
+        if z.dtype != own:
+            if torch.promote_types(z.dtype, own) != own or not z.is_floating_point():
+                raise InputError(
+                    f"`z` has dtype {z.dtype} but the prior computes in {own}: convert one, "
+                    f"`z.to({own})` or `prior.to({z.dtype if z.is_floating_point() else own})`."
+                )
+            z = z.to(own)
         context = self._check_context(context)
         if context is None:
             return z, None
@@ -281,13 +284,13 @@ class InvertiblePrior(Prior):
             InputError: if a shape does not fit, or a context is missing or not wanted.
         """
         z, context = self._prepare(z, context)
-        with torch.autocast(z.device.type, enabled=False):
+        with without_autocast(z.device.type):
             return self._to_base(z, context)
 
     def from_base(self, z0: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """z0 (*batch, *event) -> z, log|det dz/dz0|: the inverse of `to_base`, with its shapes and errors."""
         z0, context = self._prepare(z0, context)
-        with torch.autocast(z0.device.type, enabled=False):
+        with without_autocast(z0.device.type):
             return self._from_base(z0, context)
 
 
