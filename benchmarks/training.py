@@ -5,8 +5,8 @@
 
 Steps: one optimizer step of each of `CONFIGS` as `flowprior train` takes it (size cpu, their own batch), in
 turns, round after round in one process; "to vae" is the time of a step / that of glf/vae in the same round.
-For glf/vae_flow, the same network and batch with a flow instead of N(0, I), that is what the prior adds. Epochs
-of glf/fashion_mnist (60,000 images), in turns as well:
+For glf/vae_flow, the same network and batch with a flow instead of N(0, I), that is what the prior adds.
+Epochs of glf/fashion_mnist (60,000 images), in turns as well:
 
 * flowprior: `train` without a run folder, from its own clock: data, meters and checks included.
 * flowprior, logs: the same with a run folder: metrics.csv and TensorBoard.

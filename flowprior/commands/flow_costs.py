@@ -61,14 +61,13 @@ class Setting:
 
     @contextmanager
     def entered(self) -> Iterator[None]:
-        """Inside, new tensors have this device and dtype, and matrix products this precision."""
+        """Inside, new tensors have this dtype, and matrix products this precision."""
         dtype, products = PRECISIONS[self.precision]
         before = torch.get_default_dtype(), torch.get_float32_matmul_precision()
         torch.set_default_dtype(dtype)
         torch.set_float32_matmul_precision(products)
         try:
-            with torch.device(self.device):
-                yield
+            yield
         finally:
             torch.set_default_dtype(before[0])
             torch.set_float32_matmul_precision(before[1])
@@ -112,21 +111,27 @@ def contestants(
                     *([mode] if mode != "none" else []),
                 ]
             )
-            found.append(_contestant(name, flow, size, optimizer, backend=backend, compile=mode))
+            found.append(_contestant(name, flow, size, setting, optimizer, backend=backend, compile=mode))
     others: dict[str, nn.Module] = {"reference": FlowPrior(size.features, **shape)}  # type: ignore[arg-type]
     others["reference"].bijector.schedule = None  # type: ignore[union-attr]
-    others |= {name: PEERS[name](size.features, size.depth, size.width) for name in peers}
+    with torch.device(setting.device):  # some hold tensors that do not follow `.to`
+        others |= {name: PEERS[name](size.features, size.depth, size.width) for name in peers}
     for name, other in others.items():
         other.to(setting.device)
         adam = torch.optim.Adam([p for p in other.parameters() if p.requires_grad], lr=1e-5)
-        found.append(_contestant(name, other, size, adam))
-    return [*found, Contestant("products", _products(size))]
+        found.append(_contestant(name, other, size, setting, adam))
+    return [*found, Contestant("products", _products(size, setting))]
 
 
 def _contestant(
-    name: str, flow: nn.Module, size: Size, optimizer: torch.optim.Optimizer, **of_flowprior: str
+    name: str,
+    flow: nn.Module,
+    size: Size,
+    setting: Setting,
+    optimizer: torch.optim.Optimizer,
+    **of_flowprior: str,
 ) -> Contestant:
-    z = torch.randn(size.batch, size.features)
+    z = torch.randn(size.batch, size.features, device=setting.device)
     density: Any = flow.log_prob
     draw: Any = flow.sample
     mode = of_flowprior.get("compile", "none")
@@ -160,10 +165,12 @@ def _marked(call: Call) -> Call:
     return marked
 
 
-def _products(size: Size) -> dict[str, Call]:
+def _products(size: Size, setting: Setting) -> dict[str, Call]:
     """The conditioners' matrix products alone, without biases and activations; a step's with its backward."""
+    place = torch.device(setting.device)
     layers = [
-        (torch.randn(size.batch, i), torch.randn(o, i), torch.randn(size.batch, o)) for i, o in size.layers()
+        tuple(torch.randn(shape, device=place) for shape in ((size.batch, i), (o, i), (size.batch, o)))
+        for i, o in size.layers()
     ]
 
     def forward() -> None:
@@ -230,7 +237,7 @@ def _warm_up(name: str, call: Call, device: str) -> None:
 def product_rate(setting: Setting, seconds: float) -> float:
     """Floating-point operations a second of a large square matrix product, the median of many."""
     side = RATE_SIZE[setting.device.split(":")[0]]
-    left, right = torch.randn(side, side), torch.randn(side, side)
+    left, right = (torch.randn(side, side, device=setting.device) for _ in range(2))
     times = rounds({"product": lambda: left @ right}, setting.device, seconds, 5)["product"]
     return 2 * side**3 / statistics.median(times)
 
