@@ -37,7 +37,9 @@ class FlowPrior(InvertiblePrior):
             Transform or a list of these.
         reversible: keep no activations of the couplings for the gradient, and compute them anew in the
             backward pass through the inverse: its memory is then the same for any depth, at a third more
-            arithmetic and with the rounding of the inverse in the gradients. Affine recipes on nflows only.
+            arithmetic and with the rounding of the inverse in the gradients; where deep couplings stretch far
+            (64 and more, scales near their limit) that rounding can swamp the gradient
+            (benchmarks/results/reversible.json). Affine recipes on nflows only.
             Inside torch.compile it is the compiler that decides what is kept.
         base: "normal" for N(0, I), "mixture" for a `MixturePrior` (a learnable mixture of Gaussians),
             or an unconditional prior of the same event shape.
