@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flowprior.commands import report
+from flowprior.commands.comparison import cell
 
 
 def write(path: Path, rows: Sequence[Mapping[str, Any]], *, command: str, **facts: Any) -> None:
@@ -25,15 +26,5 @@ def write(path: Path, rows: Sequence[Mapping[str, Any]], *, command: str, **fact
 
 def markdown(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> str:
     """A table of the rows' means, with ± one standard deviation where there are several values."""
-    lines = ["| | " + " | ".join(metrics) + " |", "|---" * (len(metrics) + 1) + "|"]
-    for row in rows:
-        cells = [_cell(row["metrics"].get(metric)) for metric in metrics]
-        lines.append(f"| {row['name']} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def _cell(value: Mapping[str, Any] | None) -> str:
-    if value is None:
-        return "-"
-    spread = f" ± {value['std']:.2g}" if len(value["values"]) > 1 else ""
-    return f"{value['mean']:.4g}{spread}"
+    cells = [[row["name"], *(cell(row["metrics"].get(metric)) for metric in metrics)] for row in rows]
+    return "\n".join(report.markdown(["", *metrics], cells))

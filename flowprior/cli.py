@@ -253,6 +253,7 @@ def compare(
         if value
     ]
     words += ["--weights WEIGHTS"] if options["weights"] else []
+    words += [f"--row {row}" for row in options["rows"]]
     words += [f"-b {shlex.quote(binding)}" for binding in bindings]
     run(
         found,

@@ -103,8 +103,8 @@ def run(
     tasks = [_task(row, seed, study, config, bindings, folder) for seed in range(seeds) for row in chosen]
     study_figures.check(study.figures)
     place = resolve_device(device)
-    open_tasks = _open_tasks(tasks, load, study)
-    for experiment in _by_source(open_tasks, load, study):
+    open_tasks, experiments = _survey(tasks, load, study)
+    for experiment in experiments:
         prepare(
             experiment.model.to(place), experiment.source, study.metrics, weights=weights, download=download
         )
@@ -163,44 +163,35 @@ def _task(row: str, seed: int, study: Study, config: str, bindings: Sequence[str
     return Task(row, seed, folder / row / f"seed{seed}", study.config(row, config), (*bindings, *own))
 
 
-def _open_tasks(tasks: Sequence[Task], load: Load, study: Study) -> list[Task]:
-    """The runs that are not yet trained and measured.
+def _survey(tasks: Sequence[Task], load: Load, study: Study) -> tuple[list[Task], list[Experiment]]:
+    """The runs that are not yet trained and measured, and an experiment for each data set that they read.
 
     Raises:
-        InputError: if a row's config cannot be built, or a folder holds a run under another config.
+        InputError: if a row's config cannot be built, a folder holds a run under another config, or a metric
+            does not suit the data or the model of a row.
     """
-    found = []
+    still: list[Task] = []
+    by_source: dict[str, Experiment] = {}
     for task in tasks:
         loaded = load([task.config], list(task.bindings))
         kept = task.folder / CONFIG
         if kept.is_file():
             train.check_config(task.folder, loaded.text, load([str(kept)], []).text)
         done = report.read(task.folder / REPORT)
-        if not (kept.is_file() and done.get("finished")) or _missing(done, study):
-            found.append(task)
-    return found
-
-
-def _by_source(tasks: Sequence[Task], load: Load, study: Study) -> list[Experiment]:
-    """An experiment for each data set that the runs read.
-
-    Raises:
-        InputError: if a metric does not suit the data or the model of a row.
-    """
-    found: dict[str, Experiment] = {}
-    for row in {task.row: task for task in tasks}.values():
-        experiment = load([row.config], list(row.bindings)).experiment
+        if kept.is_file() and done.get("finished") and not _missing(done, study):
+            continue
+        experiment = loaded.experiment
         check_metrics(study.metrics, experiment.source)
         check_densities(study.metrics, experiment.model)
-        found.setdefault(repr(experiment.source), experiment)
-    return list(found.values())
+        by_source.setdefault(repr(experiment.source), experiment)
+        still.append(task)
+    return still, list(by_source.values())
 
 
 def _missing(found: Mapping[str, Any], study: Study) -> list[str]:
     """Metrics that a report lacks, or holds from another number of draws."""
-    if found.get("draws") != _draws(study):
-        return list(study.metrics)
-    return [metric for metric in study.metrics if metric not in found.get("metric_facts", {})]
+    draws = found.get("draws", {})
+    return [metric for metric in study.metrics if draws.get(metric) != _draws(study)]
 
 
 def _draws(study: Study) -> dict[str, int]:
@@ -266,7 +257,8 @@ def _run(task: Task, means: Means) -> dict[str, float]:
             seed=task.seed,
             importance_samples=study.importance_samples,
         )
-        report.update(path, metrics=found.values, metric_facts=found.facts, draws=_draws(study))
+        draws = dict.fromkeys(names, _draws(study))
+        report.update(path, metrics=found.values, metric_facts=found.facts, draws=draws)
     return found.values
 
 

@@ -117,11 +117,11 @@ class Comparison:
         lines = [title, "", f"`{self.command}`: {spread}, {table['date']}, {table['machine']['cpu']}", ""]
         ours = list(dict.fromkeys(key for row in rows for key in row["metrics"]))
         papers = list(dict.fromkeys(key for row in rows for key in row["paper"]))
-        lines += _lines(
+        lines += report.markdown(
             ["row", *ours, *(f"paper: {key}" for key in papers)],
             [
                 [row["name"]]
-                + [_cell(row["metrics"].get(key)) for key in ours]
+                + [cell(row["metrics"].get(key)) for key in ours]
                 + [f"{row['paper'][key]:g}" if key in row["paper"] else "-" for key in papers]
                 for row in rows
             ],
@@ -132,7 +132,7 @@ class Comparison:
                 "Which direction holds (the second row of a pair is said to be the better one):",
                 "",
             ]
-            lines += _lines(
+            lines += report.markdown(
                 ["pair", "metric", "ours", "seeds", "holds", "paper", "paper holds"],
                 [
                     [
@@ -187,21 +187,12 @@ def _halves(binding: str) -> tuple[str, str]:
     return key.strip(), value.strip()
 
 
-def _lines(heads: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
-    """A Markdown table whose columns line up in a terminal, too."""
-    widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
-    rows = [heads, ["-" * width for width in widths], *cells]
-    return [
-        "| " + " | ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) + " |"
-        for row in rows
-    ]
-
-
 def _number(value: float) -> str:
     return f"{value:.4g}" if math.isfinite(value) else "inf"
 
 
-def _cell(value: Mapping[str, Any] | None) -> str:
+def cell(value: Mapping[str, Any] | None) -> str:
+    """A `summary` as text: the mean, with ± one standard deviation where there are several values."""
     if value is None:
         return "-"
     spread = f" ± {value['std']:.2g}" if len(value["values"]) > 1 and math.isfinite(value["std"]) else ""

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path as File
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from flowprior.commands.pockets import Facts, Values
 from flowprior.data.attributes import read_attributes
 from flowprior.data.images import Source
 from flowprior.errors import InputError
@@ -22,8 +22,6 @@ CHUNK = 500  # latents at once through the decoder
 PAIRS = 64  # paths at once through the perceptual network
 LPIPS_FILE = "vgg16-397923af.pth"  # torchvision's name for its VGG-16
 LPIPS_STAGES = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
-Values = dict[str, float]
-Facts = dict[str, Any]
 
 
 def separability(model: Autoencoder, source: Source, count: int, seed: int) -> tuple[Values, Facts]:

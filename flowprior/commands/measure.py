@@ -5,13 +5,13 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from flowprior.bindings import nearest
 from flowprior.commands import disentanglement, pockets
+from flowprior.commands.pockets import Facts, Values
 from flowprior.data.dataset import thin
 from flowprior.data.images import Source
 from flowprior.errors import InputError
@@ -21,8 +21,6 @@ from flowprior.models import Autoencoder
 from flowprior.training.stages import with_context
 
 CHUNK = 500  # examples at once through encoder and decoder
-Values = dict[str, float]
-Facts = dict[str, Any]
 Metric = Callable[["_Job"], tuple[Values, Facts]]
 
 
@@ -138,6 +136,8 @@ def prepare(
     """
     job = _Job(model, source, 0, weights, download, 0, 0)
     for name in names:
+        if name in disentanglement.DISTANCES:
+            disentanglement.DISTANCES[name](model.device, weights)
         for table in (_FRECHET, _PRD, {"kid": "inception"}):
             kind = table.get(name.removeprefix("lp_").removesuffix("_reconstruction"))
             if kind is not None:

@@ -88,5 +88,20 @@ def table(rows: Mapping[str, Any], heads: Sequence[str] = ("metric", "value")) -
     return "\n".join(f"{name:<{width}}  {value}" for name, value in cells)
 
 
+def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a Markdown table whose columns line up in a terminal, too.
+
+    >>> print(*markdown(["row", "nll"], [["vae", "12.35"]]), sep="\\n")
+    | row | nll   |
+    | --- | ----- |
+    | vae | 12.35 |
+    """
+    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+    return [
+        "| " + " | ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)) + " |"
+        for row in (heads, ["-" * width for width in widths], *rows)
+    ]
+
+
 def _spell(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -50,14 +50,7 @@ def classifier_features(
     network, checksum, facts = _learned(
         images, labels, test_images, test_labels, data_fingerprint, seed, torch.device(device)
     )
-    return FeatureNetwork(
-        network.body,
-        metric="fd_classifier",
-        resize=_resize(images),
-        checksum=checksum,
-        image_shape=tuple(images.shape[1:]),
-        facts=facts,
-    ).to(device)
+    return _as_features(network.body, "fd_classifier", images, checksum, facts).to(device)
 
 
 def attribute_classifier(
@@ -82,18 +75,18 @@ def attribute_classifier(
     network, checksum, facts = _learned(
         images, labels, test_images, test_labels, data_fingerprint, seed, torch.device(device)
     )
+    head = network if labels.dim() == 2 else nn.Sequential(network, _AgainstTheRest())
+    return _as_features(head, "separability", images, checksum, facts).to(device)
+
+
+def _as_features(
+    network: nn.Module, metric: str, images: Tensor, checksum: str, facts: dict[str, float | int | str]
+) -> FeatureNetwork:
+    resize = "none" if max(images.shape[2:]) <= _LARGEST else f"averaged to {_LARGEST}x{_LARGEST}"
+    shape = tuple(images.shape[1:])
     return FeatureNetwork(
-        network if labels.dim() == 2 else nn.Sequential(network, _AgainstTheRest()),
-        metric="separability",
-        resize=_resize(images),
-        checksum=checksum,
-        image_shape=tuple(images.shape[1:]),
-        facts=facts,
-    ).to(device)
-
-
-def _resize(images: Tensor) -> str:
-    return "none" if max(images.shape[2:]) <= _LARGEST else f"averaged to {_LARGEST}x{_LARGEST}"
+        network, metric=metric, resize=resize, checksum=checksum, image_shape=shape, facts=facts
+    )
 
 
 def _learned(

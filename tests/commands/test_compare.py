@@ -85,6 +85,7 @@ def test_rows_are_trained_tabulated_and_kept(compare, tmp_path):
 
 def test_only_the_missing_metric_is_measured(compare, tmp_path):
     assert compare("--row", "two").exit_code == 0
+    assert " --row two -b " in json.loads((tmp_path / "out/table.json").read_text())["command"]
     path = tmp_path / "out/two/seed0/report.json"
     report = json.loads(path.read_text())
     report["metrics"]["nll"] = 123.0  # would be put right if it were measured again
@@ -159,6 +160,7 @@ def test_a_run_that_fails_does_not_stop_the_others(compare, study, tmp_path):
         ([], ["study.row = {}"], "no parameter `row`: did you mean `rows`"),
         ([], ["study.metrics = ('lp_fd_classifier',)"], "needs a posterior with a density"),
         ([], ["study.metrics = ('fid',)"], "FLOWPRIOR_WEIGHTS"),
+        ([], ["study.metrics = ('ppl',)"], "FLOWPRIOR_WEIGHTS"),
     ],
 )
 def test_bad_input_gets_one_sentence_before_any_run(compare, arguments, bindings, sentence, tmp_path):
@@ -188,7 +190,11 @@ def test_every_row_of_moons_is_compared(flowprior, options, tmp_path, monkeypatc
     for row in table["rows"]:
         config = (out / row["name"] / "seed0/config.gin").read_text()
         assert ("FlowPrior.transforms" in config) == ("dp" in row["name"])
+        objective = row["settings"].get("joint_stage.objective", "@ELBO")
+        assert f"joint_stage.objective = {objective}\n" in config
+        assert {"skl", "skl_density", "iw_nll", "leakage_0.1", "leakage_0.01"} <= row["metrics"].keys()
         assert 0 <= row["metrics"]["off_manifold"]["mean"] <= 1
+    assert len({json.dumps(row["settings"]) for row in table["rows"]}) == 12
     assert {one["metric"] for one in table["directions"]} >= {"skl", "off_manifold", "leakage_0.01"}
 
 

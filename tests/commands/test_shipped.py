@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from flowprior.commands import pockets
 from flowprior.config import load
 from flowprior.errors import InputError
 from flowprior.shipped import shipped, summary
@@ -45,34 +44,6 @@ def test_both_sizes_build_and_the_header_says_what_is_owed(name):
     assert f"flowprior train {name}" in header
     assert "Paper" in header or "paper" in header
     assert summary(shipped()[name])
-
-
-MOONS = ("ELBO", "beta/ELBO", "CapacityELBO", "BetaTCVAE", "FactorVAE", "InfoVAE")
-
-
-@pytest.mark.parametrize("prior", ["StandardNormal", "decoupled_prior"])
-@pytest.mark.parametrize("objective", MOONS)
-def test_every_row_of_the_moons_study_trains_and_is_measured(
-    objective, prior, flowprior, options, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(pockets, "DRAWS", 200)
-    monkeypatch.setattr(pockets, "EXAMPLES", 5)
-    bindings = [
-        f"joint_stage.objective = @{objective}",
-        f"autoencoder.prior = @{prior}",
-        "Source.limit = 40",
-        "joint_stage.batch_size = 20",
-        "FlowPrior.transforms = 2",
-        "experiment.metrics = ('skl', 'leakage', 'iw_nll')",
-    ]
-    run = tmp_path / "run"
-    result = flowprior("train", "dpvae/moons", "--out", run, "--steps", 3, "--quiet", *options(bindings))
-    assert result.exit_code == 0, result.stderr
-    found = json.loads((run / "report.json").read_text())["metrics"]
-    assert {"skl", "skl_density", "iw_nll", "leakage_0.1", "leakage_0.01", "leakage_0.001"} <= found.keys()
-    config = (run / "config.gin").read_text()
-    assert f"@{objective}\n" in config
-    assert ("FlowPrior.transforms" in config) == (prior == "decoupled_prior")
 
 
 def test_a_size_for_a_config_of_one_size_is_refused(tmp_path):
