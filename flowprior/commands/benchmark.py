@@ -13,7 +13,7 @@ import torch
 
 from flowprior.bijectors.recipes import BACKENDS
 from flowprior.commands import report
-from flowprior.commands.cost_figures import draw
+from flowprior.commands.figures.costs import draw
 from flowprior.commands.files import make_folder, write_json
 from flowprior.commands.flow_costs import (
     COMPILES,

@@ -12,8 +12,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from flowprior.commands import report, study_figures, train
+from flowprior.commands import report, train
 from flowprior.commands.comparison import Comparison
+from flowprior.commands.figures import of_study
 from flowprior.commands.files import make_folder, write_json
 from flowprior.commands.measure import check_densities, check_metrics, measure, prepare
 from flowprior.commands.runs import CONFIG, REPORT, restore
@@ -101,7 +102,7 @@ def run(
     """
     chosen = _choose(study, rows)
     tasks = [_task(row, seed, study, config, bindings, folder) for seed in range(seeds) for row in chosen]
-    study_figures.check(study.figures)
+    of_study.check(study.figures)
     place = resolve_device(device)
     open_tasks, experiments = _survey(tasks, load, study)
     for experiment in experiments:
@@ -133,14 +134,14 @@ def run(
         row["name"]: _task(row["name"], row["seeds"][0], study, config, bindings, folder)
         for row in table["rows"]
     }
-    runs = study_figures.StudyRuns(
+    runs = of_study.StudyRuns(
         tuple(done),
         tuple(pair for pair in study.twins if all(row in done for row in pair)),
         cache(lambda row: _restored(done[row], means)),
         comparison.reports,
         study.sweeps,
     )
-    for path in (folder / TABLE, folder / MARKDOWN, *study_figures.draw(runs, study.figures, folder)):
+    for path in (folder / TABLE, folder / MARKDOWN, *of_study.draw(runs, study.figures, folder)):
         print(path)
     if failed:
         where = ", ".join(task.name for task in failed)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from flowprior.commands.figures import draw
+from flowprior.commands.figures.of_run import draw
 from flowprior.commands.runs import restore
 from flowprior.training.experiment import Experiment
 

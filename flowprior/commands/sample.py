@@ -91,7 +91,7 @@ def _cuda(place: torch.device) -> list[int]:
 
 
 def _write_grid(out: Path, images: Tensor) -> None:
-    from flowprior.commands.drawing import save
+    from flowprior.commands.figures.drawing import save
     from flowprior.plots.grids import image_grid
 
     conditional = images.dim() == 5

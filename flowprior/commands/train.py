@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from flowprior.commands import figures, report
-from flowprior.commands.drawing import save
+from flowprior.commands import report
+from flowprior.commands.figures import of_run
+from flowprior.commands.figures.drawing import save
 from flowprior.commands.files import make_folder
 from flowprior.commands.measure import OF_PRIOR_DENSITY, Measured, as_input, check_metrics, measure
 from flowprior.commands.runs import CONFIG, FIGURES, REPORT
@@ -167,7 +168,7 @@ def _leave_grid(experiment: Experiment, folder: Path, end: EpochEnd) -> None:
         date = datetime.now().strftime("%Y%m%d-%H%M%S")
         path = folder / FIGURES / f"samples-step-{end.step:07d}-{date}.png"
         title = f"{experiment.name}, stage {end.stage.name}, epoch {end.epoch}"
-        save(figures.sample_sheet(experiment, title=title), path)
+        save(of_run.sample_sheet(experiment, title=title), path)
 
 
 def _finish(
@@ -181,7 +182,7 @@ def _finish(
 ) -> dict[str, Any]:
     """Pictures, metrics, report, and a small table."""
     experiment.model.eval().requires_grad_(False)
-    drawn = figures.draw(experiment, folder, figures.OF_TRAINING)
+    drawn = of_run.draw(experiment, folder, of_run.OF_TRAINING)
     prior, names = experiment.model.prior, experiment.metrics
     if not prior.has_density:
         names = tuple(name for name in names if name not in OF_PRIOR_DENSITY)

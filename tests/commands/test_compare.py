@@ -236,11 +236,11 @@ def test_directions_count_seeds_and_know_what_is_better(tmp_path):
 
 
 def test_a_sweep_is_drawn_from_the_means_of_the_reports(monkeypatch):
-    from flowprior.commands import study_figures
+    from flowprior.commands.figures import of_study
     from flowprior.plots import sweeps
 
     values = {"a/flow_0": [1.0, 3.0], "a/flow_1": [5.0], "b/flow_1": [7.0]}
-    runs = study_figures.StudyRuns(
+    runs = of_study.StudyRuns(
         tuple(values),
         (),
         pytest.fail,
@@ -249,7 +249,7 @@ def test_a_sweep_is_drawn_from_the_means_of_the_reports(monkeypatch):
     )
     seen = {}
     monkeypatch.setattr(sweeps, "sweep_panels", lambda groups, metric: seen.update(groups, metric=metric))
-    study_figures.STUDY_FIGURES["sweep"](runs)
+    of_study.STUDY_FIGURES["sweep"](runs)
     assert seen == {
         "a": [sweeps.SweepLine("flow", ["1", "0"], [5.0, 2.0], [0.0, 2.0**0.5])],
         "b": [sweeps.SweepLine("flow", ["1"], [7.0], [0.0])],

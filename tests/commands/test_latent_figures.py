@@ -6,10 +6,10 @@ import pytest
 import torch
 from PIL import Image
 
-from flowprior.commands import figures, latent_figures, study_figures
-from flowprior.commands.drawing import NotApplicable
+from flowprior.commands.figures import latents, of_run, of_study
+from flowprior.commands.figures.drawing import NotApplicable
+from flowprior.commands.figures.of_study import StudyRuns
 from flowprior.commands.measure import measure
-from flowprior.commands.study_figures import StudyRuns
 from flowprior.data.images import Source
 from flowprior.errors import InputError
 from flowprior.latent import least_supported
@@ -24,8 +24,8 @@ OF_PRIORS = ("pockets", "leakage", "traversal", "factors")
 
 @pytest.fixture(autouse=True)
 def few_draws(monkeypatch):
-    monkeypatch.setattr(latent_figures, "DRAWS", 300)
-    monkeypatch.setattr(latent_figures, "CANDIDATES", 20)
+    monkeypatch.setattr(latents, "DRAWS", 300)
+    monkeypatch.setattr(latents, "CANDIDATES", 20)
     monkeypatch.setattr("flowprior.plots.densities._GRID", 20)
 
 
@@ -81,11 +81,11 @@ APPLIES = {
 def test_a_run_is_drawn_as_far_as_a_figure_applies(kind, tmp_path):
     make, expected = APPLIES[kind]
     experiment = make()
-    figures.draw(experiment, tmp_path)
+    of_run.draw(experiment, tmp_path)
     assert names(tmp_path) & set(OF_PRIORS) == expected
     for name in set(OF_PRIORS) - expected:
         with pytest.raises(InputError, match=f"'{name}' cannot be drawn: [^.]+\\.$"):
-            figures.draw(experiment, tmp_path, [name])
+            of_run.draw(experiment, tmp_path, [name])
 
 
 def test_models_without_these_densities_are_not_drawn(tmp_path):
@@ -97,7 +97,7 @@ def test_models_without_these_densities_are_not_drawn(tmp_path):
     ):
         for name in OF_PRIORS[:3]:
             with pytest.raises(InputError, match=f"'{name}' cannot be drawn.*{words}"):
-                figures.draw(experiment, tmp_path, [name])
+                of_run.draw(experiment, tmp_path, [name])
 
 
 def test_a_density_beyond_the_floats_is_a_reason_not_to_draw(tmp_path):
@@ -106,38 +106,38 @@ def test_a_density_beyond_the_floats_is_a_reason_not_to_draw(tmp_path):
             return super()._log_prob(z, context) * math.inf
 
     with pytest.raises(InputError, match="'leakage' cannot be drawn: A log density is not finite"):
-        figures.draw(vectors(Overflow(2)), tmp_path, ["leakage"])
+        of_run.draw(vectors(Overflow(2)), tmp_path, ["leakage"])
 
 
 @torch.no_grad()
 def test_marks_are_the_least_supported():
     experiment = vectors(decoupled())
-    prior, aggregate = experiment.model.prior, latent_figures.aggregate_of(experiment)
+    prior, aggregate = experiment.model.prior, latents.aggregate_of(experiment)
     torch.manual_seed(3)
-    low, _ = least_supported(prior.sample, aggregate.log_prob, latent_figures.MARKED, 300)
-    high, _ = least_supported(aggregate.sample, prior.log_base, latent_figures.MARKED, 300)
+    low, _ = least_supported(prior.sample, aggregate.log_prob, latents.MARKED, 300)
+    high, _ = least_supported(aggregate.sample, prior.log_base, latents.MARKED, 300)
     torch.manual_seed(3)
-    found = latent_figures.pockets_of(experiment)
+    found = latents.pockets_of(experiment)
     torch.testing.assert_close(found.representation.low, low)
     torch.testing.assert_close(found.representation.high, high)
     torch.testing.assert_close(found.generation.high, prior.generation(high))
     torch.testing.assert_close(found.data.low, experiment.model.decode(low))
     z0 = found.generation.cloud
     torch.testing.assert_close(prior.representation(z0), found.representation.cloud, atol=1e-4, rtol=1e-4)
-    assert latent_figures.pockets_of(vectors(StandardNormal(2))).generation is None
+    assert latents.pockets_of(vectors(StandardNormal(2))).generation is None
 
 
 @torch.no_grad()
 def test_the_straight_line_of_a_traversal_falls_deepest_of_all_candidates(tmp_path, monkeypatch):
     experiment = vectors(decoupled())
-    test, aggregate = experiment.source.test(), latent_figures.aggregate_of(experiment)
+    test, aggregate = experiment.source.test(), latents.aggregate_of(experiment)
     drawn = []
     monkeypatch.setattr("flowprior.plots.traversals.traversal_panels", drawn.extend)
     torch.manual_seed(5)
-    latent_figures.traversal(experiment, tmp_path)
+    latents.traversal(experiment, tmp_path)
     torch.manual_seed(5)
-    pairs = latent_figures.candidates(test)
-    assert 10 < len(pairs) <= latent_figures.CANDIDATES
+    pairs = latents.candidates(test)
+    assert 10 < len(pairs) <= latents.CANDIDATES
     assert (test.label[pairs[:, 0]] != test.label[pairs[:, 1]]).all()
     depths = []
     for start, end in experiment.model.codes(test.x)[pairs]:
@@ -160,7 +160,7 @@ def test_pairs_need_two_classes():
     data = Source("moons", limit=40).test()
     one = type(data)("one", data.x, torch.zeros(len(data), dtype=torch.int64))
     with pytest.raises(NotApplicable, match="two classes"):
-        latent_figures.candidates(one)
+        latents.candidates(one)
 
 
 @torch.no_grad()
@@ -171,7 +171,7 @@ def test_factors_move_the_most_informed_dimensions_from_the_reconstruction(monke
     monkeypatch.setattr(
         "flowprior.plots.grids.interpolation_rows", lambda x, **said: drawn.update(said, images=x)
     )
-    latent_figures.factor_sheet(experiment)
+    latents.factor_sheet(experiment)
     q = model.encode(experiment.source.train().x.float() / 255)
     ratio = q.mean.var(0, correction=0) / q.variance.mean(0)
     order = ratio.argsort(descending=True)[:5].tolist()
@@ -195,8 +195,8 @@ def test_the_curve_in_the_report_is_the_score_at_its_thresholds(monkeypatch):
     assert CURVE_SHARES[-1] == pytest.approx(1e-6)
     assert list(curve["thresholds"]) == list(normal_thresholds(2, CURVE_SHARES))
     torch.manual_seed(0)
-    z = latent_figures.aggregate_of(experiment).sample(400)
-    aggregate = latent_figures.aggregate_of(experiment)
+    z = latents.aggregate_of(experiment).sample(400)
+    aggregate = latents.aggregate_of(experiment)
     found = leakage(aggregate.log_prob(z), model.prior.log_prob(z), curve["thresholds"])
     assert curve["scores"] == pytest.approx(found.scores)
     assert curve["shares"] == found.shares
@@ -231,8 +231,8 @@ def study(make, sizes=(2,)):
 
 def test_a_study_of_images_has_every_figure(tmp_path):
     runs = study(images, (2, 3))
-    written = study_figures.draw(runs, list(study_figures.STUDY_FIGURES), tmp_path)
-    assert written == [tmp_path / f"{name}.png" for name in study_figures.STUDY_FIGURES]
+    written = of_study.draw(runs, list(of_study.STUDY_FIGURES), tmp_path)
+    assert written == [tmp_path / f"{name}.png" for name in of_study.STUDY_FIGURES]
     for path in written:
         with Image.open(path) as picture:
             assert min(picture.size) > 100
@@ -246,10 +246,10 @@ def test_a_study_shows_each_pair_of_2d_twins_and_the_mean_over_seeds(monkeypatch
         )
     runs = study(vectors, (2, 3))
     with torch.no_grad():
-        study_figures.STUDY_FIGURES["pockets"](runs)
+        of_study.STUDY_FIGURES["pockets"](runs)
     lines = [[name for name, _ in line] for line in drawn["pocket_panels"]]
     assert lines == [["2d/vae", "2d/dpvae"], ["2d/factor_vae", "2d/factor_dpvae"]]
-    study_figures.STUDY_FIGURES["leakage"](runs)
+    of_study.STUDY_FIGURES["leakage"](runs)
     groups = drawn["leakage_panels"]
     assert list(groups) == ["2d", "3d"]
     described = [(line.label, line.decoupled) for line in groups["2d"]]
@@ -264,16 +264,14 @@ def test_both_twins_of_a_study_join_the_same_test_examples_across_pockets(monkey
     monkeypatch.setattr("flowprior.plots.traversals.traversal_panels", drawn.extend)
     runs = study(vectors)
     torch.manual_seed(2)
-    study_figures.STUDY_FIGURES["traversal"](runs)
+    of_study.STUDY_FIGURES["traversal"](runs)
     assert [model.name for model in drawn] == ["2d/factor_vae", "2d/factor_dpvae"]
     assert [len(model.ways) for model in drawn] == [1, 2]
     twins = [runs.restore(model.name) for model in drawn]
     test = twins[0].source.test()
     torch.manual_seed(2)
-    pairs = latent_figures.candidates(test)
-    falls = torch.stack(
-        [latent_figures.crossing_depths(twin, latent_figures.aggregate_of(twin), pairs) for twin in twins]
-    )
+    pairs = latents.candidates(test)
+    falls = torch.stack([latents.crossing_depths(twin, latents.aggregate_of(twin), pairs) for twin in twins])
     pair = pairs[falls.amax(0).argmin()]
     for twin, model in zip(twins, drawn, strict=True):
         torch.testing.assert_close(model.ways[0].z[[0, -1]], twin.model.codes(test.x[pair]))
@@ -281,7 +279,7 @@ def test_both_twins_of_a_study_join_the_same_test_examples_across_pockets(monkey
 
 def test_unknown_figures_of_a_study_are_refused_before_any_is_drawn(tmp_path):
     runs = study(vectors, (3,))
-    for ask in (study_figures.check, lambda asked: study_figures.draw(runs, asked, tmp_path)):
+    for ask in (of_study.check, lambda asked: of_study.draw(runs, asked, tmp_path)):
         with pytest.raises(InputError, match="Unknown figure 'pocket': did you mean `pockets`"):
             ask(["leakage", "pocket"])
     assert names(tmp_path) == set()
@@ -289,7 +287,7 @@ def test_unknown_figures_of_a_study_are_refused_before_any_is_drawn(tmp_path):
 
 def test_figures_that_no_row_suits_are_left_out_and_said(tmp_path, capsys):
     runs = study(vectors, (3,))
-    written = study_figures.draw(runs, ["pockets", "leakage"], tmp_path)
+    written = of_study.draw(runs, ["pockets", "leakage"], tmp_path)
     assert written == [tmp_path / "leakage.png"]
     assert capsys.readouterr().out.startswith("'pockets' is not drawn: it needs a pair of twins")
     bare = StudyRuns(runs.rows, runs.twins, runs.restore, lambda row: [{"metrics": {}}])
@@ -298,6 +296,6 @@ def test_figures_that_no_row_suits_are_left_out_and_said(tmp_path, capsys):
     asked = {"no figure": ["traversal", "samples", "factors"], "no curve": ["leakage"]}
     for kind, some in absent.items():
         these = asked.get(kind, ["pockets", "leakage", "traversal", "factors"])
-        assert study_figures.draw(some, these, tmp_path) == []
+        assert of_study.draw(some, these, tmp_path) == []
         said = capsys.readouterr().out.splitlines()
         assert [line.split(" is not drawn: ")[0] for line in said] == [f"'{name}'" for name in these]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from flowprior.commands import path_figures
+from flowprior.commands.figures import paths
 
 FIGURES = ("paths", "plane", "attributes", "components")
 
@@ -28,7 +28,7 @@ def test_they_are_drawn_by_name_and_by_seed(run, flowprior):
     )
     assert flowprior("plot", run, "paths", "--seed", 1).exit_code == 0
     assert not np.array_equal(np.asarray(Image.open(run / "figures" / "paths.png")), first["paths"])
-    rows, columns = path_figures.PAIRS * 2, path_figures.STEPS + 2  # 56 pixels a tile
+    rows, columns = paths.PAIRS * 2, paths.STEPS + 2  # 56 pixels a tile
     assert first["paths"].shape[0] > rows * 56
     assert first["paths"].shape[1] > columns * 56
 
@@ -41,7 +41,7 @@ def test_the_rate_of_change_needs_vgg_and_says_so(run, flowprior, monkeypatch):
     def pixels(device, weights):
         return lambda a, b: (a - b).square().flatten(1).sum(1), {}
 
-    monkeypatch.setattr(path_figures, "vgg_distance", pixels)
+    monkeypatch.setattr(paths, "vgg_distance", pixels)
     result = flowprior("plot", run, "change")
     assert result.exit_code == 0, result.stderr
     assert (run / "figures" / "change.png").is_file()
@@ -65,7 +65,7 @@ def test_figures_that_do_not_apply_are_refused_in_one_sentence(flowprior, tiny, 
 
 def test_chosen_attributes_are_the_named_ones_or_some_classes():
     values = torch.zeros(3, 10, dtype=torch.bool)
-    classes = path_figures.Attributes(tuple("0123456789"), values)
-    assert path_figures._chosen(classes) == [0, 2, 5, 7]
-    faces = path_figures.Attributes(("Bald", "Male", "Eyeglasses"), values[:, :3])
-    assert path_figures._chosen(faces) == [2, 1]
+    classes = paths.Attributes(tuple("0123456789"), values)
+    assert paths._chosen(classes) == [0, 2, 5, 7]
+    faces = paths.Attributes(("Bald", "Male", "Eyeglasses"), values[:, :3])
+    assert paths._chosen(faces) == [2, 1]

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from flowprior.commands.drawing import save
+from flowprior.commands.figures.drawing import save
 from flowprior.commands.flow_costs import OPERATIONS, Size
 
 Row = dict[str, Any]

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from flowprior.commands import latent_figures
 from flowprior.commands.comparison import summary
-from flowprior.commands.drawing import NotApplicable, Picture, check_names, needs_images, save
-from flowprior.commands.figures import sample_sheet
+from flowprior.commands.figures import latents
+from flowprior.commands.figures.drawing import NotApplicable, Picture, check_names, needs_images, save
+from flowprior.commands.figures.of_run import sample_sheet
 from flowprior.training.experiment import Experiment
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def _pockets(runs: StudyRuns) -> Figure:
     lines = []
     for twins in runs.twins:
         try:
-            lines.append([(name, latent_figures.pockets_of(runs.restore(name))) for name in twins])
+            lines.append([(name, latents.pockets_of(runs.restore(name))) for name in twins])
         except NotApplicable:
             continue
     if not lines:
@@ -141,16 +141,16 @@ def _traversal(runs: StudyRuns) -> Figure:
             break
     else:
         raise NotApplicable("it needs a pair of twins with 2-dimensional latents.")
-    pairs = latent_figures.candidates(experiments[0].source.test())
-    aggregates = [latent_figures.aggregate_of(each) for each in experiments]
+    pairs = latents.candidates(experiments[0].source.test())
+    aggregates = [latents.aggregate_of(each) for each in experiments]
     depths = [
-        latent_figures.crossing_depths(each, aggregate, pairs)
+        latents.crossing_depths(each, aggregate, pairs)
         for each, aggregate in zip(experiments, aggregates, strict=True)
     ]
     pair = pairs[torch.maximum(*depths).argmin()]
     return traversal_panels(
         [
-            latent_figures.traversal_of(each, aggregate, pair, name)
+            latents.traversal_of(each, aggregate, pair, name)
             for each, aggregate, name in zip(experiments, aggregates, twins, strict=True)
         ]
     )
@@ -163,9 +163,7 @@ def _factors(runs: StudyRuns) -> Image.Image:
     if not rows:
         raise NotApplicable("it needs a row with a decoupled prior.")
     experiments = reversed([runs.restore(row) for row in rows])
-    return latent_figures.factor_sheet(
-        max(experiments, key=lambda each: each.model.prior.event_shape.numel())
-    )
+    return latents.factor_sheet(max(experiments, key=lambda each: each.model.prior.event_shape.numel()))
 
 
 def _samples(runs: StudyRuns) -> Image.Image:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from flowprior.commands.disentanglement import vgg_distance
-from flowprior.commands.drawing import NotApplicable, Picture, needs_images
+from flowprior.commands.figures.drawing import NotApplicable, Picture, needs_images
 from flowprior.commands.measure import as_input
 from flowprior.data.attributes import Attributes, read_attributes
 from flowprior.data.dataset import thin

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from flowprior.commands import latent_figures, path_figures
-from flowprior.commands.drawing import NotApplicable, Picture, check_names, needs_images, save
+from flowprior.commands.figures import latents, paths
+from flowprior.commands.figures.drawing import NotApplicable, Picture, check_names, needs_images, save
 from flowprior.commands.measure import as_input
 from flowprior.commands.runs import FIGURES, METRICS
 from flowprior.errors import InputError
@@ -167,11 +167,11 @@ DRAWERS: dict[str, Callable[[Experiment, Path], Picture]] = {
     "interpolation": _interpolation,
     "neighbours": _neighbours,
     "latent": _latent,
-    "pockets": latent_figures.pockets,
-    "leakage": latent_figures.leakage,
-    "traversal": latent_figures.traversal,
-    "factors": latent_figures.factors,
-    **path_figures.DRAWERS,
+    "pockets": latents.pockets,
+    "leakage": latents.leakage,
+    "traversal": latents.traversal,
+    "factors": latents.factors,
+    **paths.DRAWERS,
 }
 AT_TOP = ("samples", "reconstructions")  # beside the config; the others lie in RUN/figures
 OF_TRAINING = ("samples", "reconstructions", "curves")

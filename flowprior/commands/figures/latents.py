@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from torch import Tensor
 
-from flowprior.commands.drawing import NotApplicable, needs_images
+from flowprior.commands.figures.drawing import NotApplicable, needs_images
 from flowprior.commands.measure import aggregate_over_training, as_input
 from flowprior.commands.pockets import DRAWS
 from flowprior.data.dataset import Dataset, thin
