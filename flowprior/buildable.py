@@ -146,7 +146,7 @@ def study(
     variants: dict[str, tuple[str, ...]] | None = None,
     orders: tuple[tuple[str, ...], ...] = (),
     sweeps: dict[str, dict[str, str]] | None = None,
-    metrics: tuple[str, ...] = ("reconstruction", "nll"),
+    metrics: tuple[str, ...] | dict[str, tuple[str, ...]] = ("reconstruction", "nll"),
     figures: tuple[str, ...] = (),
     paper: dict[str, dict[str, float]] | None = None,
     samples: int = 10_000,

@@ -105,10 +105,8 @@ def run(
     of_study.check(study.figures)
     place = resolve_device(device)
     open_tasks, experiments = _survey(tasks, load, study)
-    for experiment in experiments:
-        prepare(
-            experiment.model.to(place), experiment.source, study.metrics, weights=weights, download=download
-        )
+    for experiment, metrics in experiments:
+        prepare(experiment.model.to(place), experiment.source, metrics, weights=weights, download=download)
     make_folder(folder)
     cores = os.cpu_count() or 1
     jobs = max(1, min(jobs or (1 if place.type == "cuda" else cores), len(open_tasks)))
@@ -164,35 +162,37 @@ def _task(row: str, seed: int, study: Study, config: str, bindings: Sequence[str
     return Task(row, seed, folder / row / f"seed{seed}", study.config(row, config), (*bindings, *own))
 
 
-def _survey(tasks: Sequence[Task], load: Load, study: Study) -> tuple[list[Task], list[Experiment]]:
-    """The runs that are not yet trained and measured, and an experiment for each data set that they read.
+def _survey(
+    tasks: Sequence[Task], load: Load, study: Study
+) -> tuple[list[Task], list[tuple[Experiment, tuple[str, ...]]]]:
+    """The runs that are not yet trained and measured; for each data set an experiment and its metrics.
 
     Raises:
         InputError: if a row's config cannot be built, a folder holds a run under another config, or a metric
             does not suit the data or the model of a row.
     """
     still: list[Task] = []
-    by_source: dict[str, Experiment] = {}
+    by_source: dict[str, tuple[Experiment, tuple[str, ...]]] = {}
     for task in tasks:
         loaded = load([task.config], list(task.bindings))
         kept = task.folder / CONFIG
         if kept.is_file():
             train.check_config(task.folder, loaded.text, load([str(kept)], []).text)
         done = report.read(task.folder / REPORT)
-        if kept.is_file() and done.get("finished") and not _missing(done, study):
+        if kept.is_file() and done.get("finished") and not _missing(done, task.row, study):
             continue
-        experiment = loaded.experiment
-        check_metrics(study.metrics, experiment.source)
-        check_densities(study.metrics, experiment.model)
-        by_source.setdefault(repr(experiment.source), experiment)
+        experiment, metrics = loaded.experiment, study.metrics_of(task.row)
+        check_metrics(metrics, experiment.source)
+        check_densities(metrics, experiment.model)
+        by_source.setdefault(f"{experiment.source!r} {metrics}", (experiment, metrics))
         still.append(task)
     return still, list(by_source.values())
 
 
-def _missing(found: Mapping[str, Any], study: Study) -> list[str]:
-    """Metrics that a report lacks, or holds from another number of draws."""
+def _missing(found: Mapping[str, Any], row: str, study: Study) -> list[str]:
+    """Metrics of a row that a report lacks, or holds from another number of draws."""
     draws = found.get("draws", {})
-    return [metric for metric in study.metrics if draws.get(metric) != _draws(study)]
+    return [metric for metric in study.metrics_of(row) if draws.get(metric) != _draws(study)]
 
 
 def _draws(study: Study) -> dict[str, int]:
@@ -247,7 +247,7 @@ def _run(task: Task, means: Means) -> dict[str, float]:
                 progress=means.progress,
             )
         restore(experiment.model, task.folder, means.device)
-        names = _missing(report.read(path), study)
+        names = _missing(report.read(path), task.row, study)
         found = measure(
             experiment.model,
             experiment.source,

@@ -42,10 +42,11 @@ class Comparison:
 
     def _reports(self, row: str) -> dict[int, dict[str, Any]]:
         found = {seed: report.read(self.folder / row / f"seed{seed}" / REPORT) for seed in range(self.seeds)}
+        wanted = set(self.study.metrics_of(row))
         return {
             seed: content
             for seed, content in found.items()
-            if content.get("finished") and set(self.study.metrics) <= set(content.get("metric_facts", {}))
+            if content.get("finished") and wanted <= set(content.get("metric_facts", {}))
         }
 
     def table(self) -> Table:

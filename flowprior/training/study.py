@@ -23,7 +23,7 @@ class Study:
         variants: bindings by variant name, given before the row's.
         orders: sequences of row names, each row said to be better than the one before: twins, or a sweep.
         sweeps: lines of the figure "sweep", {line: {value of what is swept: row}}.
-        metrics: names as for `flowprior eval`, of every row.
+        metrics: names as for `flowprior eval`, of every row; or {variant: names}.
         figures: names of study figures.
         paper: the paper's figures, {row: {metric: value}}; with variants the row is "variant/row".
         samples: drawn for the distances.
@@ -43,7 +43,7 @@ class Study:
     variants: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     orders: Sequence[tuple[str, ...]] = ()
     sweeps: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    metrics: tuple[str, ...] = ("reconstruction", "nll")
+    metrics: tuple[str, ...] | Mapping[str, tuple[str, ...]] = ("reconstruction", "nll")
     figures: tuple[str, ...] = ()
     paper: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     samples: int = 10_000
@@ -52,6 +52,11 @@ class Study:
     def __post_init__(self) -> None:
         if not self.rows or not self.metrics:
             raise InputError("A study needs rows and metrics: set `study.rows` and `study.metrics`.")
+        if isinstance(self.metrics, Mapping) and set(self.metrics) != set(self.variants):
+            raise InputError(
+                f"`study.metrics` are of {', '.join(self.metrics)}, but the variants are "
+                f"{', '.join(self.variants) or 'none'}: name metrics for each variant, or one tuple for all."
+            )
         for name in (*self.rows, *self.variants):
             if not _NAME.fullmatch(name):
                 raise InputError(
@@ -84,6 +89,12 @@ class Study:
         """What sets the row `name` apart."""
         variant, _, row = name.rpartition("/")
         return (*self.variants.get(variant, ()), *self.rows[row])
+
+    def metrics_of(self, name: str) -> tuple[str, ...]:
+        """What is measured of the row `name`."""
+        if isinstance(self.metrics, Mapping):
+            return self.metrics[name.rpartition("/")[0]]
+        return self.metrics
 
     def config(self, name: str, default: str) -> str:
         """The config that the row `name` starts from."""

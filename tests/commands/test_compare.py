@@ -155,6 +155,7 @@ def test_a_run_that_fails_does_not_stop_the_others(compare, study, tmp_path):
         ([], ["study.metrics = ('fidd',)"], "Unknown metric 'fidd': did you mean `fid`"),
         ([], ["study.figures = ('pocket',)"], "did you mean `pockets`"),
         ([], ["study.metrics = ()"], "needs rows and metrics"),
+        ([], ["study.metrics = {'a': ('nll',)}"], "are of a, but the variants are none"),
         ([], ["study.orders = (('one', 'three'),)"], "speaks of a row 'three': there are one, two"),
         ([], ["study.rows = {'a b': ()}"], "cannot be a folder"),
         ([], ["study.row = {}"], "no parameter `row`: did you mean `rows`"),
@@ -212,13 +213,14 @@ def test_directions_count_seeds_and_know_what_is_better(tmp_path):
         rows={"a": (), "b": ("x = 1",)},
         variants={"2d": (), "9d": ()},
         orders=(("a", "b"),),
-        metrics=("nll", "prd", "fd_classifier"),
+        metrics={"2d": ("nll", "prd", "fd_classifier"), "9d": ("kid",)},
         paper=paper,
     )
     made_up(tmp_path, "2d/a", 0, nll=1.0, prd_f8=0.5, fd_classifier=3.0)
     made_up(tmp_path, "2d/a", 1, nll=5.0, prd_f8=0.5, fd_classifier=3.0)
     made_up(tmp_path, "2d/b", 0, nll=2.0, prd_f8=0.9, fd_classifier=None)
     made_up(tmp_path, "2d/b", 1, nll=2.0, prd_f8=0.4, fd_classifier=1.0)
+    made_up(tmp_path, "9d/a", 0, nll=2.0)  # not yet measured by the metric of its variant
     table = Comparison(study, "s", "cpu", tmp_path, seeds=3).table()
     assert [row["name"] for row in table["rows"]] == ["2d/a", "2d/b"]
     found = {one["metric"]: one for one in table["directions"]}
