@@ -7,6 +7,7 @@ from pathlib import Path as File
 import torch
 from torch import Tensor
 
+from flowprior.commands.job import CHUNK
 from flowprior.commands.pockets import Facts, Values
 from flowprior.data.attributes import read_attributes
 from flowprior.data.images import Source
@@ -18,7 +19,6 @@ from flowprior.models import Autoencoder
 from flowprior.priors import InvertiblePrior
 
 KEPT_DRAWS = 20  # draws of the prior for each of `count`: 200,000, as StyleGAN, for 10,000
-CHUNK = 500  # latents at once through the decoder
 PAIRS = 64  # paths at once through the perceptual network
 LPIPS_FILE = "vgg16-397923af.pth"  # torchvision's name for its VGG-16
 LPIPS_STAGES = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
@@ -30,7 +30,7 @@ def separability(model: Autoencoder, source: Source, count: int, seed: int) -> t
     The attributes are CelebA's, or elsewhere the classes; a small classifier of the training images decides.
 
     Raises:
-        InputError: if the prior is conditional, or the data has no attributes.
+        InputError: if the model is conditional, or the data has no attributes.
     """
     from flowprior.metrics import separability as score
     from flowprior.metrics.classifier import attribute_classifier
@@ -69,7 +69,7 @@ def path_length(
     straight lines in z0, both mapped back. The pairs are the same. z has no sphere to follow.
 
     Raises:
-        InputError: if the prior is conditional, or weights are missing.
+        InputError: if the model is conditional, or weights are missing.
     """
     z, z0 = draws(model, 2 * count, seed, name)
     distance, facts = DISTANCES[name](model.device, weights)
@@ -96,11 +96,11 @@ def draws(model: Autoencoder, count: int, seed: int, name: str) -> tuple[Tensor,
     """`count` draws z of the prior and, where it is invertible, their z0.
 
     Raises:
-        InputError: if the prior is conditional; `name` says what for.
+        InputError: if the model is conditional; `name` says what for.
     """
     prior = model.prior
-    if prior.context_features is not None:
-        raise InputError(f"'{name}' is of one prior's spaces, but this prior is conditional: leave it out.")
+    if model.conditional:
+        raise InputError(f"'{name}' is of one prior's spaces, but this model is conditional: leave it out.")
     torch.manual_seed(seed)
     z = prior.sample(count)
     if not isinstance(prior, InvertiblePrior):

@@ -10,18 +10,15 @@ import torch
 from torch import Tensor
 
 from flowprior.bindings import nearest
-from flowprior.commands import disentanglement, pockets
+from flowprior.commands import disentanglement, pockets, translation
+from flowprior.commands.job import Job, as_input
 from flowprior.commands.pockets import Facts, Values
 from flowprior.data.dataset import thin
 from flowprior.data.images import Source
 from flowprior.errors import InputError
-from flowprior.metrics.aggregate import AggregatePosterior
-from flowprior.metrics.features import FeatureNetwork
 from flowprior.models import Autoencoder
-from flowprior.training.stages import with_context
 
-CHUNK = 500  # examples at once through encoder and decoder
-Metric = Callable[["_Job"], tuple[Values, Facts]]
+Metric = Callable[[Job], tuple[Values, Facts]]
 
 
 @dataclass(frozen=True)
@@ -46,6 +43,7 @@ def check_metrics(names: Sequence[str], source: Source) -> None:
             raise InputError(f"Unknown metric '{name}'{offer}")
         if name not in OF_ANYTHING and len(source.image_shape) != 3:
             raise InputError(f"'{name}' needs images, but {source.name!r} holds vectors: leave it out.")
+        translation.check_source(name, source)
 
 
 def measure(
@@ -77,6 +75,14 @@ def measure(
     - lp_fid, lp_fd_squeezenet, lp_fd_classifier: Fréchet distances of low-posterior samples, `count` of them.
     - iw_nll: the importance-weighted -log p(x) in nats (`nll` is that of latents).
 
+    Of conditional models (`translation`), two samples or more at each of the test set's contexts in turn:
+    - lpips, diversity_vgg, diversity_squeezenet: distance of two samples at one condition, `count` pairs.
+    - condition_error: of the condition read back from samples, for data where it can be.
+    - factors: the appearance of sampled stick figures against its true law, also _energy and _spread.
+    - context_gain: nats of log p(z|y) that the true condition gains over another example's.
+
+    - is, is_classifier: the inception score of samples, by Inception and by a classifier of the data.
+
     Of z against z0 (`disentanglement`):
     - separability: how far hyperplanes decide a classifier's attributes, of 20 `count` draws.
     - ppl, ppl_lpips, ppl_squeezenet: perceptual path length of `count` pairs, by three networks' features.
@@ -93,7 +99,7 @@ def measure(
     """
     check_metrics(names, source)
     check_densities(names, model)
-    job = _Job(model, source, count, weights, download, seed, importance_samples)
+    job = Job(model, source, count, weights, download, seed, importance_samples)
     found = Measured()
     for name in dict.fromkeys(names):
         with torch.random.fork_rng(), torch.no_grad(), warnings.catch_warnings(record=True) as caught:
@@ -117,6 +123,8 @@ def check_densities(names: Sequence[str], model: Autoencoder) -> None:
                 f"'{name}' needs a density of the prior, but {type(model.prior).__name__} has only samples: "
                 "leave it out."
             )
+        if name in OF_CONDITIONS:
+            translation.check(name, model)
         if name in _OF_DENSITIES:
             pockets.check_overlap(model, name, conditional=name == "iw_nll")
 
@@ -134,7 +142,7 @@ def prepare(
     Raises:
         InputError: on missing data, labels or weights.
     """
-    job = _Job(model, source, 0, weights, download, 0, 0)
+    job = Job(model, source, 0, weights, download, 0, 0)
     for name in names:
         if name in disentanglement.DISTANCES:
             disentanglement.DISTANCES[name](model.device, weights)
@@ -145,90 +153,14 @@ def prepare(
 
 
 def higher_is_better(metric: str) -> bool:
-    """Whether a value says better when it is higher: precision and recall do, distances and nats do not."""
-    return metric.startswith("prd")
+    """Whether a value says better when it is higher: precision, recall and diversity do, distances not."""
+    return metric.startswith(_HIGHER)
 
 
-class _Job:
-    """What the metrics share: the data, the samples, the feature networks."""
-
-    def __init__(
-        self,
-        model: Autoencoder,
-        source: Source,
-        count: int,
-        weights: Path | None,
-        download: bool,
-        seed: int,
-        importance_samples: int,
-    ) -> None:
-        self.importance_samples = importance_samples
-        self.model, self.source, self.count, self.seed = model, source, count, seed
-        self.weights, self.download = weights, download
-        self.test = source.test()
-        self.networks: dict[str, FeatureNetwork] = {}
-        self._aggregate: AggregatePosterior | None = None
-
-    def images(self) -> Iterator[Tensor]:
-        """The test examples as the model reads them, in chunks."""
-        for chunk in self.test.x.split(CHUNK):
-            yield as_input(chunk.to(self.model.device))
-
-    def context(self) -> Tensor | None:
-        """A context for each test example, where the prior needs one."""
-        if self.model.prior.context_features is None:
-            return None
-        return with_context(self.model.prior, self.test.tensors()).get("context")
-
-    def reconstructions(self) -> Iterator[Tensor]:
-        for x in self.images():
-            yield self.model.reconstruct(x)
-
-    def samples(self, count: int | None = None) -> Iterator[Tensor]:
-        """Samples in chunks, the same each time; conditional ones on the test set's contexts, in turn."""
-        torch.manual_seed(self.seed)
-        count, context = count or self.count, self.context()
-        if context is None:
-            z = self.model.prior.sample(count)
-        else:
-            rows = torch.arange(count) % len(context)
-            z = self.model.prior.sample(1, context[rows].to(self.model.device))[0]
-        for chunk in z.split(CHUNK):
-            yield self.model.decode(chunk)
-
-    def aggregate(self) -> AggregatePosterior:
-        """The aggregate posterior over the training examples, made once."""
-        if self._aggregate is None:
-            self._aggregate = aggregate_over_training(self.model, self.source)
-        return self._aggregate
-
-    def low_posterior_samples(self) -> Iterator[Tensor]:
-        torch.manual_seed(self.seed)
-        for chunk in pockets.low_posterior(self.model, self.aggregate(), self.count).split(CHUNK):
-            yield self.model.decode(chunk)
-
-    def network(self, kind: str) -> FeatureNetwork:
-        """The feature network "inception", "squeezenet" or "classifier", made once."""
-        if kind not in self.networks:
-            self.networks[kind] = _NETWORKS[kind](self).to(self.model.device)
-        return self.networks[kind]
-
-
-def as_input(x: Tensor) -> Tensor:
-    """Stored examples as a model reads them: bytes become floats in [0, 1]."""
-    return x.float() / 255 if x.dtype == torch.uint8 else x
-
-
-def aggregate_over_training(model: Autoencoder, source: Source) -> AggregatePosterior:
-    """The aggregate posterior over all training examples."""
-    chunks = source.train().x.split(CHUNK)
-    return pockets.aggregate_of(model, (as_input(chunk.to(model.device)) for chunk in chunks))
-
-
-def _reconstruction(job: _Job) -> tuple[Values, Facts]:
+def _reconstruction(job: Job) -> tuple[Values, Facts]:
     from flowprior.metrics.reconstruction import reconstruction_error
 
-    error = reconstruction_error(job.test.x, job.model.reconstruct, device=job.model.device)
+    error = reconstruction_error(job.test.x, job.model.reconstruct, job.contexts, device=job.model.device)
     return {"reconstruction": error.mse}, {"unit": "squared error per pixel"} | asdict(error)
 
 
@@ -239,7 +171,7 @@ def _seeded(*names: str) -> Callable[[Metric], Metric]:
     """
 
     def around(metric: Metric) -> Metric:
-        def seeded(job: _Job) -> tuple[Values, Facts]:
+        def seeded(job: Job) -> tuple[Values, Facts]:
             torch.manual_seed(job.seed)
             try:
                 return metric(job)
@@ -252,40 +184,40 @@ def _seeded(*names: str) -> Callable[[Metric], Metric]:
 
 
 @_seeded("nll")
-def _nll(job: _Job) -> tuple[Values, Facts]:
+def _nll(job: Job) -> tuple[Values, Facts]:
     from flowprior.metrics.likelihood import latent_nll
 
-    z = torch.cat([job.model.encode(x).sample() for x in job.images()])
-    nll = latent_nll(job.model.prior.log_prob, z, job.context(), device=job.model.device)
+    z, context = translation.latents(job)
+    nll = latent_nll(job.model.prior.log_prob, z, context, device=job.model.device)
     return {"nll": nll.mean}, {"unit": "nats per latent"} | asdict(nll)
 
 
 @_seeded("skl", "skl_density")
-def _skl(job: _Job) -> tuple[Values, Facts]:
-    return pockets.skl(job.model, job.aggregate())
+def _skl(job: Job) -> tuple[Values, Facts]:
+    return pockets.skl(job.model, job.aggregate)
 
 
 @_seeded(*(f"leakage_{share}" for share in pockets.SHARES))
-def _leakage(job: _Job) -> tuple[Values, Facts]:
-    return pockets.leakage(job.model, job.aggregate())
+def _leakage(job: Job) -> tuple[Values, Facts]:
+    return pockets.leakage(job.model, job.aggregate)
 
 
 @_seeded("iw_nll")
-def _importance(job: _Job) -> tuple[Values, Facts]:
+def _importance(job: Job) -> tuple[Values, Facts]:
     rows = thin(len(job.test), pockets.EXAMPLES)
-    context = job.context()
-    context = None if context is None else context[rows]
-    return pockets.importance(job.model, as_input(job.test.x[rows]), context, job.importance_samples)
+    return pockets.importance(
+        job.model, as_input(job.test.x[rows]), job.context(rows), job.importance_samples
+    )
 
 
 @_seeded("off_manifold")
-def _off_manifold(job: _Job) -> tuple[Values, Facts]:
+def _off_manifold(job: Job) -> tuple[Values, Facts]:
     low = torch.cat(list(job.low_posterior_samples())).cpu()
     return pockets.off_manifold(low, as_input(job.source.train().x), as_input(job.test.x))
 
 
-def _frechet(name: str, kind: str, images: Callable[[_Job], Iterator[Tensor]]) -> Metric:
-    def distance(job: _Job) -> tuple[Values, Facts]:
+def _frechet(name: str, kind: str, images: Callable[[Job], Iterator[Tensor]]) -> Metric:
+    def distance(job: Job) -> tuple[Values, Facts]:
         from flowprior.metrics.frechet import cached_statistics, frechet
 
         network = job.network(kind)
@@ -297,7 +229,7 @@ def _frechet(name: str, kind: str, images: Callable[[_Job], Iterator[Tensor]]) -
     return distance
 
 
-def _features(job: _Job, kind: str) -> tuple[Tensor, Tensor, Facts]:
+def _features(job: Job, kind: str) -> tuple[Tensor, Tensor, Facts]:
     """Features of samples and of test images, equally many, and what they depend on."""
     from flowprior.metrics.features import extract
 
@@ -310,7 +242,7 @@ def _features(job: _Job, kind: str) -> tuple[Tensor, Tensor, Facts]:
 
 
 def _prd(name: str, kind: str) -> Metric:
-    def summary(job: _Job) -> tuple[Values, Facts]:
+    def summary(job: Job) -> tuple[Values, Facts]:
         from flowprior.metrics.precision_recall import prd
 
         ours, theirs, facts = _features(job, kind)
@@ -321,7 +253,7 @@ def _prd(name: str, kind: str) -> Metric:
     return summary
 
 
-def _kid(job: _Job) -> tuple[Values, Facts]:
+def _kid(job: Job) -> tuple[Values, Facts]:
     from flowprior.metrics.kernel_distance import kernel_distance
 
     ours, theirs, facts = _features(job, "inception")
@@ -329,7 +261,7 @@ def _kid(job: _Job) -> tuple[Values, Facts]:
     return {"kid": result.mean}, facts | {"standard_deviation": result.std, "samples": result.samples}
 
 
-def _separability(job: _Job) -> tuple[Values, Facts]:
+def _separability(job: Job) -> tuple[Values, Facts]:
     return disentanglement.separability(job.model, job.source, job.count, job.seed)
 
 
@@ -337,41 +269,12 @@ def _path_length(name: str) -> Metric:
     return lambda job: disentanglement.path_length(name, job.model, job.count, job.seed, job.weights)
 
 
-def _inception(job: _Job) -> FeatureNetwork:
-    from flowprior.metrics.features import inception_features
-
-    return inception_features(job.weights, download=job.download)
-
-
-def _squeezenet(job: _Job) -> FeatureNetwork:
-    from flowprior.metrics.features import squeezenet_features
-
-    return squeezenet_features(job.weights)
-
-
-def _classifier(job: _Job) -> FeatureNetwork:
-    from flowprior.metrics.classifier import classifier_features
-
-    train, test = job.source.train(), job.test
-    if train.label is None:
-        raise InputError(
-            f"The classifier's metrics need labels, and {job.source.name!r} has none: leave them out."
-        )
-    return classifier_features(
-        train.x,
-        train.label,
-        test.x,
-        test.label,
-        data_fingerprint=f"{train.fingerprint} {test.fingerprint}",
-        device=job.model.device,
-    )
-
-
-_NETWORKS = {"inception": _inception, "squeezenet": _squeezenet, "classifier": _classifier}
 _FRECHET = {"fid": "inception", "fd_squeezenet": "squeezenet", "fd_classifier": "classifier"}
 _PRD = {"prd": "inception", "prd_squeezenet": "squeezenet", "prd_classifier": "classifier"}
-OF_ANYTHING = ("reconstruction", "nll", "skl", "leakage", "off_manifold", "iw_nll")
-OF_PRIOR_DENSITY = ("nll", "skl", "leakage", "iw_nll")
+OF_CONDITIONS = (*translation.DIVERSITIES, "condition_error", "factors", "context_gain")
+OF_ANYTHING = ("reconstruction", "nll", "skl", "leakage", "off_manifold", "iw_nll", "context_gain")
+OF_PRIOR_DENSITY = ("nll", "skl", "leakage", "iw_nll", "context_gain")
+_HIGHER = ("prd", "is", *translation.DIVERSITIES, "factors_spread", "context_gain")
 _OF_DENSITIES = ("skl", "leakage", "off_manifold", "iw_nll", *(f"lp_{name}" for name in _FRECHET))
 METRICS: dict[str, Metric] = {
     "reconstruction": _reconstruction,
@@ -380,14 +283,20 @@ METRICS: dict[str, Metric] = {
     "leakage": _leakage,
     "off_manifold": _off_manifold,
     "iw_nll": _importance,
-    **{name: _frechet(name, kind, _Job.samples) for name, kind in _FRECHET.items()},
-    **{f"lp_{n}": _frechet(f"lp_{n}", kind, _Job.low_posterior_samples) for n, kind in _FRECHET.items()},
+    **{name: _frechet(name, kind, Job.samples) for name, kind in _FRECHET.items()},
+    **{f"lp_{n}": _frechet(f"lp_{n}", kind, Job.low_posterior_samples) for n, kind in _FRECHET.items()},
     **{
-        f"{n}_reconstruction": _frechet(f"{n}_reconstruction", kind, _Job.reconstructions)
+        f"{n}_reconstruction": _frechet(f"{n}_reconstruction", kind, Job.reconstructions)
         for n, kind in _FRECHET.items()
     },
     **{name: _prd(name, kind) for name, kind in _PRD.items()},
     "kid": _kid,
     "separability": _separability,
     **{name: _path_length(name) for name in disentanglement.DISTANCES},
+    **{name: partial(translation.diversity, name) for name in translation.DIVERSITIES},
+    "is": partial(_inception_score, "is", "inception"),
+    "is_classifier": partial(_inception_score, "is_classifier", "classifier"),
+    "condition_error": translation.condition_error,
+    "factors": translation.factors,
+    "context_gain": _seeded("context_gain")(translation.context_gain),
 }

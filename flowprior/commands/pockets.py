@@ -27,16 +27,16 @@ def check_overlap(model: Autoencoder, name: str, conditional: bool = False) -> N
     """Refuse models for which metric `name` has no meaning.
 
     Raises:
-        InputError: if the posterior has no density; or, unless `conditional`, if the prior needs a context.
+        InputError: if the posterior has no density; or, unless `conditional`, if the model needs a context.
     """
     if model.posterior.deterministic:
         raise InputError(
             f"'{name}' needs a posterior with a density, but this model's is a "
             f"{type(model.posterior).__name__}: leave it out, or train with GaussianPosterior()."
         )
-    if model.prior.context_features is not None and not conditional:
+    if model.conditional and not conditional:
         raise InputError(
-            f"'{name}' compares one prior with one aggregate posterior, but this prior is conditional: leave "
+            f"'{name}' compares one prior with one aggregate posterior, but this model is conditional: leave "
             "it out."
         )
 
@@ -85,11 +85,12 @@ def importance(model: Autoencoder, x: Tensor, context: Tensor | None, samples: i
     from flowprior.metrics.importance import importance_nll
 
     def log_weight(x: Tensor, draws: int, context: Tensor | None = None) -> Tensor:
-        q = model.encode(x)
+        q, condition = model.encode(x, context), model.condition(context)
         z = q.sample(torch.Size([draws]))  # (K, n, *event)
         repeated = x.expand(draws, *x.shape).flatten(0, 1)
-        nll = model.reconstruction_nll(repeated, z.flatten(0, 1)).view(draws, len(x))
-        return model.prior.log_prob(z, context) - nll - q.log_prob(z)
+        output = model.conditioned_output(z, condition).flatten(0, 1)
+        nll = model.likelihood.nll(output, repeated).view(draws, len(x))
+        return model.prior.log_prob(z, model.prior_context(condition)) - nll - q.log_prob(z)
 
     found = importance_nll(log_weight, x, context, samples=samples, rows=ROWS, device=model.device)
     return {"iw_nll": found.mean}, {"unit": "nats per example"} | asdict(found)

@@ -5,7 +5,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from flowprior.commands.files import ARRAYS, check_writable, read_rows, write_array
+from flowprior.commands.conditions import read_conditions
+from flowprior.commands.files import ARRAYS, check_writable, write_array
 from flowprior.commands.runs import restore
 from flowprior.errors import InputError
 from flowprior.models import Autoencoder
@@ -26,7 +27,9 @@ def of_run(
     seed: int = 0,
     device: str = "auto",
 ) -> Tensor:
-    """Draw `count` images (for each row of the context, where there is one) and write a grid or an array.
+    """Draw `count` images (for each condition of the context, where there is one) and write a grid or an array.
+
+    In a grid each condition has a line: the condition itself, if it is a picture, then its samples.
 
     Returns:
         (count, *image), or (count, rows, *image) with a context.
@@ -35,7 +38,11 @@ def of_run(
         InputError: if there is no valid checkpoint, or `out` or `context` does not fit.
     """
     check_writable(out, GRIDS + ARRAYS)
-    rows = None if context is None else read_rows(context, key, "context")
+    rows = None if context is None else read_conditions(context, model.context_shape, key)
+    if rows is None and model.conditional:
+        raise InputError(
+            f"The model in '{folder}' is conditional: give its conditions by --context, a file or a folder."
+        )
     place = restore(model, folder, device)
     with torch.random.fork_rng(_cuda(place)):
         torch.manual_seed(seed)
@@ -45,7 +52,7 @@ def of_run(
             raise InputError(
                 f"The run in '{folder}' draws vectors, not images: give --out an .npy, .npz or .pt."
             )
-        _write_grid(out, images)
+        _write_grid(out, images, rows)
     else:
         write_array(out, images, "x")
     _say(out, images)
@@ -75,9 +82,9 @@ def of_prior(
             f"'{folder}' holds a prior, which draws latents: give --out an .npy, .npz or .pt file."
         )
     check_writable(out, ARRAYS)
-    rows = None if context is None else read_rows(context, key, "context")
     place = resolve_device(device)
     prior = Prior.from_pretrained(folder).to(place)
+    rows = None if context is None else read_conditions(context, prior.context_shape, key)
     with torch.random.fork_rng(_cuda(place)):
         torch.manual_seed(seed)
         z = prior.sample(count, None if rows is None else rows.to(place)).cpu()
@@ -90,15 +97,18 @@ def _cuda(place: torch.device) -> list[int]:
     return [place.index or 0] if place.type == "cuda" else []
 
 
-def _write_grid(out: Path, images: Tensor) -> None:
+def _write_grid(out: Path, images: Tensor, conditions: Tensor | None) -> None:
+    """Images (n, *image); or (n, rows, *image), a line for each condition."""
     from flowprior.commands.figures.drawing import save
+    from flowprior.plots.conditional import condition_sheet
     from flowprior.plots.grids import image_grid
 
-    conditional = images.dim() == 5
-    save(
-        image_grid(images.flatten(0, 1) if conditional else images, images.shape[1] if conditional else None),
-        out,
-    )
+    if images.dim() == 4:
+        save(image_grid(images), out)
+    elif conditions is not None and conditions.dim() == 4:
+        save(condition_sheet(conditions, None, images.transpose(0, 1)), out)
+    else:
+        save(image_grid(images.transpose(0, 1).flatten(0, 1), len(images)), out)
 
 
 def _say(out: Path, draws: Tensor) -> None:

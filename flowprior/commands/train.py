@@ -14,7 +14,8 @@ from flowprior.commands import report
 from flowprior.commands.figures import of_run
 from flowprior.commands.figures.drawing import save
 from flowprior.commands.files import make_folder
-from flowprior.commands.measure import OF_PRIOR_DENSITY, Measured, as_input, check_metrics, measure
+from flowprior.commands.job import as_input, contexts_of
+from flowprior.commands.measure import OF_PRIOR_DENSITY, Measured, check_metrics, measure
 from flowprior.commands.runs import CONFIG, FIGURES, REPORT
 from flowprior.errors import InputError
 from flowprior.files import write_atomically
@@ -24,7 +25,6 @@ from flowprior.training.experiment import Experiment
 from flowprior.training.fabric import check_precision, resolve_device
 from flowprior.training.loop import EpochEnd, TrainResult, train
 from flowprior.training.optimizers import check_count
-from flowprior.training.stages import with_context
 
 FREE = (
     "experiment.steps =",
@@ -114,16 +114,15 @@ def _rehearse(experiment: Experiment) -> None:
     Raises:
         InputError: if the data is missing, or does not fit the model.
     """
-    model, tensors = experiment.model, experiment.source.train().tensors()
-    context = with_context(model.prior, tensors).get("context")
-    if model.prior.context_features is None:
-        context = None
+    model, data = experiment.model, experiment.source.train()
+    found = contexts_of(model, data)
+    context = None if found is None else as_input(found[:1])
     with torch.random.fork_rng(), evaluating(model):
-        x = as_input(tensors["x"][:1])
-        z = model.encode(x).mean
-        model.reconstruction_nll(x, z)
+        x = as_input(data.x[:1])
+        z = model.encode(x, context).mean
+        model.reconstruction_nll(x, z, context)
         if model.prior.has_density:
-            model.prior.log_prob(z, None if context is None else context[:1])
+            model.prior.log_prob(z, model.prior_context(model.condition(context)))
 
 
 def _check_folder(folder: Path, config: str, resume: bool, previous: str) -> None:

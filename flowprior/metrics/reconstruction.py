@@ -24,17 +24,19 @@ class ReconstructionError:
 
 def reconstruction_error(
     images: Tensor,
-    reconstruct: Callable[[Tensor], Tensor],
+    reconstruct: Callable[..., Tensor],
+    context: Tensor | None = None,
     *,
     batch_size: int = 256,
     device: str | torch.device | None = None,
 ) -> ReconstructionError:
     """Squared errors of `reconstruct(x)` against x (N, ...) in batches, summed in float64, without gradients.
 
-    `images` are floats, or uint8 that are divided by 255; each batch is moved to `device` if one is given.
+    With a context (N, ...) it is `reconstruct(x, context)`. Images and context are floats, or uint8 that are
+    divided by 255; each batch is moved to `device` if one is given.
 
     Raises:
-        InputError: if there are no images or `reconstruct` changes the shape.
+        InputError: if there are no images, the context has other rows, or `reconstruct` changes the shape.
 
     >>> reconstruction_error(torch.zeros(4, 1, 2, 2), lambda x: x + 0.5)
     ReconstructionError(mse=0.25, squared_error=1.0, psnr=6.020599913279624, images=4)
@@ -43,12 +45,15 @@ def reconstruction_error(
         raise InputError(f"`images` has shape {tuple(images.shape)} but must be (samples, ...), not empty.")
     if batch_size < 1:
         raise InputError(f"`batch_size` (={batch_size}) must be 1 or more.")
+    if context is not None and len(context) != len(images):
+        raise InputError(f"`context` has {len(context)} rows but must have one for each of {len(images)} images.")
+    inputs = [images] if context is None else [images, context]
     errors = []  # of each image, summed over its pixels
     with torch.inference_mode():
-        for batch in images.split(batch_size):
-            x = batch.to(device) if device is not None else batch
-            x = x.float() / 255 if x.dtype == torch.uint8 else x
-            back = reconstruct(x)
+        for parts in zip(*(value.split(batch_size) for value in inputs), strict=True):
+            batch = [part if device is None else part.to(device) for part in parts]
+            batch = [part.float() / 255 if part.dtype == torch.uint8 else part for part in batch]
+            x, back = batch[0], reconstruct(*batch)
             if back.shape != x.shape:
                 raise InputError(
                     f"`reconstruct` gave shape {tuple(back.shape)} for images of shape {tuple(x.shape)} but "

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from flowprior.commands.figures.drawing import NotApplicable, needs_images
-from flowprior.commands.measure import aggregate_over_training, as_input
+from flowprior.commands.job import aggregate_over_training, as_input
 from flowprior.commands.pockets import DRAWS
 from flowprior.data.dataset import Dataset, thin
 from flowprior.errors import InputError
@@ -228,8 +228,8 @@ def _needs_one_density(experiment: Experiment) -> None:
         raise NotApplicable(
             f"it needs a posterior with a density, and this one is a {type(model.posterior).__name__}."
         )
-    if model.prior.context_features is not None:
-        raise NotApplicable("it is for unconditional priors.")
+    if model.conditional:
+        raise NotApplicable("it is for unconditional models.")
 
 
 def _is_one_space(spaces: DecoupledPrior) -> bool:

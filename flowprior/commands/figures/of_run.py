@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from flowprior.commands.figures import latents, paths
+from flowprior.commands.figures import conditional, latents, paths
 from flowprior.commands.figures.drawing import NotApplicable, Picture, check_names, needs_images, save
-from flowprior.commands.measure import as_input
+from flowprior.commands.job import as_input, contexts_of
 from flowprior.commands.runs import FIGURES, METRICS
 from flowprior.errors import InputError
 from flowprior.training.experiment import Experiment
-from flowprior.training.stages import with_context
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,17 +63,15 @@ def _samples(experiment: Experiment, count: int) -> Tensor:
     """(count, C, H, W); conditional ones on the contexts of the first test examples."""
     needs_images(experiment)
     context = _context(experiment, count)
-    if context is None:
-        return experiment.model.sample(count)
-    return experiment.model.sample(1, context)[0]
+    return experiment.model.sample(count) if context is None else experiment.model.sample(1, context)[0]
 
 
 def _context(experiment: Experiment, count: int) -> Tensor | None:
-    prior = experiment.model.prior
-    if prior.context_features is None:
+    """The contexts of the first test examples, in turn, as the model reads them."""
+    found = contexts_of(experiment.model, experiment.source.test())
+    if found is None:
         return None
-    context = with_context(prior, experiment.source.test().tensors())["context"]
-    return context[torch.arange(count) % len(context)].to(prior.device)
+    return as_input(found[torch.arange(count) % len(found)].to(experiment.model.device))
 
 
 def _curves(experiment: Experiment, folder: Path) -> Figure:
@@ -101,7 +98,8 @@ def _reconstructions(experiment: Experiment, folder: Path) -> Image.Image:
 
     needs_images(experiment)
     x = as_input(experiment.source.test().x[: SIDE * 4].to(experiment.model.device))
-    return reconstruction_pairs(x, experiment.model.reconstruct(x), columns=SIDE)
+    context = _context(experiment, len(x))
+    return reconstruction_pairs(x, experiment.model.reconstruct(x, context), columns=SIDE)
 
 
 def _interpolation(experiment: Experiment, folder: Path) -> Image.Image:
@@ -119,10 +117,9 @@ def _interpolation(experiment: Experiment, folder: Path) -> Image.Image:
         )
     ends = torch.randn(2, PATHS, *prior.event_shape, device=prior.device, dtype=prior.dtype)
     context = _context(experiment, PATHS)
-
-    return interpolation_rows(
-        model.decode(interpolate(lambda z0: prior.from_base(z0, context), ends[0], ends[1], PATH_STEPS))
-    )
+    seen = model.prior_context(model.condition(context))
+    z = interpolate(lambda z0: prior.from_base(z0, seen), ends[0], ends[1], PATH_STEPS)
+    return interpolation_rows(model.decode(z, context))
 
 
 def _neighbours(experiment: Experiment, folder: Path) -> Image.Image:
@@ -144,8 +141,8 @@ def _latent(experiment: Experiment, folder: Path) -> Figure:
     model = experiment.model
     if tuple(model.prior.event_shape) != (2,):
         raise NotApplicable(f"it is for 2-dimensional latents, and z has {tuple(model.prior.event_shape)}.")
-    if model.prior.context_features is not None:
-        raise NotApplicable("it is for unconditional priors.")
+    if model.conditional:
+        raise NotApplicable("it is for unconditional models.")
     if not model.prior.has_density:
         raise NotApplicable(f"it shows a density, and {type(model.prior).__name__} has only samples.")
     test = experiment.source.test()
@@ -172,6 +169,7 @@ DRAWERS: dict[str, Callable[[Experiment, Path], Picture]] = {
     "traversal": latents.traversal,
     "factors": latents.factors,
     **paths.DRAWERS,
+    **conditional.DRAWERS,
 }
 AT_TOP = ("samples", "reconstructions")  # beside the config; the others lie in RUN/figures
 OF_TRAINING = ("samples", "reconstructions", "curves")

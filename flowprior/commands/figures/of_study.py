@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from flowprior.commands.comparison import summary
-from flowprior.commands.figures import latents
+from flowprior.commands.figures import conditional, latents
 from flowprior.commands.figures.drawing import NotApplicable, Picture, check_names, needs_images, save
 from flowprior.commands.figures.of_run import sample_sheet
 from flowprior.training.experiment import Experiment
@@ -191,6 +191,22 @@ def _sheet(runs: StudyRuns, row: str) -> Image.Image:
     return sample_sheet(experiment, title=row, count=SAMPLES)
 
 
+def _conditions(runs: StudyRuns) -> Image.Image:
+    """Samples of each pair of twins at the same conditions, the better row's below (Fig. 9)."""
+    from flowprior.plots.conditional import condition_sheet
+    from flowprior.plots.grids import sheets_beside
+
+    sheets = []
+    for twins in runs.twins:
+        lesser, better = (runs.restore(row) for row in twins)
+        x, context = conditional.examples(lesser, conditional.LINES)
+        drawn = [conditional.samples(each, context, conditional.SAMPLES) for each in (lesser, better)]
+        sheets.append(condition_sheet(context, x, *drawn, title=" above, ".join(twins) + " below"))
+    if not sheets:
+        raise NotApplicable("it needs a pair of conditional twins.")
+    return sheets_beside([sheets])
+
+
 def _sweep(runs: StudyRuns) -> Figure:
     """The first distance of samples along each sweep, a panel for each variant (Morrow & Chiu, Fig. 3, 5)."""
     from flowprior.plots.sweeps import SweepLine, sweep_panels
@@ -233,4 +249,5 @@ STUDY_FIGURES: dict[str, Callable[[StudyRuns], Picture]] = {
     "factors": _factors,
     "samples": _samples,
     "sweep": _sweep,
+    "conditions": _conditions,
 }

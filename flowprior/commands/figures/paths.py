@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flowprior.commands.disentanglement import vgg_distance
 from flowprior.commands.figures.drawing import NotApplicable, Picture, needs_images
-from flowprior.commands.measure import as_input
+from flowprior.commands.job import as_input
 from flowprior.data.attributes import Attributes, read_attributes
 from flowprior.data.dataset import thin
 from flowprior.errors import InputError
@@ -119,8 +119,8 @@ def _of_images(experiment: Experiment, invertible: bool = True) -> Autoencoder:
     needs_images(experiment)
     if invertible and not isinstance(prior, InvertiblePrior):
         raise NotApplicable(f"it needs a prior with a z0, and a {type(prior).__name__} has none.")
-    if prior.context_features is not None:
-        raise NotApplicable("it is for unconditional priors.")
+    if experiment.model.conditional:
+        raise NotApplicable("it is for unconditional models.")
     return experiment.model
 
 

@@ -1,0 +1,57 @@
+"""The conditions that a user hands to `flowprior sample`: rows of an array, or pictures."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from flowprior.commands.files import ARRAYS, read_rows
+from flowprior.commands.job import as_input
+from flowprior.data.pictures import SUFFIXES, read_pictures
+from flowprior.data.shaping import Shaping
+from flowprior.errors import InputError
+
+
+def read_conditions(path: Path, shape: tuple[int, ...] | None, key: str | None = None) -> Tensor:
+    """(N, *shape) as a model or a prior reads them; with pictures for conditions, in [0, 1].
+
+    Args:
+        path: an .npy, .npz or .pt file; for pictures also a picture, a sheet of them without margins (its
+            sides are multiples of a condition's), or a folder of pictures in the order of their names. A
+            picture of another size is resized, and the center of it cropped, as data sets are.
+        shape: of one condition; None if there is none to be read.
+        key: the array in an .npz file.
+
+    Raises:
+        InputError: if nothing is conditional, or the file cannot be read or holds something else.
+    """
+    if shape is None:
+        raise InputError(f"`context` (={path}) was given to an unconditional model: leave it out.")
+    if path.suffix in ARRAYS:
+        rows = read_rows(path, key, "context")
+        if rows.shape[1:] != shape:
+            raise InputError(
+                f"`context` (={path}) has shape {tuple(rows.shape)} but must be rows of "
+                f"({', '.join(map(str, shape))}), one for each condition."
+            )
+        if len(shape) == 3 and not (rows.min() >= 0 and rows.max() <= 1):
+            raise InputError(
+                f"`context` (={path}) ranges from {rows.min():g} to {rows.max():g} but pictures are in [0, 1]: "
+                "divide bytes by 255."
+            )
+        return rows
+    if len(shape) != 3:
+        raise InputError(f"`context` (={path}) has another ending: give a .npy, .npz or .pt file.")
+    channels, height, width = shape
+    if path.is_dir():
+        return as_input(read_pictures(sorted(path.iterdir()), Shaping(height, channels=channels)))
+    if path.suffix.lower() not in SUFFIXES or not path.is_file():
+        wrong = "does not exist" if path.suffix.lower() in SUFFIXES else "has another ending"
+        raise InputError(
+            f"`context` (={path}) {wrong}: give a picture, a folder of pictures, or a .npy, .npz or .pt file."
+        )
+    sheet = read_pictures([path], Shaping(channels=channels))[0]
+    if sheet.shape[1] % height == 0 and sheet.shape[2] % width == 0:
+        tiles = sheet.unflatten(1, (-1, height)).unflatten(3, (-1, width))  # (C, rows, H, columns, W)
+        return as_input(tiles.permute(1, 3, 0, 2, 4).flatten(0, 1))
+    return as_input(Shaping(height)(sheet[None]))

@@ -1,0 +1,110 @@
+"""Figures of conditional models: samples at a condition, appearance moved to another one, and between two."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from flowprior.commands.figures.drawing import NotApplicable, Picture, needs_images
+from flowprior.commands.job import as_input, contexts_of
+from flowprior.data.dataset import thin
+from flowprior.latent import lerp, slerp
+from flowprior.models import Autoencoder
+from flowprior.priors import InvertiblePrior
+from flowprior.training.experiment import Experiment
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+LINES, SAMPLES = 8, 8  # conditions, samples at each
+APPEARANCES, STEPS = 8, 9
+
+
+def conditions(experiment: Experiment, folder: Path) -> Image.Image:
+    """A condition, its original, and samples at that condition, a line each (Morrow & Chiu, Fig. 9)."""
+    from flowprior.plots.conditional import condition_sheet
+
+    x, context = examples(experiment, LINES)
+    return condition_sheet(context, x, samples(experiment, context, SAMPLES))
+
+
+def samples(experiment: Experiment, context: Tensor, each: int) -> Tensor:
+    """`each` samples at every condition: (conditions, each, C, H, W)."""
+    return experiment.model.sample(each, context).transpose(0, 1)
+
+
+def _transfer(experiment: Experiment, folder: Path) -> Image.Image:
+    """The appearance of the images at the side on the shapes at the top (Esser et al., Fig. 6).
+
+    Appearance is what the prior leaves open: z0, which is independent of the condition; z = from_base(z0 | y).
+    """
+    from flowprior.plots.conditional import transfer_sheet
+
+    x, context = examples(experiment, 2 * APPEARANCES)
+    appearances, shapes = x[:APPEARANCES], context[APPEARANCES:]
+    z0 = _to_base(experiment, appearances, context[:APPEARANCES])
+    return transfer_sheet(appearances, shapes, torch.stack([_at(experiment, row, shapes) for row in z0]))
+
+
+def _appearance(experiment: Experiment, folder: Path) -> Image.Image:
+    """Between the appearances of two images, at the shape of the first: a path in z0."""
+    from flowprior.plots.grids import path_sheet
+
+    x, context = examples(experiment, 2 * LINES)
+    start, end = _to_base(experiment, x, context).chunk(2)
+    path = slerp if experiment.model.prior.has_normal_base else lerp
+    points = path(start, end, torch.linspace(0, 1, STEPS))  # (steps, N, D)
+    rows = torch.stack([_decode(experiment.model, z0, context[:LINES]) for z0 in points])
+    return path_sheet({"": rows}, x[:LINES], x[LINES:])
+
+
+def examples(experiment: Experiment, count: int) -> tuple[Tensor, Tensor]:
+    """Test images, evenly spaced, and their contexts, as the model reads them.
+
+    Raises:
+        NotApplicable: if the model has no pictures for conditions.
+    """
+    needs_images(experiment)
+    model = experiment.model
+    if len(model.context_shape or ()) != 3:
+        raise NotApplicable("it is for models whose conditions are pictures.")
+    test = experiment.source.test()
+    rows, context = thin(len(test), count), contexts_of(model, test)
+    assert context is not None  # the model is conditional
+    return tuple(as_input(stored[rows].to(model.device)) for stored in (test.x, context))  # type: ignore[return-value]
+
+
+def _invertible(model: Autoencoder) -> InvertiblePrior:
+    if not isinstance(model.prior, InvertiblePrior):
+        raise NotApplicable(f"it needs a prior with a z0, and a {type(model.prior).__name__} has none.")
+    return model.prior
+
+
+def _to_base(experiment: Experiment, x: Tensor, context: Tensor) -> Tensor:
+    """z0 of the codes of images at their own conditions: (N, D)."""
+    model = experiment.model
+    seen = model.prior_context(model.condition(context))
+    return _invertible(model).to_base(model.encode(x, context).mean, seen)[0]
+
+
+def _decode(model: Autoencoder, z0: Tensor, context: Tensor) -> Tensor:
+    """Images of z0 (N, D) at the conditions (N, Cy, H, W)."""
+    condition = model.condition(context)
+    z, _ = _invertible(model).from_base(z0, model.prior_context(condition))
+    return model.likelihood.mean(model.conditioned_output(z, condition))
+
+
+def _at(experiment: Experiment, z0: Tensor, context: Tensor) -> Tensor:
+    """One z0 (D,) at all the conditions."""
+    return _decode(experiment.model, z0.expand(len(context), -1), context)
+
+
+DRAWERS: dict[str, Callable[[Experiment, Path], Picture]] = {
+    "conditions": conditions,
+    "transfer": _transfer,
+    "appearance": _appearance,
+}

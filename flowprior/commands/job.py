@@ -1,0 +1,145 @@
+"""What the metrics of one model share: the data, the samples, the feature networks."""
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from flowprior.commands import pockets
+from flowprior.data.dataset import Dataset
+from flowprior.data.images import Source
+from flowprior.errors import InputError
+from flowprior.metrics.aggregate import AggregatePosterior
+from flowprior.metrics.features import FeatureNetwork
+from flowprior.models import Autoencoder
+from flowprior.training.stages import with_context
+
+CHUNK = 500  # examples at once through encoder and decoder
+
+
+class Job:
+    """The data, the samples and the feature networks of one call of `measure`, whose arguments these are."""
+
+    def __init__(
+        self,
+        model: Autoencoder,
+        source: Source,
+        count: int,
+        weights: Path | None,
+        download: bool,
+        seed: int,
+        importance_samples: int,
+    ) -> None:
+        self.importance_samples = importance_samples
+        self.model, self.source, self.count, self.seed = model, source, count, seed
+        self.weights, self.download = weights, download
+        self.test = source.test()
+        self.networks: dict[str, FeatureNetwork] = {}
+
+    @cached_property
+    def contexts(self) -> Tensor | None:
+        """A context for each test example, as stored, where the model needs one."""
+        return contexts_of(self.model, self.test)
+
+    def context(self, rows: Tensor) -> Tensor | None:
+        """The contexts of some test examples as the model reads them."""
+        found = self.contexts
+        return None if found is None else as_input(found[rows].to(self.model.device))
+
+    def examples(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """The test examples as the model reads them, with their contexts, in chunks."""
+        for rows in torch.arange(len(self.test)).split(CHUNK):
+            yield as_input(self.test.x[rows].to(self.model.device)), self.context(rows)
+
+    def reconstructions(self) -> Iterator[Tensor]:
+        for x, context in self.examples():
+            yield self.model.reconstruct(x, context)
+
+    def samples(self, count: int | None = None) -> Iterator[Tensor]:
+        """Samples in chunks, the same each time; conditional ones on the test set's contexts, in turn."""
+        torch.manual_seed(self.seed)
+        count = count or self.count
+        if self.contexts is None:
+            for z in self.model.prior.sample(count).split(CHUNK):
+                yield self.model.decode(z)
+            return
+        for rows in (torch.arange(count) % len(self.contexts)).split(CHUNK):
+            yield self.model.sample(1, self.context(rows))[0]
+
+    @cached_property
+    def aggregate(self) -> AggregatePosterior:
+        """The aggregate posterior over the training examples."""
+        return aggregate_over_training(self.model, self.source)
+
+    def low_posterior_samples(self) -> Iterator[Tensor]:
+        torch.manual_seed(self.seed)
+        for chunk in pockets.low_posterior(self.model, self.aggregate, self.count).split(CHUNK):
+            yield self.model.decode(chunk)
+
+    def network(self, kind: str) -> FeatureNetwork:
+        """The feature network "inception", "squeezenet" or "classifier", made once."""
+        if kind not in self.networks:
+            self.networks[kind] = _NETWORKS[kind](self).to(self.model.device)
+        return self.networks[kind]
+
+
+def as_input(x: Tensor) -> Tensor:
+    """Stored examples as a model reads them: bytes become floats in [0, 1]."""
+    return x.float() / 255 if x.dtype == torch.uint8 else x
+
+
+def contexts_of(model: Autoencoder, dataset: Dataset) -> Tensor | None:
+    """A context for each example, as stored, or None for a model that needs none.
+
+    Raises:
+        InputError: if the model needs contexts and the data has none.
+    """
+    if not model.conditional:
+        return None
+    found = with_context(model.prior, dataset.tensors()).get("context")
+    if found is None:
+        raise InputError(
+            f"The model needs a context for each example, but {dataset.name!r} has neither contexts nor labels."
+        )
+    return found
+
+
+def aggregate_over_training(model: Autoencoder, source: Source) -> AggregatePosterior:
+    """The aggregate posterior over all training examples."""
+    chunks = source.train().x.split(CHUNK)
+    return pockets.aggregate_of(model, (as_input(chunk.to(model.device)) for chunk in chunks))
+
+
+def _inception(job: Job) -> FeatureNetwork:
+    from flowprior.metrics.features import inception_features
+
+    return inception_features(job.weights, download=job.download)
+
+
+def _squeezenet(job: Job) -> FeatureNetwork:
+    from flowprior.metrics.features import squeezenet_features
+
+    return squeezenet_features(job.weights)
+
+
+def _classifier(job: Job) -> FeatureNetwork:
+    from flowprior.metrics.classifier import classifier_features
+
+    train, test = job.source.train(), job.test
+    if train.label is None:
+        raise InputError(
+            f"The classifier's metrics need labels, and {job.source.name!r} has none: leave them out."
+        )
+    return classifier_features(
+        train.x,
+        train.label,
+        test.x,
+        test.label,
+        data_fingerprint=f"{train.fingerprint} {test.fingerprint}",
+        device=job.model.device,
+    )
+
+
+_NETWORKS = {"inception": _inception, "squeezenet": _squeezenet, "classifier": _classifier}

@@ -1,0 +1,147 @@
+"""What is measured of a conditional model: fidelity to the condition, diversity under it, use of it."""
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict
+
+import torch
+from torch import Tensor
+
+from flowprior.commands.disentanglement import DISTANCES
+from flowprior.commands.job import CHUNK, Job, as_input
+from flowprior.commands.pockets import Facts, Values
+from flowprior.data.garments import edges, silhouette
+from flowprior.data.images import Source
+from flowprior.data.stick_figures import FACTORS, recover_factors, true_factors
+from flowprior.errors import InputError
+from flowprior.models import Autoencoder
+
+EACH = 10  # samples at each condition, for the spread of factors
+DIVERSITIES = {"lpips": "ppl_lpips", "diversity_vgg": "ppl", "diversity_squeezenet": "ppl_squeezenet"}
+"""The metrics of diversity, and the path lengths that use the same distance."""
+
+
+def check(name: str, model: Autoencoder) -> None:
+    """Refuse models that have no condition.
+
+    Raises:
+        InputError: as said.
+    """
+    if not model.conditional:
+        raise InputError(f"'{name}' is of conditional models, and this one has no context: leave it out.")
+
+
+def check_source(name: str, source: Source) -> None:
+    """Refuse data for which metric `name` has no meaning.
+
+    Raises:
+        InputError: as said.
+    """
+    known = SOURCES.get(name)
+    if known is not None and source.name not in known:
+        raise InputError(
+            f"'{name}' is of {' or '.join(known)}, where the condition can be read back from an image, and not "
+            f"of {source.name!r}: leave it out."
+        )
+
+
+def latents(job: Job) -> tuple[Tensor, Tensor | None]:
+    """A draw z of q for each test example, and what the prior sees of its context."""
+    z, seen = [], []
+    for x, context in job.examples():
+        z.append(job.model.encode(x, context).sample())
+        seen.append(job.model.prior_context(job.model.condition(context)))
+    return torch.cat(z), None if seen[0] is None else torch.cat([part for part in seen if part is not None])
+
+
+def diversity(name: str, job: Job) -> tuple[Values, Facts]:
+    """E d(x, x') of two samples at the same condition, `count` pairs on the test contexts in turn."""
+    from flowprior.metrics import pair_diversity
+
+    distance, facts = DISTANCES[DIVERSITIES[name]](job.model.device, job.weights)
+    pairs = [samples_at(job, rows, 2) for rows in _rows(job, job.count)]
+    found = pair_diversity((a for a, _ in pairs), (b for _, b in pairs), distance)
+    return {name: found.value}, facts | asdict(found)
+
+
+def condition_error(job: Job) -> tuple[Values, Facts]:
+    """How far the condition, read back from samples, is from the given one; the less, the better.
+
+    Silhouettes: 1 - IoU; edges: 1 - F-score within a pixel; stick figures: mean distance of joints in pixels.
+    """
+    return _CONDITIONS[job.source.name](job)
+
+
+def factors(job: Job) -> tuple[Values, Facts]:
+    """The appearance of sampled stick figures against the true law, which does not depend on the pose.
+
+    "factors": mean 1-Wasserstein distance of the factors, in standard deviations; "factors_energy": of all
+    together; "factors_spread": spread at one pose over that of the true law.
+    """
+    from flowprior.metrics import conditional_spread, factor_distance
+
+    poses = max(2, job.count // EACH)
+    joints = _joints(job)
+    read = []
+    for rows in _rows(job, poses, CHUNK // EACH):
+        images = samples_at(job, rows, EACH)  # (EACH, n, C, H, W)
+        at = joints[rows].repeat(EACH, 1, 1)
+        read.append(recover_factors(images.flatten(0, 1).cpu(), at).unflatten(0, (EACH, len(rows))))
+    found = torch.cat(read, 1)  # (EACH, poses, F)
+    real = true_factors(found[..., 0].numel(), job.seed)
+    far, spread = factor_distance(found.flatten(0, 1), real), conditional_spread(found, real)
+    floor = factor_distance(true_factors(len(real), job.seed + 1), real)
+    values = {"factors": far.value, "factors_energy": far.energy, "factors_spread": spread.value}
+    facts = {"names": tuple(FACTORS), "distance": asdict(far), "spread": asdict(spread)}
+    return values, facts | {"two_true_draws": asdict(floor)}
+
+
+def context_gain(job: Job) -> tuple[Values, Facts]:
+    """E log p(z|y) - E log p(z|y'), y' the context of another example, in nats; 0 if the prior ignores it."""
+    from flowprior.metrics.likelihood import latent_nll
+
+    z, context = latents(job)
+    if context is None:
+        return {"context_gain": 0.0}, {"notes": ["the prior has no context"]}
+    log_prob, place = job.model.prior.log_prob, job.model.device
+    own = latent_nll(log_prob, z, context, device=place)
+    other = latent_nll(log_prob, z, context.roll(1, 0), device=place)
+    return {"context_gain": other.mean - own.mean}, {"unit": "nats", "own": asdict(own), "other": asdict(other)}
+
+
+def samples_at(job: Job, rows: Tensor, each: int) -> Tensor:
+    """`each` samples at the contexts of some test examples: (each, len(rows), C, H, W)."""
+    return job.model.sample(each, job.context(rows))
+
+
+def _rows(job: Job, count: int, size: int = CHUNK // 2) -> list[Tensor]:
+    """`count` test examples in turn, in chunks; the random state is that of the seed."""
+    torch.manual_seed(job.seed)
+    return list((torch.arange(count) % len(job.test)).split(size))
+
+
+def _sampled(job: Job) -> list[tuple[Tensor, Tensor]]:
+    """Samples on the CPU, one at each of `count` contexts, with their rows."""
+    return [(rows, samples_at(job, rows, 1)[0].cpu()) for rows in _rows(job, job.count, CHUNK)]
+
+
+def _mapped(read: Callable[[Tensor], Tensor], agree: Callable[[Tensor, Tensor], Tensor], unit: str):
+    def error(job: Job) -> tuple[Values, Facts]:
+        found = []
+        for rows, images in _sampled(job):
+            context = job.context(rows)
+            assert context is not None
+            found.append(agree(read(images), context.cpu()))
+        agreement = torch.cat(found)
+        values = {"condition_error": 1 - agreement.mean().item()}
+        return values, {"unit": unit, "samples": len(agreement)}
+
+    return error
+
+
+def _pose_error(job: Job) -> tuple[Values, Facts]:
+    raise NotImplementedError
+
+
+def _joints(job: Job) -> Tensor:
+    return job.test.known["joints"]
