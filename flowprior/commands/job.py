@@ -98,7 +98,7 @@ def contexts_of(model: Autoencoder, dataset: Dataset) -> Tensor | None:
     """
     if not model.conditional:
         return None
-    found = with_context(model.prior, dataset.tensors()).get("context")
+    found = with_context(model, dataset.tensors()).get("context")
     if found is None:
         raise InputError(
             f"The model needs a context for each example, but {dataset.name!r} has neither contexts nor labels."

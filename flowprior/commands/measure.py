@@ -144,9 +144,12 @@ def prepare(
     """
     job = Job(model, source, 0, weights, download, 0, 0)
     for name in names:
-        if name in disentanglement.DISTANCES:
-            disentanglement.DISTANCES[name](model.device, weights)
-        for table in (_FRECHET, _PRD, {"kid": "inception"}):
+        distance = translation.DIVERSITIES.get(name, name)
+        if distance in disentanglement.DISTANCES:
+            disentanglement.DISTANCES[distance](model.device, weights)
+        if name == "condition_error" and source.name == "stick_figures":
+            translation.pose_network(job)
+        for table in (_FRECHET, _PRD, {"kid": "inception"}, _SCORED):
             kind = table.get(name.removeprefix("lp_").removesuffix("_reconstruction"))
             if kind is not None:
                 job.network(kind)
