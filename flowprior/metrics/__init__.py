@@ -1,8 +1,16 @@
 """Metrics: functions of tensors and callables, never of models."""
 
 from flowprior.metrics.aggregate import AggregatePosterior
+from flowprior.metrics.agreement import EdgeAgreement, edge_agreement, silhouette_iou
 from flowprior.metrics.classifier import attribute_classifier, classifier_features
 from flowprior.metrics.divergence import SymmetricKL, density_skl, neighbor_skl
+from flowprior.metrics.diversity import PairDiversity, pair_diversity
+from flowprior.metrics.factors import (
+    ConditionalSpread,
+    FactorDistance,
+    conditional_spread,
+    factor_distance,
+)
 from flowprior.metrics.features import FeatureNetwork, extract, inception_features, squeezenet_features
 from flowprior.metrics.frechet import (
     FeatureStatistics,
@@ -14,6 +22,7 @@ from flowprior.metrics.frechet import (
     statistics,
 )
 from flowprior.metrics.importance import ImportanceNLL, importance_nll
+from flowprior.metrics.inception_score import InceptionScore, inception_score
 from flowprior.metrics.kernel_distance import KernelDistance, kernel_distance
 from flowprior.metrics.leakage import CURVE_SHARES, Leakage, leakage, leakage_curve, normal_thresholds
 from flowprior.metrics.likelihood import LatentNLL, latent_nll
@@ -26,14 +35,19 @@ from flowprior.metrics.separability import Separability, conditional_entropy, se
 __all__ = [
     "CURVE_SHARES",
     "AggregatePosterior",
+    "ConditionalSpread",
+    "EdgeAgreement",
+    "FactorDistance",
     "FeatureNetwork",
     "FeatureStatistics",
     "FewSamplesWarning",
     "FrechetResult",
     "ImportanceNLL",
+    "InceptionScore",
     "KernelDistance",
     "LatentNLL",
     "Leakage",
+    "PairDiversity",
     "PathLength",
     "PerceptualDistance",
     "PrecisionRecall",
@@ -44,12 +58,16 @@ __all__ = [
     "cached_statistics",
     "classifier_features",
     "conditional_entropy",
+    "conditional_spread",
     "density_skl",
+    "edge_agreement",
     "extract",
+    "factor_distance",
     "frechet",
     "frechet_distance",
     "importance_nll",
     "inception_features",
+    "inception_score",
     "kernel_distance",
     "latent_nll",
     "leakage",
@@ -57,10 +75,12 @@ __all__ = [
     "lpips_weights",
     "neighbor_skl",
     "normal_thresholds",
+    "pair_diversity",
     "perceptual_path_length",
     "prd",
     "reconstruction_error",
     "separability",
+    "silhouette_iou",
     "squeezenet_features",
     "statistics",
 ]
