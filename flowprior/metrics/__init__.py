@@ -2,7 +2,7 @@
 
 from flowprior.metrics.aggregate import AggregatePosterior
 from flowprior.metrics.agreement import EdgeAgreement, edge_agreement, silhouette_iou
-from flowprior.metrics.classifier import attribute_classifier, classifier_features
+from flowprior.metrics.classifier import attribute_classifier, classifier_features, classifier_logits
 from flowprior.metrics.divergence import SymmetricKL, density_skl, neighbor_skl
 from flowprior.metrics.diversity import PairDiversity, pair_diversity
 from flowprior.metrics.factors import (
@@ -11,7 +11,13 @@ from flowprior.metrics.factors import (
     conditional_spread,
     factor_distance,
 )
-from flowprior.metrics.features import FeatureNetwork, extract, inception_features, squeezenet_features
+from flowprior.metrics.features import (
+    FeatureNetwork,
+    extract,
+    inception_features,
+    inception_logits,
+    squeezenet_features,
+)
 from flowprior.metrics.frechet import (
     FeatureStatistics,
     FewSamplesWarning,
@@ -28,6 +34,7 @@ from flowprior.metrics.leakage import CURVE_SHARES, Leakage, leakage, leakage_cu
 from flowprior.metrics.likelihood import LatentNLL, latent_nll
 from flowprior.metrics.path_length import PathLength, perceptual_path_length
 from flowprior.metrics.perceptual import PerceptualDistance, lpips_weights
+from flowprior.metrics.pose import PoseError, pose_error, pose_regressor
 from flowprior.metrics.precision_recall import PrecisionRecall, prd
 from flowprior.metrics.reconstruction import ReconstructionError, reconstruction_error
 from flowprior.metrics.separability import Separability, conditional_entropy, separability
@@ -50,6 +57,7 @@ __all__ = [
     "PairDiversity",
     "PathLength",
     "PerceptualDistance",
+    "PoseError",
     "PrecisionRecall",
     "ReconstructionError",
     "Separability",
@@ -57,6 +65,7 @@ __all__ = [
     "attribute_classifier",
     "cached_statistics",
     "classifier_features",
+    "classifier_logits",
     "conditional_entropy",
     "conditional_spread",
     "density_skl",
@@ -67,6 +76,7 @@ __all__ = [
     "frechet_distance",
     "importance_nll",
     "inception_features",
+    "inception_logits",
     "inception_score",
     "kernel_distance",
     "latent_nll",
@@ -77,6 +87,8 @@ __all__ = [
     "normal_thresholds",
     "pair_diversity",
     "perceptual_path_length",
+    "pose_error",
+    "pose_regressor",
     "prd",
     "reconstruction_error",
     "separability",
