@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from flowprior.errors import InputError
+from flowprior.metrics.learned import pixels
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def pair_diversity(
                 "of one shape, (N, C, H, W), a row of each for every pair, and cut into the same chunks."
             )
         for x, y in zip(a.split(batch_size), b.split(batch_size), strict=True):
-            found.append(distance(_pixels(x), _pixels(y)).cpu().double())
+            found.append(distance(pixels(x), pixels(y)).cpu().double())
     distances = torch.cat(found) if found else torch.zeros(0)
     if len(distances) == 0:
         raise InputError("`first` and `second` hold no pair: give at least one.")
@@ -67,7 +68,3 @@ def pair_diversity(
         raise InputError(f"`distance` is not finite for {bad} of {len(distances)} pairs: check the samples.")
     spread = distances.std().item() if len(distances) > 1 else math.nan
     return PairDiversity(distances.mean().item(), spread / math.sqrt(len(distances)), len(distances))
-
-
-def _pixels(images: Tensor) -> Tensor:
-    return images.float() / 255 if images.dtype == torch.uint8 else images

@@ -51,8 +51,10 @@ def convolution(inputs: int, outputs: int, *, kernel: int, stride: int) -> list[
 
 
 def check_images(images: Tensor, name: str) -> None:
-    """Raises:
-    InputError: if `images` are not four or more images.
+    """Refuse what is not four images (C, H, W) or more.
+
+    Raises:
+        InputError: on another shape.
     """
     if images.dim() != 4 or len(images) < 4:
         raise InputError(
