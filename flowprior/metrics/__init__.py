@@ -1,9 +1,23 @@
 """Metrics: functions of tensors and callables, never of models."""
 
 from flowprior.metrics.aggregate import AggregatePosterior
-from flowprior.metrics.classifier import attribute_classifier, classifier_features
+from flowprior.metrics.agreement import EdgeAgreement, edge_agreement, silhouette_iou
+from flowprior.metrics.classifier import attribute_classifier, classifier_features, classifier_logits
 from flowprior.metrics.divergence import SymmetricKL, density_skl, neighbor_skl
-from flowprior.metrics.features import FeatureNetwork, extract, inception_features, squeezenet_features
+from flowprior.metrics.diversity import PairDiversity, pair_diversity
+from flowprior.metrics.factors import (
+    ConditionalSpread,
+    FactorDistance,
+    conditional_spread,
+    factor_distance,
+)
+from flowprior.metrics.features import (
+    FeatureNetwork,
+    extract,
+    inception_features,
+    inception_logits,
+    squeezenet_features,
+)
 from flowprior.metrics.frechet import (
     FeatureStatistics,
     FewSamplesWarning,
@@ -14,11 +28,13 @@ from flowprior.metrics.frechet import (
     statistics,
 )
 from flowprior.metrics.importance import ImportanceNLL, importance_nll
+from flowprior.metrics.inception_score import InceptionScore, inception_score
 from flowprior.metrics.kernel_distance import KernelDistance, kernel_distance
 from flowprior.metrics.leakage import CURVE_SHARES, Leakage, leakage, leakage_curve, normal_thresholds
 from flowprior.metrics.likelihood import LatentNLL, latent_nll
 from flowprior.metrics.path_length import PathLength, perceptual_path_length
 from flowprior.metrics.perceptual import PerceptualDistance, lpips_weights
+from flowprior.metrics.pose import PoseError, pose_error, pose_regressor
 from flowprior.metrics.precision_recall import PrecisionRecall, prd
 from flowprior.metrics.reconstruction import ReconstructionError, reconstruction_error
 from flowprior.metrics.separability import Separability, conditional_entropy, separability
@@ -26,16 +42,22 @@ from flowprior.metrics.separability import Separability, conditional_entropy, se
 __all__ = [
     "CURVE_SHARES",
     "AggregatePosterior",
+    "ConditionalSpread",
+    "EdgeAgreement",
+    "FactorDistance",
     "FeatureNetwork",
     "FeatureStatistics",
     "FewSamplesWarning",
     "FrechetResult",
     "ImportanceNLL",
+    "InceptionScore",
     "KernelDistance",
     "LatentNLL",
     "Leakage",
+    "PairDiversity",
     "PathLength",
     "PerceptualDistance",
+    "PoseError",
     "PrecisionRecall",
     "ReconstructionError",
     "Separability",
@@ -43,13 +65,19 @@ __all__ = [
     "attribute_classifier",
     "cached_statistics",
     "classifier_features",
+    "classifier_logits",
     "conditional_entropy",
+    "conditional_spread",
     "density_skl",
+    "edge_agreement",
     "extract",
+    "factor_distance",
     "frechet",
     "frechet_distance",
     "importance_nll",
     "inception_features",
+    "inception_logits",
+    "inception_score",
     "kernel_distance",
     "latent_nll",
     "leakage",
@@ -57,10 +85,14 @@ __all__ = [
     "lpips_weights",
     "neighbor_skl",
     "normal_thresholds",
+    "pair_diversity",
     "perceptual_path_length",
+    "pose_error",
+    "pose_regressor",
     "prd",
     "reconstruction_error",
     "separability",
+    "silhouette_iou",
     "squeezenet_features",
     "statistics",
 ]

@@ -1,7 +1,5 @@
 """A feature network trained on the data set's own labels: metric "fd_classifier", never "FID"."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from math import ceil
 
 import torch
@@ -9,8 +7,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from flowprior.errors import InputError
-from flowprior.metrics.cache import cached, fingerprint
+from flowprior.metrics.cache import fingerprint
 from flowprior.metrics.features import FeatureNetwork
+from flowprior.metrics.learned import (
+    Standardise,
+    as_features,
+    check_images,
+    convolution,
+    learned,
+    outputs,
+    train,
+    train_and_test,
+)
 
 RECIPE = 2  # in every cache key: count it up when anything below changes what is learned
 _FEATURES = 64
@@ -50,7 +58,7 @@ def classifier_features(
     network, checksum, facts = _learned(
         images, labels, test_images, test_labels, data_fingerprint, seed, torch.device(device)
     )
-    return _as_features(network.body, "fd_classifier", images, checksum, facts).to(device)
+    return as_features(network.body, "fd_classifier", images, checksum, facts, _LARGEST).to(device)
 
 
 def attribute_classifier(
@@ -76,17 +84,32 @@ def attribute_classifier(
         images, labels, test_images, test_labels, data_fingerprint, seed, torch.device(device)
     )
     head = network if labels.dim() == 2 else nn.Sequential(network, _AgainstTheRest())
-    return _as_features(head, "separability", images, checksum, facts).to(device)
+    return as_features(head, "separability", images, checksum, facts, _LARGEST).to(device)
 
 
-def _as_features(
-    network: nn.Module, metric: str, images: Tensor, checksum: str, facts: dict[str, float | int | str]
+def classifier_logits(
+    images: Tensor,
+    labels: Tensor,
+    test_images: Tensor | None = None,
+    test_labels: Tensor | None = None,
+    *,
+    data_fingerprint: str | None = None,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
 ) -> FeatureNetwork:
-    resize = "none" if max(images.shape[2:]) <= _LARGEST else f"averaged to {_LARGEST}x{_LARGEST}"
-    shape = tuple(images.shape[1:])
-    return FeatureNetwork(
-        network, metric=metric, resize=resize, checksum=checksum, image_shape=shape, facts=facts
+    """The class logits (N, K) of a small classifier, for `inception_score`: metric "is_classifier".
+
+    The very network of `classifier_features`, with its cache and its arguments; labels are integers.
+
+    Raises:
+        InputError: as `classifier_features`, or for attributes.
+    """
+    if labels.dim() == 2:
+        raise InputError("`labels` are attributes (N, A) but must be integers (N,), one for each image.")
+    network, checksum, facts = _learned(
+        images, labels, test_images, test_labels, data_fingerprint, seed, torch.device(device)
     )
+    return as_features(network, "is_classifier", images, checksum, facts, _LARGEST).to(device)
 
 
 def _learned(
@@ -108,30 +131,27 @@ def _learned(
             raise InputError(f"`labels` hold {len(classes)} class but a classifier needs two or more.")
     if (test_images is None) != (test_labels is None):
         raise InputError("`test_images` and `test_labels` must be given together or not at all.")
+    test, data = None, data_fingerprint
     if test_images is not None and test_labels is not None:
         _check(test_images, test_labels, "test_images", "test_labels")
-        data = data_fingerprint or fingerprint(images, labels, test_images, test_labels)
-        train, test = (images, targets), (test_images, _among(classes, test_labels))
-        measured_on = f"test {len(test_images)}"
-    else:
-        data = data_fingerprint or fingerprint(images, labels)
-        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-        held, kept = order[: len(order) // 10 + 1], order[len(order) // 10 + 1 :]
-        train, test = (images[kept], targets[kept]), (images[held], targets[held])
-        measured_on = f"held-out {len(held)}"
+        test = (test_images, _among(classes, test_labels))
+        data = data or fingerprint(images, labels, test_images, test_labels)
+    data = data or fingerprint(images, labels)
+    real, held, measured_on = train_and_test((images, targets), test, seed)
 
-    def compute() -> dict[str, Tensor]:
-        network = _train(*train, len(classes), seed, device)
-        return {**network.state_dict(), "test_accuracy": torch.tensor(_accuracy(network, *test))}
+    def compute() -> tuple[_Classifier, float]:
+        network = _train(*real, len(classes), seed, device)
+        return network, _accuracy(network, *held)
 
     kind = " | attributes" if labels.dim() == 2 else ""
-    key = f"recipe {RECIPE} | {data} | train {len(train[0])} | {measured_on} | seed {seed}{kind}"
-    state = cached("classifier", key, compute)
-    accuracy = state.pop("test_accuracy").item()
-    with torch.device("meta"):  # draws no random numbers
-        network = _Classifier(*images.shape[1:], classes=len(classes))
-    network.load_state_dict(state, assign=True)
-    checksum = fingerprint(*(state[name].cpu() for name in sorted(state)))
+    key = f"recipe {RECIPE} | {data} | train {len(real[0])} | {measured_on} | seed {seed}{kind}"
+    network, checksum, accuracy = learned(
+        "classifier",
+        key,
+        "test_accuracy",
+        lambda: _Classifier(*images.shape[1:], classes=len(classes)),
+        compute,
+    )
     return network, checksum, {"test_accuracy": accuracy, "test_accuracy_on": measured_on}
 
 
@@ -142,23 +162,6 @@ class _AgainstTheRest(nn.Module):
         others = torch.eye(logits.shape[1], dtype=torch.bool, device=logits.device)
         rest = logits[:, None, :].masked_fill(others, -torch.inf).logsumexp(2)  # (N, K)
         return logits - rest
-
-
-class _Standardise(nn.Module):
-    """Shrink what is too large, then zero mean and unit variance a channel, by the training set."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(channels, 1, 1))
-        self.register_buffer("std", torch.ones(channels, 1, 1))
-
-    def forward(self, images: Tensor) -> Tensor:
-        if max(images.shape[2:]) > _LARGEST:
-            images = functional.interpolate(images, size=(_LARGEST, _LARGEST), mode="area")
-        return ((images - self.mean) / self.std).to(memory_format=torch.channels_last)
 
 
 class _Classifier(nn.Module):
@@ -172,10 +175,10 @@ class _Classifier(nn.Module):
         for side in (height, width):
             cells *= ceil(ceil(side / stride) / 2)
         self.body = nn.Sequential(
-            _Standardise(channels),
-            *_convolution(channels, first, kernel=5, stride=stride),
-            *_convolution(first, 2 * first, kernel=3, stride=2),
-            *_convolution(2 * first, 2 * first, kernel=3, stride=1),
+            Standardise(channels, _LARGEST),
+            *convolution(channels, first, kernel=5, stride=stride),
+            *convolution(first, 2 * first, kernel=3, stride=2),
+            *convolution(2 * first, 2 * first, kernel=3, stride=1),
             nn.Flatten(),
             nn.Linear(2 * first * cells, _FEATURES, bias=False),
             nn.BatchNorm1d(_FEATURES),
@@ -188,68 +191,12 @@ class _Classifier(nn.Module):
         return logits
 
 
-def _convolution(inputs: int, outputs: int, *, kernel: int, stride: int) -> list[nn.Module]:
-    return [
-        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
-        nn.BatchNorm2d(outputs),
-        nn.ReLU(),
-    ]
-
-
 def _train(images: Tensor, targets: Tensor, classes: int, seed: int, device: torch.device) -> _Classifier:
-    count = len(images)
-    batch = min(count, max(32, min(256, count // 20)))
-    epochs = max(5, min(30, _SEEN // count))
-    images, targets = images.to(device), targets.to(device)
-    devices = [device] if device.type == "cuda" else []
-    with (
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        torch.autocast(device.type, enabled=False),
-        torch.random.fork_rng(devices),
-        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
-        _one_thread(),
-    ):
-        torch.manual_seed(seed)
-        network = _Classifier(*images.shape[1:], classes=classes).to(device)
-        network = network.to(memory_format=torch.channels_last)
-        _measure(network.body[0], images)
-        optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2, weight_decay=5e-2)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, max_lr=1e-2, total_steps=epochs * (count // batch), pct_start=0.2
-        )
-        generator = torch.Generator().manual_seed(seed)
-        for _ in range(epochs):
-            order = torch.randperm(count, generator=generator).to(device)
-            for index in order[: count // batch * batch].split(batch):
-                loss = _loss(network(_pixels(images[index])), targets[index])
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-    return network.eval()
+    def build() -> _Classifier:
+        return _Classifier(*images.shape[1:], classes=classes)
 
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Sums then do not depend on the number of threads, and on such small layers more threads gain little."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _measure(standardise: nn.Module, images: Tensor) -> None:
-    """Channel means and standard deviations of the training set, from its first 10,000 images."""
-    pixels = _pixels(images[:10_000]).double()
-    standardise.get_buffer("mean").copy_(pixels.mean((0, 2, 3)).view(-1, 1, 1))
-    standardise.get_buffer("std").copy_(pixels.std((0, 2, 3)).clamp(min=1e-3).view(-1, 1, 1))
-
-
-def _pixels(images: Tensor) -> Tensor:
-    return images.float() / 255 if images.dtype == torch.uint8 else images.float()
+    epochs = max(5, min(30, _SEEN // len(images)))
+    return train(build, images, targets, _loss, epochs=epochs, seed=seed, device=device)
 
 
 def _loss(logits: Tensor, targets: Tensor) -> Tensor:
@@ -260,20 +207,13 @@ def _loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 def _accuracy(network: nn.Module, images: Tensor, targets: Tensor) -> float:
     """The share of right classes, or of right attributes."""
-    device = next(network.parameters()).device
-    right = []
-    with torch.inference_mode():
-        for x, y in zip(images.split(500), targets.cpu().split(500), strict=True):
-            logits = network(_pixels(x.to(device))).cpu()
-            right.append((logits > 0) == y if y.dim() == 2 else logits.argmax(1) == y)
-    return torch.cat(right).double().mean().item()
+    logits, y = outputs(network, images), targets.cpu()
+    right = (logits > 0) == y if y.dim() == 2 else logits.argmax(1) == y
+    return right.double().mean().item()
 
 
 def _check(images: Tensor, labels: Tensor, images_name: str, labels_name: str) -> None:
-    if images.dim() != 4 or len(images) < 4:
-        raise InputError(
-            f"`{images_name}` has shape {tuple(images.shape)} but must be (samples, channels, height, width)."
-        )
+    check_images(images, images_name)
     attributes = labels.dim() == 2 and labels.dtype == torch.bool and len(labels) == len(images)
     if not attributes and (labels.is_floating_point() or labels.shape != images.shape[:1]):
         raise InputError(

@@ -122,6 +122,20 @@ def inception_features(weights: str | Path | None = None, *, download: bool = Fa
     Raises:
         InputError: if the file is missing, cannot be fetched, or is not that network's state dict.
     """
+    return _inception(weights, download, "fid")
+
+
+def inception_logits(weights: str | Path | None = None, *, download: bool = False) -> FeatureNetwork:
+    """The FID Inception network's 1008 logits, for `inception_score`: metric "is".
+
+    They are without the last layer's bias, as in the published code of the score and in torch-fidelity. File,
+    preparation, arguments and errors are those of `inception_features`.
+    Source: Salimans et al. 2016 (arXiv:1606.03498), with the 2015 network of pytorch-fid.
+    """
+    return _inception(weights, download, "is")
+
+
+def _inception(weights: str | Path | None, download: bool, metric: str) -> FeatureNetwork:
     kept = cache_folder() / "weights" / INCEPTION_FILE
     if weights is None and not os.environ.get("FLOWPRIOR_WEIGHTS"):
         weights = kept if kept.is_file() or download else None
@@ -133,16 +147,20 @@ def inception_features(weights: str | Path | None = None, *, download: bool = Fa
         path = kept if kept.is_file() else _download_inception(kept)
     network = _inception_body()
     load_weights(network, path, "pytorch-fid's Inception network")
+    layers = {name: layer for name, layer in network.named_children() if name != "dropout"}
+    last = layers.pop("fc")
+    last.register_parameter("bias", None)
     body = nn.Sequential(
         _Prepare(299, antialias=False, mean=(0.5,), std=(0.5,)),
-        *(layer for name, layer in network.named_children() if name not in ("dropout", "fc")),
+        *layers.values(),
         nn.Flatten(),
+        *([last] if metric == "is" else []),
     )
     checksum = file_checksum(path)
     published = checksum.startswith(INCEPTION_FILE[-12:-4])
     return FeatureNetwork(
         body,
-        metric="fid",
+        metric=metric,
         resize="bilinear, not antialiased, to 299x299",
         checksum=checksum,
         facts={"weights": "as published" if published else "NOT the published file"},

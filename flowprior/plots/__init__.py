@@ -1,5 +1,6 @@
 """Figures: tensors in, matplotlib figures and Pillow images out."""
 
+from flowprior.plots.conditional import appearance_rows, condition_sheet, transfer_sheet
 from flowprior.plots.curves import read_metrics, training_curves
 from flowprior.plots.densities import latent_panels
 from flowprior.plots.grids import (
@@ -23,6 +24,8 @@ __all__ = [
     "SweepLine",
     "Traversal",
     "Way",
+    "appearance_rows",
+    "condition_sheet",
     "image_grid",
     "interpolation_rows",
     "latent_panels",
@@ -37,5 +40,6 @@ __all__ = [
     "sheets_beside",
     "sweep_panels",
     "training_curves",
+    "transfer_sheet",
     "traversal_panels",
 ]

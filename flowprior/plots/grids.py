@@ -39,11 +39,11 @@ def image_grid(images: Tensor, columns: int | None = None, *, title: str | None 
     >>> image_grid(torch.rand(6, 1, 28, 28), columns=3).size
     (184, 126)
     """
-    tiles = _as_tiles(images)
+    tiles = as_tiles(images)
     columns = _columns(columns, len(tiles))
     rows = math.ceil(len(tiles) / columns)
     blank = tiles.new_full((rows * columns - len(tiles), *tiles.shape[1:]), 255)
-    return _sheet(torch.cat([tiles, blank]).view(rows, columns, *tiles.shape[1:]), title=title)
+    return draw_sheet(torch.cat([tiles, blank]).view(rows, columns, *tiles.shape[1:]), title=title)
 
 
 def reconstruction_pairs(
@@ -59,12 +59,12 @@ def reconstruction_pairs(
             f"`x` has shape {tuple(x.shape)} and `reconstruction` {tuple(reconstruction.shape)} but both "
             "must have the same: pass the images that were reconstructed."
         )
-    tiles = torch.stack([_as_tiles(x), _as_tiles(reconstruction)])  # (2, N, 3, H, W)
+    tiles = torch.stack([as_tiles(x), as_tiles(reconstruction)])  # (2, N, 3, H, W)
     columns = _columns(columns, tiles.shape[1])
     bands = math.ceil(tiles.shape[1] / columns)
     blank = tiles.new_full((2, bands * columns - tiles.shape[1], *tiles.shape[2:]), 255)
     bands_of_rows = torch.cat([tiles, blank], 1).unflatten(1, (bands, columns)).transpose(0, 1).flatten(0, 1)
-    return _sheet(bands_of_rows, row_group=2, title=title, sides=["data", "model"] * bands)
+    return draw_sheet(bands_of_rows, row_group=2, title=title, sides=["data", "model"] * bands)
 
 
 def neighbor_sheet(
@@ -86,12 +86,12 @@ def neighbor_sheet(
             f"`neighbors` has shape {tuple(neighbors.shape)} but must be (N, k, *image) for `samples` of "
             f"shape {tuple(samples.shape)}: pass k training images for each sample."
         )
-    tiles = torch.cat([_as_rows(samples.unsqueeze(1)), _as_rows(neighbors)], 1)
+    tiles = torch.cat([as_rows(samples.unsqueeze(1)), as_rows(neighbors)], 1)
     below = None
     if distances is not None:
         below = [["", *(f"{value:.1f}" for value in row)] for row in distances.tolist()]
     tops = {0: "sample", 1: "nearest in the data"}
-    return _sheet(tiles, column_breaks=(1,), title=title, tops=tops, below=below)
+    return draw_sheet(tiles, column_breaks=(1,), title=title, tops=tops, below=below)
 
 
 def interpolation_rows(
@@ -113,7 +113,7 @@ def interpolation_rows(
     """
     if images.dim() != 5:
         raise InputError(f"`images` has shape {tuple(images.shape)} but must be (steps, N, C, H, W).")
-    return _sheet(_as_rows(images.transpose(0, 1)), title=title, sides=sides, tops=tops)
+    return draw_sheet(as_rows(images.transpose(0, 1)), title=title, sides=sides, tops=tops)
 
 
 def sheets_beside(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
@@ -160,17 +160,17 @@ def path_sheet(
         )
     if names and len(names) != shape[1]:
         raise InputError(f"`names` holds {len(names)} texts but there are {shape[1]} examples: one for each.")
-    rows = torch.stack([_as_rows(path.transpose(0, 1)) for path in paths.values()], 1)  # (N, R, S, 3, h, w)
+    rows = torch.stack([as_rows(path.transpose(0, 1)) for path in paths.values()], 1)  # (N, R, S, 3, h, w)
     for end, place in ((before, 0), (after, 1)):
         if end is not None:
             side = torch.full_like(rows[:, :, :1], 255)
-            side[:, 0, 0] = _as_tiles(end)
+            side[:, 0, 0] = as_tiles(end)
             rows = torch.cat([rows, side] if place else [side, rows], 2)
     first, last = int(before is not None), rows.shape[2] - int(after is not None)
     texts = {first + k: text for k, text in (tops or {}).items()}
     texts |= {0: "data"} if before is not None else {}
     texts |= {last: "data"} if after is not None else {}
-    return _sheet(
+    return draw_sheet(
         rows.flatten(0, 1),
         row_group=len(paths),
         column_breaks=[k for k in (first, last) if 0 < k < rows.shape[2]],
@@ -189,11 +189,12 @@ def _columns(columns: int | None, count: int) -> int:
     return min(columns, count)
 
 
-def _as_rows(images: Tensor) -> Tensor:
-    return _as_tiles(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+def as_rows(images: Tensor) -> Tensor:
+    """(R, K, C, H, W) -> uint8 (R, K, 3, scale H, scale W), as `as_tiles`."""
+    return as_tiles(images.flatten(0, 1)).unflatten(0, images.shape[:2])
 
 
-def _as_tiles(images: Tensor) -> Tensor:
+def as_tiles(images: Tensor) -> Tensor:
     """(N, C, H, W) -> uint8 (N, 3, scale H, scale W), enlarged without smoothing."""
     if images.dim() != 4 or images.shape[1] not in (1, 3) or images.numel() == 0:
         raise InputError(
@@ -206,12 +207,13 @@ def _as_tiles(images: Tensor) -> Tensor:
     return pixels.expand(-1, 3, -1, -1).repeat_interleave(scale, -2).repeat_interleave(scale, -1)
 
 
-def _sheet(
+def draw_sheet(
     tiles: Tensor,
     *,
     title: str | None = None,
     row_group: int = 1,
     column_breaks: Sequence[int] = (),
+    row_breaks: Sequence[int] = (),
     sides: Sequence[str] | None = None,
     tops: dict[int, str] | None = None,
     below: Sequence[Sequence[str]] | None = None,
@@ -229,7 +231,8 @@ def _sheet(
     breaks = [sum(each <= k for each in column_breaks) for k in range(columns)]
     x = [left + k * (width + _LINE) + _GAP * breaks[k] for k in range(columns)]
     band = (_GAP if row_group > 1 else 0) + (_BAND_TEXT if bands else 0)
-    y = [top + r * (height + _LINE + text_height) + (r // row_group) * band for r in range(rows)]
+    downs = [r // row_group * band + _GAP * sum(each <= r for each in row_breaks) for r in range(rows)]
+    y = [top + r * (height + _LINE + text_height) + down for r, down in enumerate(downs)]
     sheet = Image.new("RGB", (x[-1] + width + _MARGIN, y[-1] + height + text_height + _MARGIN), "white")
     for r in range(rows):
         for k in range(columns):

@@ -4,7 +4,15 @@ import pytest
 import torch
 
 from flowprior.errors import InputError
-from flowprior.metrics import classifier, classifier_features, extract, frechet
+from flowprior.metrics import (
+    attribute_classifier,
+    classifier,
+    classifier_features,
+    classifier_logits,
+    extract,
+    frechet,
+    inception_score,
+)
 from flowprior.metrics.features import FeatureNetwork
 
 
@@ -101,6 +109,21 @@ def test_accuracy_is_that_of_the_test_set_by_its_own_labels():
     unknown = torch.where(torch.arange(40) < 20, test_labels, 5)  # 5 was never seen: half cannot be right
     assert classifier_features(images, labels, test_images, unknown).facts["test_accuracy"] <= 0.5
     assert classifier_features(images, labels).facts["test_accuracy_on"] == "held-out 17"
+
+
+def test_logits_are_those_of_the_same_network_and_score_its_two_classes(monkeypatch):
+    images, labels = striped(400)
+    odds = attribute_classifier(images, labels)
+    monkeypatch.delattr(classifier, "_train")  # it is trained already
+    network = classifier_logits(images, labels)
+    assert (network.metric, network.checksum) == ("is_classifier", odds.checksum)
+    logits = features(network, images)
+    torch.testing.assert_close(logits.softmax(1), features(odds, images).sigmoid(), rtol=1e-4, atol=1e-5)
+    assert (3 + 4 * logits.argmax(1) == labels).double().mean() > 0.9
+    both, one = (inception_score(part, splits=2).value for part in (logits, logits[labels == 3]))
+    assert 1 <= one < 1.3 < both <= 2
+    with pytest.raises(InputError, match="attributes"):
+        classifier_logits(images, labels[:, None] == 3)
 
 
 def test_large_colour_images_are_averaged_and_other_sizes_refused():

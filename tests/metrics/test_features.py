@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from flowprior.errors import InputError
-from flowprior.metrics import extract, inception_features, squeezenet_features
+from flowprior.metrics import extract, inception_features, inception_logits, squeezenet_features
 from flowprior.metrics.cache import file_checksum
 from flowprior.metrics.features import INCEPTION_FILE, SQUEEZENET_FILE
 
@@ -152,6 +152,15 @@ def test_inception_equals_pytorch_fid(inception_state, inception_weights, monkey
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
     assert (network.metric, network.resize) == ("fid", "bilinear, not antialiased, to 299x299")
     assert network.facts == {"weights": "NOT the published file"}
+
+
+def test_inception_logits_are_the_pool_times_the_last_weights(inception_state, inception_weights):
+    network = inception_logits(inception_weights)
+    x = images(2, 3, 40)
+    (pool,), (logits,) = extract(x, inception_features(inception_weights)), extract(x, network)
+    assert logits.shape == (2, 1008)
+    torch.testing.assert_close(logits, pool @ inception_state["fc.weight"].T, rtol=1e-4, atol=1e-5)
+    assert (network.metric, network.checksum) == ("is", file_checksum(inception_weights))
 
 
 def test_a_missing_file_is_fetched_only_when_allowed(inception_weights, monkeypatch):

@@ -1,0 +1,70 @@
+"""Diversity: how far two samples at the same condition lie apart."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import zip_longest
+
+import torch
+from torch import Tensor
+
+from flowprior.errors import InputError
+from flowprior.metrics.learned import pixels
+
+
+@dataclass(frozen=True)
+class PairDiversity:
+    """The mean distance between pairs of samples; 0 where all samples of a condition are the same."""
+
+    value: float
+    standard_error: float  # of `value`, as if the pairs were independent; NaN for one pair
+    pairs: int
+
+
+@torch.no_grad()
+def pair_diversity(
+    first: Tensor | Iterable[Tensor],
+    second: Tensor | Iterable[Tensor],
+    distance: Callable[[Tensor, Tensor], Tensor],
+    *,
+    batch_size: int = 64,
+) -> PairDiversity:
+    """E d(x, x'), with x and x' two samples at the same condition, row by row of `first` and `second`.
+
+    With LPIPS as `distance` and the conditions of the test set it is the published measure of diversity
+    (Morrow & Chiu, section 7 and Table 2); another `distance` gives another quantity, not to be compared.
+
+    Args:
+        first, second: (N, C, H, W) in [0, 1], floats, or uint8 that are divided by 255; or iterables of
+            chunks of them, equally cut, of which one is held at a time.
+        distance: images twice -> (n,), such as `PerceptualDistance`.
+        batch_size: the most pairs that `distance` gets at once.
+
+    Raises:
+        InputError: if the two do not go together, there is no pair, or a distance is not finite.
+
+    >>> gap = lambda a, b: (a - b).abs().mean((1, 2, 3))
+    >>> x = torch.zeros(4, 1, 2, 2)
+    >>> pair_diversity(x, x + 0.5, gap)
+    PairDiversity(value=0.5, standard_error=0.0, pairs=4)
+    """
+    if batch_size < 1:
+        raise InputError(f"`batch_size` (={batch_size}) must be 1 or more.")
+    chunks = [[given] if isinstance(given, Tensor) else given for given in (first, second)]
+    found = []
+    for a, b in zip_longest(*chunks, fillvalue=torch.zeros(0)):
+        if a.shape != b.shape or a.dim() != 4:
+            raise InputError(
+                f"`first` has shape {tuple(a.shape)} and `second` {tuple(b.shape)}, but both must be images "
+                "of one shape, (N, C, H, W), a row of each for every pair, and cut into the same chunks."
+            )
+        for x, y in zip(a.split(batch_size), b.split(batch_size), strict=True):
+            found.append(distance(pixels(x), pixels(y)).cpu().double())
+    distances = torch.cat(found) if found else torch.zeros(0)
+    if len(distances) == 0:
+        raise InputError("`first` and `second` hold no pair: give at least one.")
+    if not distances.isfinite().all():
+        bad = int((~distances.isfinite()).sum())
+        raise InputError(f"`distance` is not finite for {bad} of {len(distances)} pairs: check the samples.")
+    spread = distances.std().item() if len(distances) > 1 else math.nan
+    return PairDiversity(distances.mean().item(), spread / math.sqrt(len(distances)), len(distances))
