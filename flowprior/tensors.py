@@ -47,6 +47,12 @@ def batch_shape_of(value: Tensor, event_shape: torch.Size, name: str = "z") -> t
     return value.shape[:batch_dims]
 
 
+def flat_rows(value: Tensor, event_dims: int) -> tuple[Tensor, torch.Size]:
+    """`value` (*batch, *event) as rows (N, *event), and the batch shape; N is 1 for the empty one."""
+    batch_shape = value.shape[: value.dim() - event_dims]
+    return value.reshape(numel(batch_shape), *value.shape[len(batch_shape) :]), batch_shape
+
+
 def sum_event(value: Tensor, event_dims: int) -> Tensor:
     """Sum over the last `event_dims` dimensions: (*batch, *event) -> (*batch,)."""
     return value if event_dims == 0 else value.flatten(-event_dims).sum(-1)

@@ -4,10 +4,17 @@ from flowprior.models.autoencoder import Autoencoder
 from flowprior.models.likelihoods import (
     BernoulliLikelihood,
     GaussianLikelihood,
+    LaplaceLikelihood,
     Likelihood,
     PerceptualLikelihood,
 )
-from flowprior.models.posteriors import DeterministicPosterior, GaussianPosterior, Posterior
+from flowprior.models.posteriors import (
+    DeterministicPosterior,
+    GaussianPosterior,
+    Posterior,
+    UnitGaussianPosterior,
+)
+from flowprior.models.variational_unet import VariationalUnet
 
 __all__ = [
     "Autoencoder",
@@ -15,7 +22,10 @@ __all__ = [
     "DeterministicPosterior",
     "GaussianLikelihood",
     "GaussianPosterior",
+    "LaplaceLikelihood",
     "Likelihood",
     "PerceptualLikelihood",
     "Posterior",
+    "UnitGaussianPosterior",
+    "VariationalUnet",
 ]

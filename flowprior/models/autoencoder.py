@@ -1,7 +1,9 @@
 """The autoencoder: an encoder, a decoder, a prior over z, and how their outputs are read."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import repeat
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +13,7 @@ from flowprior.errors import InputError
 from flowprior.models.likelihoods import GaussianLikelihood, Likelihood
 from flowprior.models.posteriors import DeterministicPosterior, Posterior
 from flowprior.priors import Prior
-from flowprior.tensors import batch_shape_of, numel
+from flowprior.tensors import batch_shape_of, flat_rows, numel
 
 
 @contextmanager
@@ -29,6 +31,9 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 class Autoencoder(nn.Module):
     """Encoder and decoder around a latent z whose prior is learned: VAE, GLF, or a plain autoencoder.
+
+    With a conditional prior every method takes the context along, but encoder and decoder do not see it; a
+    model whose networks do, such as `VariationalUnet`, overrides the hooks below.
 
     Args:
         encoder: x (N, *data) -> (N, posterior.out_features(prior.event_shape)).
@@ -66,58 +71,108 @@ class Autoencoder(nn.Module):
         self.posterior = DeterministicPosterior() if posterior is None else posterior
         self.likelihood = GaussianLikelihood() if likelihood is None else likelihood
 
-    def encode(self, x: Tensor) -> Distribution:
-        """q(z|x) for x (N, *data): batch shape (N,), event shape that of the prior."""
-        return self.posterior(self.encoder(x), self.prior.event_shape)
+    # What a model with networks of its own for the context overrides; here only the prior sees a context.
 
-    def decoder_output(self, z: Tensor) -> Tensor:
+    @property
+    def context_shape(self) -> tuple[int, ...] | None:
+        """The shape of one context: here what the prior wants, (C,); None if there is none."""
+        wanted = self.prior.context_features
+        return wanted if wanted is None or isinstance(wanted, tuple) else (wanted,)
+
+    @property
+    def conditional(self) -> bool:
+        """Whether every method wants a context."""
+        return self.context_shape is not None
+
+    def condition(self, context: Tensor | None) -> Any:
+        """What decoder and prior share of a context (*batch, *context_shape), to be computed once a batch:
+        here the context itself."""
+        return context
+
+    def prior_context(self, condition: Any) -> Tensor | None:
+        """What the prior sees of a `condition`: here all of it."""
+        return condition
+
+    def encoder_inputs(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, ...]:
+        """What the encoder is called with: here x (N, *data) alone."""
+        return (x,)
+
+    def conditioned_output(self, z: Tensor, condition: Any) -> Tensor:
+        """`decoder_output` of a `condition` that is there already."""
+        batch_shape = batch_shape_of(z, self.prior.event_shape)
+        output = self.decoder(z.reshape(numel(batch_shape), numel(self.prior.event_shape)))
+        return output.reshape(*batch_shape, *output.shape[1:])
+
+    def initialize(self, batch: Mapping[str, Tensor]) -> None:
+        """The data-dependent start of the networks from examples, "x" (N, *data) and, if conditional,
+        "context": here they have none, and nothing happens."""
+
+    # What follows from it.
+
+    def encode(self, x: Tensor, context: Tensor | None = None) -> Distribution:
+        """q(z|x) or q(z|x, context) for x (N, *data): batch shape (N,), event shape that of the prior."""
+        return self.posterior(self.encoder(*self.encoder_inputs(x, context)), self.prior.event_shape)
+
+    def decoder_output(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """What the likelihood reads: z (*batch, *event) -> (*batch, *data).
 
         Raises:
             InputError: if `z` does not end in the prior's event shape.
         """
-        batch_shape = batch_shape_of(z, self.prior.event_shape)
-        output = self.decoder(z.reshape(numel(batch_shape), numel(self.prior.event_shape)))
-        return output.reshape(*batch_shape, *output.shape[1:])
+        return self.conditioned_output(z, self.condition(context))
 
-    def decode(self, z: Tensor) -> Tensor:
-        """Mean of p(x|z): z (*batch, *event) -> (*batch, *data); gradients flow.
+    def decode(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """Mean of p(x|z) or p(x|z, context): z (*batch, *event) -> (*batch, *data); gradients flow.
 
         Raises:
             InputError: if `z` does not end in the prior's event shape.
         """
-        return self.likelihood.mean(self.decoder_output(z))
+        return self.likelihood.mean(self.decoder_output(z, context))
 
-    def reconstruction_nll(self, x: Tensor, z: Tensor) -> Tensor:
+    def reconstruction_nll(self, x: Tensor, z: Tensor, context: Tensor | None = None) -> Tensor:
         """-log p(x|z) in nats: x (N, *data), z (N, *event) -> (N,)."""
-        return self.likelihood.nll(self.decoder_output(z), x)
+        return self.likelihood.nll(self.decoder_output(z, context), x)
 
-    def reconstruct(self, x: Tensor) -> Tensor:
+    def reconstruct(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """x through the posterior's mean and back: (N, *data) -> (N, *data), in the mode the model is in."""
-        return self.decode(self.encode(x).mean)
+        return self.decode(self.encode(x, context).mean, context)
 
-    def codes(self, x: Tensor | Iterable[Tensor], batch_size: int = 512) -> Tensor:
+    def codes(
+        self,
+        x: Tensor | Iterable[Tensor],
+        context: Tensor | Iterable[Tensor] | None = None,
+        batch_size: int = 512,
+    ) -> Tensor:
         """The posterior means of a whole data set: x (N, *data), or batches of it -> (N, *event).
 
         Evaluation mode, no gradients, a chunk at a time: `x` may be on another device than the model, and the
-        codes come back on the device of `x`. Images are floats in [0, 1].
+        codes come back on the device of `x`. Images are floats in [0, 1]. A context comes as `x` does, whole
+        or in the same batches.
 
         Raises:
-            InputError: if `x` is empty, or not of a floating dtype.
+            InputError: if `x` is empty, or not of a floating dtype, or the context has other rows.
         """
-        chunks = x.split(check_batch_size(batch_size)) if isinstance(x, Tensor) else x
+        if context is not None and isinstance(x, Tensor) != isinstance(context, Tensor):
+            raise InputError(
+                "`x` and `context` must come the same way: both as tensors, or both as batches of them."
+            )
+        size = check_batch_size(batch_size)
+        chunks = x.split(size) if isinstance(x, Tensor) else x
+        contexts = context.split(size) if isinstance(context, Tensor) else context
+        pairs = zip(chunks, contexts, strict=True) if contexts is not None else zip(chunks, repeat(None))
         with evaluating(self):
-            found = [self._chunk_codes(chunk) for chunk in chunks if len(chunk)]
+            found = [self._chunk_codes(*pair) for pair in pairs if len(pair[0])]
         if not found:
             raise InputError("`x` is empty: give at least one example to encode.")
         return torch.cat(found)
 
-    def _chunk_codes(self, chunk: Tensor) -> Tensor:
+    def _chunk_codes(self, chunk: Tensor, context: Tensor | None) -> Tensor:
         if not chunk.is_floating_point():
             raise InputError(
                 f"`x` has dtype {chunk.dtype} but must be float, images in [0, 1]: use `x / 255`."
             )
-        return self.encode(chunk.to(self.device)).mean.to(chunk.device)
+        context = None if context is None else context.to(self.device)
+        return self.encode(chunk.to(self.device), context).mean.to(chunk.device)
 
     def sample(self, n: int, context: Tensor | None = None, batch_size: int = 512) -> Tensor:
         """n mean images of z from the prior, without gradients: (n, *batch, *data).
@@ -126,15 +181,52 @@ class Autoencoder(nn.Module):
 
         Args:
             n: draws, for each row of the context where there is one.
-            context: (*batch, C) for a conditional prior.
+            context: (*batch, *context_shape) for a conditional model.
             batch_size: latents a decoder call.
+
+        Raises:
+            InputError: if a context is missing, not wanted or of another shape.
         """
+        size = check_batch_size(batch_size)
         with evaluating(self):
-            z = self.prior.sample(n, context)
-            batch_shape = batch_shape_of(z, self.prior.event_shape)
-            chunks = z.reshape(-1, *self.prior.event_shape).split(check_batch_size(batch_size))
-            images = torch.cat([self.decode(chunk) for chunk in chunks])
-        return images.reshape(*batch_shape, *images.shape[1:])
+            if context is None or self.context_shape is None:
+                return self._sample(n, context, size)
+            rows, batch_shape = flat_rows(self.check_context(context), len(self.context_shape))
+            found = [self._sample(n, part, size) for part in rows.split(max(1, size // max(1, n)))]
+            images = torch.cat(found, 1)  # (n, rows, *data)
+            return images.reshape(n, *batch_shape, *images.shape[2:])
+
+    def _sample(self, n: int, context: Tensor | None, size: int) -> Tensor:
+        condition = self.condition(context)
+        z = self.prior.sample(n, self.prior_context(condition))  # (n, *event) or (n, rows, *event)
+        rows = 1 if context is None else len(context)
+        outputs = [self.conditioned_output(part, condition) for part in z.split(max(1, size // rows))]
+        return self.likelihood.mean(torch.cat(outputs))
+
+    def check_context(self, context: Tensor | None) -> Tensor:
+        """`context` (*batch, *context_shape).
+
+        Raises:
+            InputError: if it is missing or of another shape.
+        """
+        shape = self.context_shape or ()
+        wanted = ", ".join(map(str, shape))
+        if context is None:
+            raise InputError(
+                f"`context` is missing: this {type(self).__name__} is conditional and needs a tensor of "
+                f"shape (*batch, {wanted})."
+            )
+        dims = context.dim() - len(shape)
+        if context.dtype == torch.uint8:
+            raise InputError(
+                "`context` has dtype torch.uint8 but images are floats in [0, 1]: divide by 255."
+            )
+        if dims < 0 or context.shape[dims:] != shape:
+            raise InputError(
+                f"`context` has shape {tuple(context.shape)} but this {type(self).__name__} reads "
+                f"(*batch, {wanted}): give it the conditions that it was built for."
+            )
+        return context
 
     @property
     def device(self) -> torch.device:

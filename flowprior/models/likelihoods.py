@@ -66,17 +66,8 @@ class GaussianLikelihood(Likelihood):
 
     def __init__(self, variance: float | str = 1.0, activation: str = "sigmoid") -> None:
         super().__init__()
-        if activation not in ACTIVATIONS:
-            raise InputError(f"`activation` (={activation!r}) must be 'sigmoid' or 'identity'.")
-        self.activation = activation
-        if variance == "learned":
-            self.log_variance = nn.Parameter(torch.zeros(()))
-        elif isinstance(variance, int | float) and not isinstance(variance, bool) and 0 < variance < math.inf:
-            self.register_buffer("log_variance", torch.tensor(math.log(variance)))
-        else:
-            raise InputError(
-                f"`variance` (={variance!r}) must be a positive number, such as 1.0, or 'learned'."
-            )
+        self.activation = _check_activation(activation)
+        _hold_log(self, "variance", variance)
 
     @property
     def variance(self) -> Tensor:
@@ -92,6 +83,46 @@ class GaussianLikelihood(Likelihood):
         log_variance = self.log_variance.to(x.dtype)
         constant = residual.shape[1] * (log_variance + math.log(2 * math.pi))
         return 0.5 * (residual.square().sum(1) * torch.exp(-log_variance) + constant)
+
+
+class LaplaceLikelihood(Likelihood):
+    """p(x|z) = Laplace(a(output), b) per entry: nll = Σ |x - a(output)| / b + n log 2b over n entries of x.
+
+    The L1 loss of image-to-image translation, with its constant. `scale="learned"` makes log b one trained
+    scalar that starts at zero; at its optimum b is the mean absolute error.
+
+    Args:
+        scale: b, a positive number, or "learned".
+        activation: a, "sigmoid" for images in [0, 1] or "identity" for vectors.
+
+    Raises:
+        InputError: on any other scale or activation.
+
+    >>> LaplaceLikelihood(activation="identity").nll(torch.zeros(1, 2), torch.ones(1, 2))
+    tensor([3.3863])
+    """
+
+    log_scale: Tensor
+
+    def __init__(self, scale: float | str = 1.0, activation: str = "sigmoid") -> None:
+        super().__init__()
+        self.activation = _check_activation(activation)
+        _hold_log(self, "scale", scale)
+
+    @property
+    def scale(self) -> Tensor:
+        """b, a scalar."""
+        return self.log_scale.exp()
+
+    def mean(self, output: Tensor) -> Tensor:
+        """The activation of the output, same shape."""
+        return ACTIVATIONS[self.activation](output)
+
+    def _nll(self, output: Tensor, x: Tensor) -> Tensor:
+        distance = (x - self.mean(output)).abs().flatten(1)
+        log_scale = self.log_scale.to(x.dtype)
+        constant = distance.shape[1] * (log_scale + math.log(2))
+        return distance.sum(1) * torch.exp(-log_scale) + constant
 
 
 class BernoulliLikelihood(Likelihood):
@@ -162,3 +193,19 @@ class PerceptualLikelihood(Likelihood):
     def _nll(self, output: Tensor, x: Tensor) -> Tensor:
         scale = self.weight * x[0].numel()
         return self.pixel.nll(output, x) + scale * self.feature_distance(self.mean(output), x)
+
+
+def _check_activation(activation: str) -> str:
+    if activation not in ACTIVATIONS:
+        raise InputError(f"`activation` (={activation!r}) must be 'sigmoid' or 'identity'.")
+    return activation
+
+
+def _hold_log(likelihood: Likelihood, name: str, value: float | str) -> None:
+    """Give it `log_<name>`: a buffer of the logarithm of a positive number, a parameter if "learned"."""
+    if value == "learned":
+        likelihood.register_parameter(f"log_{name}", nn.Parameter(torch.zeros(())))
+    elif isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
+        likelihood.register_buffer(f"log_{name}", torch.tensor(math.log(value)))
+    else:
+        raise InputError(f"`{name}` (={value!r}) must be a positive number, such as 1.0, or 'learned'.")

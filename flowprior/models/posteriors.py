@@ -88,3 +88,19 @@ class GaussianPosterior(Posterior):
         mean, raw = parts
         normal = Normal(mean, functional.softplus(raw) + MIN_STD, validate_args=False)
         return Independent(normal, mean.dim() - 1, validate_args=False)
+
+
+class UnitGaussianPosterior(Posterior):
+    """q(z|x) = N(μ, I) with μ from the encoder, as the Variational U-net has it (Esser et al. 2018).
+
+    >>> UnitGaussianPosterior()(torch.zeros(3, 20)).stddev.unique()
+    tensor([1.])
+    """
+
+    multiplier = 1
+    deterministic = False
+
+    def _distribution(self, parts: list[Tensor]) -> Distribution:
+        mean = parts[0]
+        normal = Normal(mean, torch.ones_like(mean), validate_args=False)
+        return Independent(normal, mean.dim() - 1, validate_args=False)

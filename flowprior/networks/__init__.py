@@ -5,16 +5,21 @@ from flowprior.networks.infogan import InfoGANDecoder, InfoGANEncoder
 from flowprior.networks.mlp import MLP
 from flowprior.networks.resnet import ResNetDecoder, ResNetEncoder
 from flowprior.networks.small import SmallDecoder, SmallEncoder
+from flowprior.networks.variational_unet import AppearanceEncoder, ShapeBranch, UnetDecoder, UnetScales
 from flowprior.networks.vgg import VGGFeatures
 
 __all__ = [
     "MLP",
+    "AppearanceEncoder",
     "InfoGANDecoder",
     "InfoGANEncoder",
     "LatentCritic",
     "ResNetDecoder",
     "ResNetEncoder",
+    "ShapeBranch",
     "SmallDecoder",
     "SmallEncoder",
+    "UnetDecoder",
+    "UnetScales",
     "VGGFeatures",
 ]

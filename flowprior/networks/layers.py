@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from flowprior.errors import InputError
 
+SIZES = (32, 64, 128, 256)  # pixels a side that the deeper networks are built for
 INIT_STD = 0.02  # standard deviation of the first weights in InfoGAN's and DCGAN's code
 
 
@@ -16,6 +17,19 @@ def check_count(name: str, value: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise InputError(f"`{name}` (={value!r}) must be a positive int, such as 3.")
     return value
+
+
+def check_size(size: int) -> int:
+    """`size`, one of `SIZES`.
+
+    Raises:
+        InputError: if it is anything else.
+    """
+    if size not in SIZES:
+        raise InputError(
+            f"`size` (={size!r}) must be one of {', '.join(map(str, SIZES))}: resize or pad the images."
+        )
+    return size
 
 
 def check_input(name: str, value: Tensor, event_shape: tuple[int, ...]) -> Tensor:

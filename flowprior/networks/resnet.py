@@ -15,9 +15,8 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from flowprior.errors import InputError
-from flowprior.networks.layers import check_count, check_input, scaled
+from flowprior.networks.layers import check_count, check_input, check_size, scaled
 
-SIZES = (32, 64, 128, 256)
 BASE_CHANNELS, CHANNEL_CAP, HIDDEN, SCALES = 32, 1024, 512, 4
 DECODER_SIDE = 2  # pixels a side where the decoder begins
 
@@ -54,7 +53,7 @@ class ResNetEncoder(nn.Module):
         momentum: float = 0.1,
     ) -> None:
         super().__init__()
-        _check_size(size)
+        check_size(size)
         first, hidden = check_count("base_channels", base_channels), scaled(HIDDEN, width)
         if size < 2 ** check_count("scales", scales):
             raise InputError(
@@ -116,7 +115,7 @@ class ResNetDecoder(nn.Module):
         momentum: float = 0.1,
     ) -> None:
         super().__init__()
-        doublings = _check_size(size).bit_length() - DECODER_SIDE.bit_length()
+        doublings = check_size(size).bit_length() - DECODER_SIDE.bit_length()
         first = check_count("base_channels", base_channels)
         widths = [
             scaled(min(first * 2**scale, CHANNEL_CAP), width) for scale in reversed(range(doublings + 1))
@@ -175,14 +174,6 @@ class DenseBlock(nn.Module):
 
     def forward(self, vectors: Tensor) -> Tensor:
         return self.layers(vectors) + self.shortcut(vectors)
-
-
-def _check_size(size: int) -> int:
-    if size not in SIZES:
-        raise InputError(
-            f"`size` (={size!r}) must be one of {', '.join(map(str, SIZES))}: resize or pad the images."
-        )
-    return size
 
 
 def _initialize(network: nn.Module) -> None:
