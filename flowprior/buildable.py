@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from flowprior.data.images import Source
-    from flowprior.models import Autoencoder, Likelihood, Posterior
+    from flowprior.models import Autoencoder, Likelihood, Posterior, VariationalUnet
     from flowprior.priors.decoupled import DecoupledPrior
     from flowprior.priors.prior import Prior
     from flowprior.training.experiment import Experiment
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from flowprior.training.study import Study
 
 SIZES = ("cpu", "paper")
+
+Maps = Sequence[tuple[int, int, int]]  # shapes (channels, height, width), coarse first
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,84 @@ def autoencoder(
         posterior=posterior,
         likelihood=likelihood,
     )
+
+
+def variational_unet(
+    size: int,
+    channels: int,
+    context_channels: int,
+    prior: "Callable[..., Prior]",
+    latent_channels: int = 128,
+    filters: int = 32,
+    max_filters: int = 128,
+    blocks: int = 2,
+    bottleneck: int = 4,
+    dropout: float = 0.1,
+    posterior: "Posterior | None" = None,
+    likelihood: "Likelihood | None" = None,
+) -> "VariationalUnet":
+    """A Variational U-net whose parts agree on sizes; the defaults are the published ones at 256 pixels.
+
+    Args:
+        size: pixels a side of image and condition.
+        channels, context_channels: of image and condition.
+        prior: takes `features` and `context_features`, each the shapes of the coarse and the fine map:
+            `@hierarchical_prior` or `@concatenated_prior`.
+        latent_channels: C of the latent maps (C, s, s) and (C, 2s, 2s), s the bottleneck.
+        filters, max_filters, blocks, bottleneck, dropout: as for `UnetScales`.
+        posterior, likelihood: as for `VariationalUnet`.
+    """
+    from flowprior.models import UnitGaussianPosterior, VariationalUnet
+    from flowprior.networks import AppearanceEncoder, ShapeBranch, UnetDecoder, UnetScales
+
+    posterior = UnitGaussianPosterior() if posterior is None else posterior
+    scales = UnetScales(size, filters, max_filters, blocks, bottleneck, dropout)
+    return VariationalUnet(
+        ShapeBranch(context_channels, scales),
+        AppearanceEncoder(
+            channels, context_channels, latent_channels, scales, multiplier=posterior.multiplier
+        ),
+        UnetDecoder(channels, latent_channels, scales),
+        prior(features=scales.latent_shapes(latent_channels), context_features=scales.context_shapes),
+        posterior=posterior,
+        likelihood=likelihood,
+    )
+
+
+def hierarchical_prior(
+    features: Maps,
+    context_features: Maps,
+    prior: "Callable[..., Prior]",
+    fine: "Callable[..., Prior] | None" = None,
+) -> "Prior":
+    """p(z1|c1) p(z2|c2, z1): a prior for each scale, the finer on its own context and the coarser latent.
+
+    Args:
+        features, context_features: shapes of latent and context maps, coarse first, given by
+            `variational_unet`.
+        prior: takes `features` and `context_features`, such as `@FlowPrior` or `@GaussianPrior`.
+        fine: the same for the scales behind the first; None for `prior` there as well.
+    """
+    from flowprior.priors.hierarchical import HierarchicalPrior
+
+    children = [prior(features=features[0], context_features=context_features[0])]
+    for shape, (maps, *sides), (below, *_) in zip(
+        features[1:], context_features[1:], features[:-1], strict=True
+    ):
+        children.append((fine or prior)(features=shape, context_features=(maps + below, *sides)))
+    return HierarchicalPrior(children)
+
+
+def concatenated_prior(features: Maps, context_features: Maps, prior: "Callable[..., Prior]") -> "Prior":
+    """One prior of all latent maps as one vector, on all context maps as one vector.
+
+    Args:
+        features, context_features: as for `hierarchical_prior`.
+        prior: takes `features` and `context_features`, such as `@FlowPrior`.
+    """
+    from flowprior.tensors import numel
+
+    return prior(features=sum(map(numel, features)), context_features=sum(map(numel, context_features)))
 
 
 def decoupled_prior(features: int | tuple[int, ...], prior: "Callable[..., Prior]") -> "DecoupledPrior":
@@ -194,7 +274,15 @@ def buildable() -> dict[str, Callable[..., Any]]:
     from flowprior.training.optimizers import OptimizerSettings
     from flowprior.training.stages import joint_stage, prior_stage
 
-    things: list[Callable[..., Any]] = [experiment, study, autoencoder, by_size, by_data, Source]
+    things: list[Callable[..., Any]] = [
+        experiment,
+        study,
+        autoencoder,
+        variational_unet,
+        by_size,
+        by_data,
+        Source,
+    ]
     things += [
         infogan.InfoGANEncoder,
         infogan.InfoGANDecoder,
@@ -205,13 +293,20 @@ def buildable() -> dict[str, Callable[..., Any]]:
         mlp.MLP,
         critics.LatentCritic,
     ]
-    things += [posteriors.DeterministicPosterior, posteriors.GaussianPosterior, vgg.VGGFeatures]
+    things += [
+        posteriors.DeterministicPosterior,
+        posteriors.GaussianPosterior,
+        posteriors.UnitGaussianPosterior,
+        vgg.VGGFeatures,
+    ]
     things += [
         likelihoods.GaussianLikelihood,
+        likelihoods.LaplaceLikelihood,
         likelihoods.BernoulliLikelihood,
         likelihoods.PerceptualLikelihood,
     ]
-    things += [FlowPrior, Recipe, StandardNormal, MixturePrior, ImplicitPrior, decoupled_prior]
+    things += [FlowPrior, Recipe, StandardNormal, MixturePrior, ImplicitPrior]
+    things += [decoupled_prior, hierarchical_prior, concatenated_prior]
     things += [LatentFlow, ELBO, CapacityELBO, BetaTCVAE, FactorVAE, InfoVAE]
     things += [Bilevel, AdversarialAutoencoder, MomentMatching, LinearAnnealing]
     things += [joint_stage, prior_stage, OptimizerSettings]

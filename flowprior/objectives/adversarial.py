@@ -52,7 +52,7 @@ class AdversarialAutoencoder(Objective):
     Groups: "autoencoder"; "prior" (if it has parameters); "critic".
 
     Args:
-        model: with any posterior, and an unconditional prior.
+        model: unconditional, with any posterior.
         beta: β in [0, 1], or a `LinearAnnealing`.
         critic: makes the critic of `features`, the entries of a latent: (N, features) -> logits (N, 1). By
             default that of A.2 and A.3, two layers of 1024 with ReLU.
@@ -61,7 +61,7 @@ class AdversarialAutoencoder(Objective):
         reconstruction_weight: of the reconstruction term.
 
     Raises:
-        InputError: on a β outside [0, 1], a weight that is negative or not finite, a conditional prior, or a
+        InputError: on a β outside [0, 1], a weight that is negative or not finite, a conditional model, or a
             prior with parameters that cannot draw with gradient.
 
     Source: Morrow & Chiu, Eq. 14-16 and A.2-A.3; Makhzani et al. 2016.
@@ -80,10 +80,10 @@ class AdversarialAutoencoder(Objective):
     ) -> None:
         super().__init__()
         prior = model.prior
-        if prior.context_features is not None:
+        if model.conditional:
             raise InputError(
-                "`model` has a conditional prior, but this critic sees no context: build the prior without "
-                "`context_features`."
+                f"`model` is a conditional {type(model).__name__}, but this critic sees no context: build an "
+                "Autoencoder and its prior without `context_features`, or train with Bilevel or ELBO."
             )
         self.learned = check_draws(prior)
         self.model, self.beta, self.saturating = model, Beta(beta), saturating

@@ -24,7 +24,8 @@ class Bilevel(VariationalObjective):
     The loss is that of β = 1, but of the gradient that its KL sends back into q(z|x) only the part β passes;
     the prior gets all of it. β = 1 is the plain `ELBO`; β = 0 is GLF's stop-gradient (`LatentFlow` is this
     objective on a point posterior), and then nothing is computed behind z. The posterior may have a density
-    or be a point mass, whose entropy is dropped.
+    or be a point mass, whose entropy is dropped. Where the prior sees what the model computes of a context
+    (the shape branch of a `VariationalUnet`), φ includes that, and β scales log p(z|c) in c as in z.
 
     Against over-regularisation, as the paper's section 2.1 recounts:
       - annealing: `beta=LinearAnnealing(steps)`.
@@ -33,7 +34,8 @@ class Bilevel(VariationalObjective):
         subset ("latent", at the price of a second evaluation of the prior, without gradient); N(0, I) can be
         given its dimensions ("dimension"). f is as before: the prior learns below λ as well.
       - latent reconstruction: latent_weight · E_p(z) ‖z - mean of q(·|decode(z))‖₁, summed over the latent.
-        It trains the decoder alone, as its source found best (Zhu et al. 2017, Eq. 7 and section 4).
+        It trains the decoder alone (and its view of a context), as its source found best (Zhu et al. 2017,
+        Eq. 7 and section 4).
 
     Logged beside the terms of `VariationalObjective`: "beta" if annealed, "latent_reconstruction" if asked
     for. "loss" is reconstruction_weight · reconstruction + nll - β entropy, and what the options add.
@@ -114,10 +116,11 @@ class Bilevel(VariationalObjective):
     def _latent_reconstruction(self, seen: Pass) -> Tensor:
         model = self.model
         with torch.no_grad():
-            z = draw_like(seen.z, model.prior, seen.context)
+            z = draw_like(seen.z, model.prior, seen.prior_context)
         # Without its own parameters and buffers, the encoder neither learns nor counts these images.
         held = {name: parameter.detach() for name, parameter in model.encoder.named_parameters()}
         held |= {name: buffer.clone() for name, buffer in model.encoder.named_buffers()}
-        outputs = torch.func.functional_call(model.encoder, held, (model.decode(z),))
+        images = model.likelihood.mean(model.conditioned_output(z, seen.condition))
+        outputs = torch.func.functional_call(model.encoder, held, model.encoder_inputs(images, seen.context))
         codes = model.posterior(outputs, model.prior.event_shape).mean
         return (z - codes).abs().flatten(1).sum(1).mean()

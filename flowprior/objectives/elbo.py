@@ -5,6 +5,7 @@ from torch import Tensor
 from flowprior.errors import InputError
 from flowprior.models.autoencoder import Autoencoder
 from flowprior.objectives.objective import check_weight
+from flowprior.objectives.schedules import LinearAnnealing
 from flowprior.objectives.variational import Pass, Terms, VariationalObjective
 
 
@@ -28,21 +29,30 @@ class ELBO(VariationalObjective):
     Args:
         model: with a posterior of positive entropy, such as `GaussianPosterior`.
         reconstruction_weight: GLF's β.
-        kl_weight: β-VAE's β.
+        kl_weight: β-VAE's β, a number or a `LinearAnnealing`, which is then logged as "kl_weight". The
+            Variational U-net has LinearAnnealing(25_000, start=1e-6, after=50_000), of 100,000 steps.
 
     Raises:
         InputError: on a deterministic posterior, or a weight that is negative or not finite.
     """
 
     def __init__(
-        self, model: Autoencoder, reconstruction_weight: float = 1.0, kl_weight: float = 1.0
+        self,
+        model: Autoencoder,
+        reconstruction_weight: float = 1.0,
+        kl_weight: float | LinearAnnealing = 1.0,
     ) -> None:
         super().__init__(model, reconstruction_weight)
-        self.kl_weight = check_weight("kl_weight", kl_weight)
+        if not isinstance(kl_weight, LinearAnnealing):  # its values are checked already
+            check_weight("kl_weight", kl_weight)
+        self.kl_weight = kl_weight
 
     def regularizer(self, seen: Pass, step: int) -> tuple[Tensor, Terms]:
         """kl_weight · KL."""
-        return self.kl_weight * seen.kl, {}
+        if not isinstance(self.kl_weight, LinearAnnealing):
+            return self.kl_weight * seen.kl, {}
+        weight = self.kl_weight(step)
+        return weight * seen.kl, {"kl_weight": seen.kl.new_tensor(weight)}
 
 
 class CapacityELBO(VariationalObjective):

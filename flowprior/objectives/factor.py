@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from flowprior.models.autoencoder import Autoencoder
 from flowprior.networks.critics import LatentCritic
-from flowprior.objectives.objective import Batch, check_weight, entry
+from flowprior.objectives.objective import Batch, check_weight, context_of, entry
 from flowprior.objectives.variational import Pass, Terms, VariationalObjective
 from flowprior.tensors import numel
 
@@ -62,7 +62,8 @@ class FactorVAE(VariationalObjective):
         if player != "critic":
             return super().losses(player, batch, step)
         with torch.no_grad():
-            z = self.model.encode(entry(batch, "x")).sample().flatten(1)  # (N, D)
+            context = context_of(self.model, batch)
+            z = self.model.encode(entry(batch, "x"), context).sample().flatten(1)  # (N, D)
         logits = self.critic(torch.cat([z, permute_dimensions(z)]))  # (2N, 2)
         classes = torch.arange(2, device=z.device).repeat_interleave(len(z))
         return {

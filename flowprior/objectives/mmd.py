@@ -64,7 +64,7 @@ class InfoVAE(VariationalObjective):
 
     def regularizer(self, seen: Pass, step: int) -> tuple[Tensor, Terms]:
         """(1 - α) KL + (α + λ - 1) MMD²."""
-        true = draw_like(seen.z, self.model.prior, seen.context)  # (N, *event)
+        true = draw_like(seen.z, self.model.prior, seen.prior_context)  # (N, *event)
         discrepancy = mmd(
             seen.z, true, self.kernel, scale=self.scale, unbiased=self.unbiased, block=self.block
         )

@@ -24,8 +24,9 @@ from flowprior.objectives.schedules import Beta, LinearAnnealing
 class MomentMatching(Objective):
     """loss = reconstruction_weight · E[-log p(x|z)] + weight · MMD²(q(z), p(z)), β of it for the encoder.
 
-    The batch's z ~ q(z|x) are compared with as many draws of the prior, which learns from all of the
-    gradient of the discrepancy; of the encoder's, the part β passes. β = 0 is GMMN + autoencoder, an
+    The batch's z ~ q(z|x) are compared with as many draws of the prior (at the batch's contexts, if it is
+    conditional), which learns from all of the gradient of the discrepancy; of the encoder's, the part β
+    passes, as of that of a network for the context. β = 0 is GMMN + autoencoder, an
     unregularised autoencoder whose codes an MLP learns to imitate (Li et al. 2015, section 4); with a fixed
     prior and β = 1 it is WAE-MMD (Tolstikhin et al. 2018).
 
@@ -79,8 +80,13 @@ class MomentMatching(Objective):
         """The loss and its terms, from `batch["x"]` and, if conditional, `batch["context"]`."""
         self.check_player(player)
         model, x, beta = self.model, entry(batch, "x"), self.beta.at(step)
-        z = model.encode(x).rsample()  # (N, *event)
-        drawn = draw_like(z, model.prior, context_of(model.prior, batch))
+        context = context_of(model, batch)
+        condition = model.condition(context)
+        prior_context = model.prior_context(condition)
+        if prior_context is not None and prior_context.requires_grad:
+            prior_context = scale_gradient(prior_context, beta)
+        z = model.encode(x, context).rsample()  # (N, *event)
+        drawn = draw_like(z, model.prior, prior_context)
         unit = typical_distance(z.detach())
         discrepancy = mmd(
             scale_gradient(z, beta) / unit,
@@ -90,7 +96,7 @@ class MomentMatching(Objective):
             unbiased=self.unbiased,
             block=self.block,
         )
-        reconstruction = model.reconstruction_nll(x, z).mean()
+        reconstruction = model.likelihood.nll(model.conditioned_output(z, condition), x).mean()
         named = {"reconstruction": reconstruction, "mmd": discrepancy}
         named |= {"beta": reconstruction.new_tensor(beta)} if self.beta.annealed else {}
         loss = self.reconstruction_weight * reconstruction + self.weight * discrepancy

@@ -69,13 +69,14 @@ def entry(batch: Batch, name: str) -> Tensor:
     return batch[name]
 
 
-def context_of(prior: Prior, batch: Batch) -> Tensor | None:
-    """`batch["context"]` for a conditional prior, None for an unconditional one.
+def context_of(part: Prior | Autoencoder, batch: Batch) -> Tensor | None:
+    """`batch["context"]` for a conditional prior or model, None for an unconditional one.
 
     Raises:
-        InputError: if the prior is conditional and the batch has no context.
+        InputError: if the part is conditional and the batch has no context.
     """
-    return None if prior.context_features is None else entry(batch, "context")
+    conditional = part.conditional if isinstance(part, Autoencoder) else part.context_features is not None
+    return entry(batch, "context") if conditional else None
 
 
 def check_weight(name: str, weight: float) -> float:
@@ -118,8 +119,8 @@ def check_draws(prior: Prior) -> bool:
 
 
 def draw_like(z: Tensor, prior: Prior, context: Tensor | None) -> Tensor:
-    """As many draws of the prior as z (N, *event) has rows, at their contexts (N, C), with the gradient of
-    the path where the prior has one."""
+    """As many draws of the prior as z (N, *event) has rows, at what it sees of their contexts (N, C), with
+    the gradient of the path where the prior has one."""
     draw = prior.rsample if prior.has_rsample else prior.sample
     return draw(len(z)) if context is None else draw(1, context)[0]
 

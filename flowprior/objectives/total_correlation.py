@@ -93,7 +93,7 @@ class BetaTCVAE(VariationalObjective):
         else:
             log_weights = stratified_weights(size, self.dataset_size, self.legacy).to(seen.z).log()
         loc, scale = normal_parameters(seen.posterior)
-        log_p = self.model.prior.log_prob(seen.z, seen.context)
+        log_p = self.model.prior.log_prob(seen.z, seen.prior_context)
         mi, tc, dimension = decompose(seen.z.flatten(1), loc, scale, log_p, log_weights)
         loss = self.mi_weight * mi + self.tc_weight * tc + self.dimension_weight * dimension
         return loss, {"mutual_information": mi, "total_correlation": tc, "dimension_kl": dimension}

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,9 @@ class Pass:
 
     posterior: Distribution  # batch shape (N,)
     z: Tensor  # (N, *event), reparameterised
-    context: Tensor | None  # (N, C)
+    context: Tensor | None  # (N, *context_shape), of the batch
+    condition: Any  # what model and prior share of it
+    prior_context: Tensor | None  # (N, C), what the prior sees of it
     reconstruction: Tensor  # -log p(x|z)
     kl: Tensor  # KL(q(z|x) ‖ p(z)); of a point mass, -log p(z)
     entropy: Tensor  # of q(z|x), exact; of a point mass, left out: 0
@@ -45,6 +48,9 @@ class VariationalObjective(Objective):
 
     (dpVAE Eq. 5, which as printed lacks the ½ of the norm and the constant -L/2, and whose log-det
     Σ_k Σ_l b s should count the changed features, 1 - b).
+
+    Of a conditional model the prior may see what the model computes, as the maps of a `VariationalUnet`'s
+    shape branch. The part `pull` of a gradient that passes into the posterior passes into these as well.
 
     Logged by all, means over the batch in nats per example: "loss", "reconstruction" (-log p(x|z)), "nll"
     (the estimate of E_q[-log p(z)] = kl + entropy), and of posteriors with a density "kl" and "entropy"
@@ -84,7 +90,8 @@ class VariationalObjective(Objective):
         """R in nats per example, with gradient, and the terms to be logged beside the common ones."""
 
     def pull(self, posterior: Distribution, z: Tensor, context: Tensor | None, step: int) -> float | Tensor:
-        """The part of the KL's gradient that reaches the posterior; the prior always gets all of it."""
+        """The part of the KL's gradient that reaches the posterior, and what the model computes of the
+        context for the prior (`context` here); the prior's own parameters always get all of it."""
         return 1.0
 
     def parameter_groups(self, player: str) -> dict[str, list[nn.Parameter]]:
@@ -96,18 +103,24 @@ class VariationalObjective(Objective):
         """The loss and its terms, from `batch["x"]` and, if conditional, `batch["context"]`."""
         self.check_player(player)
         model, x = self.model, entry(batch, "x")
-        prior, context = model.prior, context_of(model.prior, batch)
-        outputs = model.encoder(x)
+        prior, context = model.prior, context_of(model, batch)
+        condition = model.condition(context)
+        prior_context = model.prior_context(condition)  # (N, C)
+        outputs = model.encoder(*model.encoder_inputs(x, context))
         posterior = model.posterior(outputs, prior.event_shape)
         z = posterior.rsample()  # (N, *event)
-        pull = self.pull(posterior, z, context, step)
+        pull = self.pull(posterior, z, prior_context, step)
         pulled = posterior
         if not (isinstance(pull, float) and pull == 1):
             pulled = model.posterior(scale_gradient(outputs, pull), prior.event_shape)
-        kl = prior.kl(pulled, scale_gradient(z, pull), context).mean()
+        pulled_context = prior_context
+        if prior_context is not None and prior_context.requires_grad:
+            pulled_context = scale_gradient(prior_context, pull)
+        kl = prior.kl(pulled, scale_gradient(z, pull), pulled_context).mean()
         point = model.posterior.deterministic
         entropy = torch.zeros_like(kl) if point else posterior.entropy().mean()
-        seen = Pass(posterior, z, context, model.reconstruction_nll(x, z).mean(), kl, entropy)
+        reconstruction = model.likelihood.nll(model.conditioned_output(z, condition), x).mean()
+        seen = Pass(posterior, z, context, condition, prior_context, reconstruction, kl, entropy)
         regularizer, terms = self.regularizer(seen, step)
         named = {"reconstruction": seen.reconstruction, "nll": kl + entropy}
         named |= ({} if point else {"entropy": entropy, "kl": kl}) | terms

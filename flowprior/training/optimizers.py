@@ -10,8 +10,8 @@ from torch import nn
 
 from flowprior.errors import InputError
 
-Schedule = Literal["constant", "cosine", "one_cycle", "halving"]
-SCHEDULES: tuple[Schedule, ...] = ("constant", "cosine", "one_cycle", "halving")
+Schedule = Literal["constant", "cosine", "linear", "one_cycle", "halving"]
+SCHEDULES: tuple[Schedule, ...] = ("constant", "cosine", "linear", "one_cycle", "halving")
 
 ONE_CYCLE_RISE = 0.3  # share of the steps in which one_cycle climbs to `lr`
 ONE_CYCLE_START = 25  # it begins at lr / 25 ...
@@ -25,6 +25,7 @@ class OptimizerSettings:
     The schedules, for step t of T:
       - "constant": lr.
       - "cosine": lr (1 + cos πt/T) / 2.
+      - "linear": lr up to step linear_after · T, then linearly to 0.
       - "one_cycle": cosine rise from lr/25 to lr in the first 30 % of the steps, then cosine fall to almost 0
         (Smith & Topin 2017, as torch's `OneCycleLR`).
       - "halving": lr 2^-⌊epoch / halve_every⌋.
@@ -35,6 +36,7 @@ class OptimizerSettings:
         weight_decay: decoupled for "adamw", an L2 term in the gradient for "adam".
         schedule: one of the above.
         halve_every: epochs between halvings.
+        linear_after: the share of the steps after which "linear" falls; 0.01 for the Variational U-net.
         warmup: steps in which the rate rises linearly from 0 to what the schedule says.
         kind: "adam" or "adamw".
 
@@ -48,6 +50,7 @@ class OptimizerSettings:
     weight_decay: float = 0.0
     schedule: Schedule = "constant"
     halve_every: int | None = None
+    linear_after: float = 0.0
     warmup: int = 0
     kind: Literal["adam", "adamw"] = "adam"
 
@@ -68,6 +71,12 @@ class OptimizerSettings:
             )
         if self.halve_every is not None:
             check_count("halve_every", self.halve_every)
+        check_number("linear_after", self.linear_after, least=0)
+        if self.linear_after >= 1 or (self.linear_after and self.schedule != "linear"):
+            raise InputError(
+                f"`linear_after` (={self.linear_after!r}) must be a share in [0, 1) and goes with 'linear' "
+                f"(schedule={self.schedule!r}): e.g. 'linear' and 0.5."
+            )
         check_count("warmup", self.warmup, least=0)
         if self.kind not in ("adam", "adamw"):
             raise InputError(f"`kind` (={self.kind!r}) must be 'adam' or 'adamw'.")
@@ -81,6 +90,8 @@ class OptimizerSettings:
         lr = self.lr
         if self.schedule == "cosine":
             lr *= (1 + math.cos(math.pi * min(step / steps, 1))) / 2
+        elif self.schedule == "linear":
+            lr *= min((steps - min(step, steps)) / ((1 - self.linear_after) * steps), 1)
         elif self.schedule == "one_cycle":
             lr *= _one_cycle(step, steps)
         elif self.halve_every is not None:

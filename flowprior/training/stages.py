@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from flowprior.errors import InputError
 from flowprior.models import Autoencoder
+from flowprior.models.autoencoder import evaluating
 from flowprior.objectives import LatentFlow, LatentNLL, Objective
 from flowprior.priors.flow import FlowPrior, Standardize
 from flowprior.priors.prior import Prior
@@ -17,6 +18,8 @@ from flowprior.training.optimizers import OptimizerSettings, check_count, check_
 Tensors: TypeAlias = Mapping[str, Tensor]
 Data: TypeAlias = Tensors | Callable[[], Tensors]
 Optimizers: TypeAlias = OptimizerSettings | Mapping[str, OptimizerSettings]
+
+INITIAL_BATCHES = 4  # whose examples a data-dependent start sees, as in the Variational U-net's code
 
 
 @dataclass
@@ -153,7 +156,9 @@ def joint_stage(
 ) -> Stage:
     """Autoencoder and prior together (GLF in one stage, VAEs); with frozen=("prior",) the autoencoder alone.
 
-    Where the prior is conditional and the data has no "context", one-hot labels are taken for it.
+    Where the prior is conditional and the data has no "context", one-hot labels are taken for it. A model
+    with a data-dependent start (`VariationalUnet`) takes it from examples of 4 batches, spread evenly over
+    the data, when the stage begins; one that has had it, or is frozen, stays as it is.
 
     Args:
         model, data: what is trained, on "x" and, as far as the objective needs them, "label" or "context".
@@ -162,18 +167,26 @@ def joint_stage(
 
     The other arguments are those of `Stage`.
     """
+
+    def start(tensors: Tensors) -> None:
+        size = len(tensors["x"])
+        rows = torch.linspace(0, size - 1, min(size, INITIAL_BATCHES * batch_size), dtype=torch.float64)
+        chosen = {k: tensors[k] for k in ("x", "context") if k in tensors}
+        model.initialize({k: _as_input(v[rows.long().to(v.device)]) for k, v in chosen.items()})
+
     return Stage(
         name,
         objective(model),
-        _later(lambda found: with_context(model.prior, found), data),
+        _later(lambda found: with_context(model, found), data),
         epochs,
         batch_size,
         OptimizerSettings() if optimizers is None else optimizers,
         frozen=frozen,
         ema=ema,
         clip=clip,
-        validation=_later(lambda found: with_context(model.prior, found), validation),
+        validation=_later(lambda found: with_context(model, found), validation),
         patience=patience,
+        initialize=None if "autoencoder" in frozen else start,
     )
 
 
@@ -214,7 +227,7 @@ def prior_stage(
         prior.initialize(tensors["z"], tensors.get("context"), seed=seed, **options)
 
     def encode(tensors: Tensors) -> Tensors:
-        return latents(model, with_context(prior, tensors))
+        return latents(model, with_context(model, tensors))
 
     settings = OptimizerSettings(lr=3e-3, weight_decay=1e-5, schedule="one_cycle")
     return Stage(
@@ -233,20 +246,39 @@ def prior_stage(
 
 
 def latents(model: Autoencoder | Prior, tensors: Tensors) -> Tensors:
-    """ "z" and "context" of `tensors`; for an autoencoder z are the codes of "x"."""
+    """ "z" and "context" of `tensors`; for an autoencoder z are the codes of "x", and the context is what
+    the prior sees of it."""
     if isinstance(model, Autoencoder):
-        if "x" not in tensors:
-            raise InputError(f"The data of a prior's stage has no 'x' to encode, only {sorted(tensors)}.")
-        tensors = {**tensors, "z": model.codes(_chunks(tensors["x"])).cpu()}
+        wanted = ("x", "context") if model.conditional else ("x",)
+        for name in wanted:
+            if name not in tensors:
+                raise InputError(
+                    f"The data of a prior's stage has no {name!r} to encode, only {sorted(tensors)}."
+                )
+        codes = model.codes(*(_chunks(tensors[name]) for name in wanted)).cpu()
+        tensors = {"z": codes} | _seen_contexts(model, tensors)
     if "z" not in tensors:
         raise InputError(f"The data of a prior's stage has no 'z', only {sorted(tensors)}.")
     return {name: tensors[name] for name in ("z", "context") if name in tensors}
 
 
-def with_context(prior: Prior, tensors: Tensors) -> Tensors:
-    """`tensors` with a "context" of one-hot labels, if the prior needs a context and there is none."""
-    width = prior.context_features
-    if width is None or "context" in tensors or "label" not in tensors:
+@torch.no_grad()
+def _seen_contexts(model: Autoencoder, tensors: Tensors) -> dict[str, Tensor]:
+    """{"context": what the prior sees of each} for a conditional prior, else nothing."""
+    if model.prior.context_features is None:
+        return {}
+    with evaluating(model):
+        chunks = (model.condition(part.to(model.device)) for part in _chunks(tensors["context"]))
+        found = [context.cpu() for context in map(model.prior_context, chunks) if context is not None]
+    return {"context": torch.cat(found)}
+
+
+def with_context(model: Autoencoder | Prior, tensors: Tensors) -> Tensors:
+    """`tensors` with a "context" of one-hot labels, if a vector of context is needed and there is none."""
+    width = model.prior.context_features if isinstance(model, Autoencoder) else model.context_features
+    if isinstance(model, Autoencoder) and len(model.context_shape or ()) != 1:
+        return tensors
+    if not isinstance(width, int) or "context" in tensors or "label" not in tensors:
         return tensors
     classes = int(tensors["label"].max()) + 1
     if classes > width:
@@ -261,4 +293,9 @@ def with_context(prior: Prior, tensors: Tensors) -> Tensors:
 def _chunks(x: Tensor, size: int = 512) -> Iterator[Tensor]:
     """`x` in chunks as a model reads them: bytes become floats in [0, 1]."""
     for chunk in x.split(size):
-        yield chunk.float() / 255 if chunk.dtype == torch.uint8 else chunk
+        yield _as_input(chunk)
+
+
+def _as_input(x: Tensor) -> Tensor:
+    """Bytes as floats in [0, 1]; anything else as it is."""
+    return x.float() / 255 if x.dtype == torch.uint8 else x

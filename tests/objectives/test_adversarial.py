@@ -274,7 +274,7 @@ def test_bad_settings_are_named(make, words):
 def test_priors_that_cannot_play_are_named():
     for prior, words in (
         (MixturePrior(3, components=2), "MixturePrior, whose draws have no gradient"),
-        (FlowPrior(3, transforms=2, context_features=2), "conditional prior"),
+        (FlowPrior(3, transforms=2, context_features=2), "conditional Autoencoder"),
     ):
         built = Autoencoder(MLP(6, 3), MLP(3, 6), prior)
         with pytest.raises(InputError, match=words):
