@@ -137,7 +137,7 @@ def hierarchical_prior(
     prior: "Callable[..., Prior]",
     fine: "Callable[..., Prior] | None" = None,
 ) -> "Prior":
-    """p(z1|c1) p(z2|c2, z1): a prior for each scale, the finer on its own context and the coarser latent.
+    """p(z1|c1) p(z2|c2, z1): a prior for each scale, the finer on its own context and the coarser latents.
 
     Args:
         features, context_features: shapes of latent and context maps, coarse first, given by
@@ -147,11 +147,12 @@ def hierarchical_prior(
     """
     from flowprior.priors.hierarchical import HierarchicalPrior
 
-    children = [prior(features=features[0], context_features=context_features[0])]
-    for shape, (maps, *sides), (below, *_) in zip(
-        features[1:], context_features[1:], features[:-1], strict=True
-    ):
-        children.append((fine or prior)(features=shape, context_features=(maps + below, *sides)))
+    children: list[Any] = []  # whether they are invertible is checked there
+    below = 0  # channels of the coarser latents
+    for shape, (maps, *sides) in zip(features, context_features, strict=True):
+        make = fine if children and fine is not None else prior
+        children.append(make(features=shape, context_features=(maps + below, *sides)))
+        below += shape[0]
     return HierarchicalPrior(children)
 
 

@@ -198,8 +198,10 @@ class Autoencoder(nn.Module):
 
     def _sample(self, n: int, context: Tensor | None, size: int) -> Tensor:
         condition = self.condition(context)
-        z = self.prior.sample(n, self.prior_context(condition))  # (n, *event) or (n, rows, *event)
+        seen = self.prior_context(condition)
         rows = 1 if context is None else len(context)
+        shape = (n,) if context is None or seen is not None else (n, rows)
+        z = self.prior.sample(shape, seen)  # (n, *event) or (n, rows, *event)
         outputs = [self.conditioned_output(part, condition) for part in z.split(max(1, size // rows))]
         return self.likelihood.mean(torch.cat(outputs))
 

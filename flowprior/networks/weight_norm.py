@@ -38,7 +38,7 @@ class WeightNormConv2d(nn.Module):
         """Gain and bias from the input of the first batches, (N, in, H, W)."""
         self.gain.fill_(1.0)
         self.bias.zero_()
-        variance, mean = torch.var_mean(self(maps), (0, 2, 3), correction=0)
+        variance, mean = torch.var_mean(self.forward(maps), (0, 2, 3), correction=0)
         self.gain.copy_(torch.where(variance > LEAST_VARIANCE, variance.rsqrt(), 1.0))
         self.bias.copy_(-mean * self.gain)
 

@@ -255,7 +255,8 @@ def latents(model: Autoencoder | Prior, tensors: Tensors) -> Tensors:
                 raise InputError(
                     f"The data of a prior's stage has no {name!r} to encode, only {sorted(tensors)}."
                 )
-        codes = model.codes(*(_chunks(tensors[name]) for name in wanted)).cpu()
+        contexts = _chunks(tensors["context"]) if model.conditional else None
+        codes = model.codes(_chunks(tensors["x"]), contexts).cpu()
         tensors = {"z": codes} | _seen_contexts(model, tensors)
     if "z" not in tensors:
         raise InputError(f"The data of a prior's stage has no 'z', only {sorted(tensors)}.")

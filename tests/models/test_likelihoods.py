@@ -3,11 +3,11 @@
 import pytest
 import torch
 from torch import nn
-from torch.distributions import Bernoulli, Normal
+from torch.distributions import Bernoulli, Laplace, Normal
 from torch.nn import functional
 
 from flowprior.errors import InputError
-from flowprior.models import BernoulliLikelihood, GaussianLikelihood, PerceptualLikelihood
+from flowprior.models import BernoulliLikelihood, GaussianLikelihood, LaplaceLikelihood, PerceptualLikelihood
 
 
 @pytest.fixture
@@ -47,6 +47,30 @@ def test_fixed_variance_follows_the_state_dict():
     assert likelihood.variance.item() == pytest.approx(0.25)
 
 
+@pytest.mark.parametrize("activation", ["sigmoid", "identity"])
+@pytest.mark.parametrize("scale", [1.0, 0.01, 3])
+def test_laplace_is_the_laplace_density(pair, activation, scale):
+    output, x = pair
+    likelihood = LaplaceLikelihood(scale, activation).double()
+    mean = output.sigmoid() if activation == "sigmoid" else output
+    reference = -Laplace(mean, scale).log_prob(x).flatten(1).sum(1)
+    torch.testing.assert_close(likelihood.mean(output), mean)
+    torch.testing.assert_close(likelihood.nll(output, x), reference, rtol=1e-6, atol=0)
+    assert likelihood.learned_parameters() == []
+
+
+def test_learned_scale_has_one_scalar_whose_optimum_is_the_mean_absolute_error(pair):
+    output, x = pair
+    likelihood = LaplaceLikelihood("learned").double()
+    assert [tuple(parameter.shape) for parameter in likelihood.learned_parameters()] == [()]
+    torch.testing.assert_close(likelihood.nll(output, x), LaplaceLikelihood(1.0).double().nll(output, x))
+    with torch.no_grad():
+        likelihood.log_scale.copy_((x - output.sigmoid()).abs().mean().log())
+    assert likelihood.scale.item() == pytest.approx((x - output.sigmoid()).abs().mean().item())
+    likelihood.nll(output, x).mean().backward()
+    assert abs(likelihood.log_scale.grad.item()) < 1e-12
+
+
 def test_bernoulli_is_the_bernoulli_density(pair):
     output, x = pair
     binary = (x > 0.5).double()
@@ -58,7 +82,7 @@ def test_bernoulli_is_the_bernoulli_density(pair):
 def test_half_precision_outputs_are_summed_in_the_precision_of_x():
     torch.manual_seed(0)
     x, output = torch.rand(2, 1, 28, 28), torch.randn(2, 1, 28, 28).bfloat16()
-    for likelihood in (GaussianLikelihood(), BernoulliLikelihood()):
+    for likelihood in (GaussianLikelihood(), LaplaceLikelihood(), BernoulliLikelihood()):
         nll = likelihood.nll(output, x)
         assert nll.dtype == torch.float32
         torch.testing.assert_close(nll, likelihood.nll(output.float(), x))

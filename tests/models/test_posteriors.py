@@ -6,7 +6,7 @@ from torch.distributions import Normal
 from torch.nn import functional
 
 from flowprior.errors import InputError
-from flowprior.models import DeterministicPosterior, GaussianPosterior
+from flowprior.models import DeterministicPosterior, GaussianPosterior, UnitGaussianPosterior
 
 
 @pytest.mark.parametrize("event_shape", [(6,), (2, 3)])
@@ -20,6 +20,18 @@ def test_gaussian_posterior_is_the_diagonal_normal(event_shape):
     torch.testing.assert_close(q.log_prob(z), reference.log_prob(z.reshape(3, 4, 6)).sum(-1))
     torch.testing.assert_close(q.entropy(), reference.entropy().sum(-1))
     torch.testing.assert_close(q.mean.reshape(4, 6), reference.mean)
+
+
+@pytest.mark.parametrize("event_shape", [(12,), (3, 4)])
+def test_unit_gaussian_posterior_has_variance_one(event_shape):
+    torch.manual_seed(0)
+    h = torch.randn(4, 12, dtype=torch.float64)
+    q = UnitGaussianPosterior()(h, event_shape)
+    assert (q.batch_shape, q.event_shape) == ((4,), event_shape)
+    z = q.rsample((3,))
+    reference = Normal(h, 1.0)
+    torch.testing.assert_close(q.log_prob(z), reference.log_prob(z.reshape(3, 4, 12)).sum(-1))
+    torch.testing.assert_close(q.entropy(), reference.entropy().sum(-1))
 
 
 @pytest.mark.parametrize("event_shape", [(12,), (3, 4)])
@@ -58,7 +70,9 @@ def test_nan_flows_through_to_the_loss():
     assert q.entropy().isnan().all()
 
 
-@pytest.mark.parametrize("posterior", [GaussianPosterior(), DeterministicPosterior()])
+@pytest.mark.parametrize(
+    "posterior", [GaussianPosterior(), UnitGaussianPosterior(), DeterministicPosterior()]
+)
 def test_wrong_encoder_output_is_refused(posterior):
     with pytest.raises(InputError, match="out_features"):
         posterior(torch.zeros(2, 7), (5,))

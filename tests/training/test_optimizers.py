@@ -32,13 +32,25 @@ def rates(**settings) -> list[float]:
     [
         ({}, lambda o: torch.optim.lr_scheduler.ConstantLR(o, factor=1.0)),
         ({"schedule": "cosine"}, lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, STEPS)),
+        ({"schedule": "linear"}, lambda o: torch.optim.lr_scheduler.PolynomialLR(o, STEPS)),
+        (
+            {"schedule": "linear", "linear_after": 0.25},
+            lambda o: torch.optim.lr_scheduler.SequentialLR(
+                o,
+                [
+                    torch.optim.lr_scheduler.ConstantLR(o, factor=1.0),
+                    torch.optim.lr_scheduler.PolynomialLR(o, STEPS * 3 // 4),
+                ],
+                [STEPS // 4],
+            ),
+        ),
         ({"schedule": "one_cycle"}, lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 0.3, STEPS)),
         (
             {"schedule": "halving", "halve_every": 3},
             lambda o: torch.optim.lr_scheduler.StepLR(o, 3 * PER_EPOCH, gamma=0.5),
         ),
     ],
-    ids=["constant", "cosine", "one_cycle", "halving"],
+    ids=["constant", "cosine", "linear", "linear_after", "one_cycle", "halving"],
 )
 def test_schedules_agree_with_torch(settings, make) -> None:
     torch.testing.assert_close(rates(**settings), torch_rates(make), rtol=1e-9, atol=1e-12)
@@ -51,7 +63,7 @@ def test_warmup_multiplies_the_schedule_by_a_ramp() -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
-@pytest.mark.parametrize("schedule", ["cosine", "one_cycle"])
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "one_cycle"])
 def test_short_stages_have_finite_positive_rates(schedule, steps) -> None:
     found = [OptimizerSettings(schedule=schedule).rate(step, steps, 1) for step in range(steps)]
     assert all(math.isfinite(rate) and 0 < rate <= 1e-3 for rate in found)
@@ -96,6 +108,9 @@ def test_adamw_decouples_the_decay() -> None:
         ({"schedule": "halving"}, "halve_every"),
         ({"halve_every": 3}, "halve_every"),
         ({"schedule": "halving", "halve_every": 0}, "halve_every"),
+        ({"linear_after": 0.5}, "linear_after"),
+        ({"schedule": "linear", "linear_after": 1.0}, "linear_after"),
+        ({"schedule": "linear", "linear_after": -0.1}, "linear_after"),
         ({"warmup": -1}, "warmup"),
         ({"kind": "sgd"}, "kind"),
     ],
