@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from flowprior.commands.files import ARRAYS, read_rows
@@ -36,8 +35,8 @@ def read_conditions(path: Path, shape: tuple[int, ...] | None, key: str | None =
             )
         if len(shape) == 3 and not (rows.min() >= 0 and rows.max() <= 1):
             raise InputError(
-                f"`context` (={path}) ranges from {rows.min():g} to {rows.max():g} but pictures are in [0, 1]: "
-                "divide bytes by 255."
+                f"`context` (={path}) ranges from {rows.min():g} to {rows.max():g} but pictures are in "
+                "[0, 1]: divide bytes by 255."
             )
         return rows
     if len(shape) != 3:

@@ -1,6 +1,6 @@
 """What the metrics of one model share: the data, the samples, the feature networks."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 
@@ -79,7 +79,7 @@ class Job:
             yield self.model.decode(chunk)
 
     def network(self, kind: str) -> FeatureNetwork:
-        """The feature network "inception", "squeezenet" or "classifier", made once."""
+        """A network of features or logits, made once."""
         if kind not in self.networks:
             self.networks[kind] = _NETWORKS[kind](self).to(self.model.device)
         return self.networks[kind]
@@ -101,7 +101,8 @@ def contexts_of(model: Autoencoder, dataset: Dataset) -> Tensor | None:
     found = with_context(model, dataset.tensors()).get("context")
     if found is None:
         raise InputError(
-            f"The model needs a context for each example, but {dataset.name!r} has neither contexts nor labels."
+            f"The model needs a context for each example, but {dataset.name!r} has neither contexts nor "
+            "labels: take a data set of pairs, or a model without contexts."
         )
     return found
 
@@ -124,22 +125,49 @@ def _squeezenet(job: Job) -> FeatureNetwork:
     return squeezenet_features(job.weights)
 
 
+def _of_classes(make: Callable[..., FeatureNetwork]) -> Callable[[Job], FeatureNetwork]:
+    """What `make` gives for the classifier of the data set."""
+
+    def network(job: Job) -> FeatureNetwork:
+        train, test = job.source.train(), job.test
+        if train.label is None:
+            raise InputError(
+                f"The classifier's metrics need labels, and {job.source.name!r} has none: leave them out."
+            )
+        return make(
+            train.x,
+            train.label,
+            test.x,
+            test.label,
+            data_fingerprint=f"{train.fingerprint} {test.fingerprint}",
+            device=job.model.device,
+        )
+
+    return network
+
+
 def _classifier(job: Job) -> FeatureNetwork:
     from flowprior.metrics.classifier import classifier_features
 
-    train, test = job.source.train(), job.test
-    if train.label is None:
-        raise InputError(
-            f"The classifier's metrics need labels, and {job.source.name!r} has none: leave them out."
-        )
-    return classifier_features(
-        train.x,
-        train.label,
-        test.x,
-        test.label,
-        data_fingerprint=f"{train.fingerprint} {test.fingerprint}",
-        device=job.model.device,
-    )
+    return _of_classes(classifier_features)(job)
 
 
-_NETWORKS = {"inception": _inception, "squeezenet": _squeezenet, "classifier": _classifier}
+def _classifier_logits(job: Job) -> FeatureNetwork:
+    from flowprior.metrics.classifier import classifier_logits
+
+    return _of_classes(classifier_logits)(job)
+
+
+def _inception_logits(job: Job) -> FeatureNetwork:
+    from flowprior.metrics.features import inception_logits
+
+    return inception_logits(job.weights, download=job.download)
+
+
+_NETWORKS = {
+    "inception": _inception,
+    "squeezenet": _squeezenet,
+    "classifier": _classifier,
+    "inception_logits": _inception_logits,
+    "classifier_logits": _classifier_logits,
+}

@@ -4,6 +4,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -149,7 +150,7 @@ def prepare(
             disentanglement.DISTANCES[distance](model.device, weights)
         if name == "condition_error" and source.name == "stick_figures":
             translation.pose_network(job)
-        for table in (_FRECHET, _PRD, {"kid": "inception"}, _SCORED):
+        for table in (_FRECHET, _PRD, {"kid": "inception"}, SCORED):
             kind = table.get(name.removeprefix("lp_").removesuffix("_reconstruction"))
             if kind is not None:
                 job.network(kind)
@@ -256,6 +257,18 @@ def _prd(name: str, kind: str) -> Metric:
     return summary
 
 
+def _inception_score(name: str) -> Metric:
+    def score(job: Job) -> tuple[Values, Facts]:
+        from flowprior.metrics import extract, inception_score
+
+        network = job.network(SCORED[name])
+        logits = torch.cat([part.cpu() for chunk in job.samples() for part in extract(chunk, network)])
+        found = inception_score(logits, seed=job.seed)
+        return {name: found.value}, asdict(found) | {"checksum": network.checksum, "resize": network.resize}
+
+    return score
+
+
 def _kid(job: Job) -> tuple[Values, Facts]:
     from flowprior.metrics.kernel_distance import kernel_distance
 
@@ -274,6 +287,7 @@ def _path_length(name: str) -> Metric:
 
 _FRECHET = {"fid": "inception", "fd_squeezenet": "squeezenet", "fd_classifier": "classifier"}
 _PRD = {"prd": "inception", "prd_squeezenet": "squeezenet", "prd_classifier": "classifier"}
+SCORED = {"is": "inception_logits", "is_classifier": "classifier_logits"}
 OF_CONDITIONS = (*translation.DIVERSITIES, "condition_error", "factors", "context_gain")
 OF_ANYTHING = ("reconstruction", "nll", "skl", "leakage", "off_manifold", "iw_nll", "context_gain")
 OF_PRIOR_DENSITY = ("nll", "skl", "leakage", "iw_nll", "context_gain")
@@ -297,8 +311,7 @@ METRICS: dict[str, Metric] = {
     "separability": _separability,
     **{name: _path_length(name) for name in disentanglement.DISTANCES},
     **{name: partial(translation.diversity, name) for name in translation.DIVERSITIES},
-    "is": partial(_inception_score, "is", "inception"),
-    "is_classifier": partial(_inception_score, "is_classifier", "classifier"),
+    **{name: _inception_score(name) for name in SCORED},
     "condition_error": translation.condition_error,
     "factors": translation.factors,
     "context_gain": _seeded("context_gain")(translation.context_gain),

@@ -27,7 +27,7 @@ def of_run(
     seed: int = 0,
     device: str = "auto",
 ) -> Tensor:
-    """Draw `count` images (for each condition of the context, where there is one) and write a grid or an array.
+    """Draw `count` images (for each condition, where there is a context) and write a grid or an array.
 
     In a grid each condition has a line: the condition itself, if it is a picture, then its samples.
 
@@ -106,7 +106,7 @@ def _write_grid(out: Path, images: Tensor, conditions: Tensor | None) -> None:
     if images.dim() == 4:
         save(image_grid(images), out)
     elif conditions is not None and conditions.dim() == 4:
-        save(condition_sheet(conditions, None, images.transpose(0, 1)), out)
+        save(condition_sheet(conditions, None, {"": images}), out)
     else:
         save(image_grid(images.transpose(0, 1).flatten(0, 1), len(images)), out)
 

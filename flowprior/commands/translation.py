@@ -41,8 +41,8 @@ def check_source(name: str, source: Source) -> None:
     known = SOURCES.get(name)
     if known is not None and source.name not in known:
         raise InputError(
-            f"'{name}' is of {' or '.join(known)}, where the condition can be read back from an image, and not "
-            f"of {source.name!r}: leave it out."
+            f"'{name}' is of {' or '.join(known)}, where the condition can be read back from an image, "
+            f"and not of {source.name!r}: leave it out."
         )
 
 
@@ -113,7 +113,11 @@ def context_gain(job: Job) -> tuple[Values, Facts]:
     log_prob, place = job.model.prior.log_prob, job.model.device
     own = latent_nll(log_prob, z, context, device=place)
     other = latent_nll(log_prob, z, context.roll(1, 0), device=place)
-    return {"context_gain": other.mean - own.mean}, {"unit": "nats", "own": asdict(own), "other": asdict(other)}
+    return {"context_gain": other.mean - own.mean}, {
+        "unit": "nats",
+        "own": asdict(own),
+        "other": asdict(other),
+    }
 
 
 def pose_network(job: Job) -> FeatureNetwork:

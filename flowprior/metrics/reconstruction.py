@@ -46,7 +46,9 @@ def reconstruction_error(
     if batch_size < 1:
         raise InputError(f"`batch_size` (={batch_size}) must be 1 or more.")
     if context is not None and len(context) != len(images):
-        raise InputError(f"`context` has {len(context)} rows but must have one for each of {len(images)} images.")
+        raise InputError(
+            f"`context` has {len(context)} rows but must have one for each of {len(images)} images."
+        )
     inputs = [images] if context is None else [images, context]
     errors = []  # of each image, summed over its pixels
     with torch.inference_mode():

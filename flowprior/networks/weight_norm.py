@@ -14,7 +14,7 @@ LEAST_VARIANCE = 1e-8  # an output that varies less over the first batches is on
 class WeightNormConv2d(nn.Module):
     """Convolution by g v / ‖v‖ for each output channel: (N, in, H, W) -> (N, out, H / stride, W / stride).
 
-    Inside `starting_from_data` it sets gain g and bias b by the input it sees, so that each output channel
+    Inside `starting_from_data` it sets gain g and bias b by what it is run on, so that each output channel
     has mean 0 and variance 1 over examples and pixels: g = 1 / std(v * x / ‖v‖), b = -g mean(v * x / ‖v‖).
 
     Source: Salimans & Kingma 2016 (weight normalization), Eq. 2, 5 and 6, per channel as in section 3.
@@ -34,21 +34,22 @@ class WeightNormConv2d(nn.Module):
         return functional.conv2d(maps, weight, self.bias, self.stride, self.padding)
 
     @torch.no_grad()
-    def initialize(self, maps: Tensor) -> None:
-        """Gain and bias from the input of the first batches, (N, in, H, W)."""
-        self.gain.fill_(1.0)
-        self.bias.zero_()
-        variance, mean = torch.var_mean(self.forward(maps), (0, 2, 3), correction=0)
-        self.gain.copy_(torch.where(variance > LEAST_VARIANCE, variance.rsqrt(), 1.0))
-        self.bias.copy_(-mean * self.gain)
+    def initialize(self, output: Tensor) -> Tensor:
+        """Gain and bias from what comes out on the first batches, (N, out, H, W), which is returned as it is
+        with them."""
+        variance, mean = torch.var_mean(output, (0, 2, 3), correction=0)
+        scale = torch.where(variance > LEAST_VARIANCE, variance.rsqrt(), 1.0)
+        self.gain.mul_(scale)
+        self.bias.sub_(mean).mul_(scale)
+        return (output - mean[:, None, None]) * scale[:, None, None]
 
 
 @contextmanager
 def starting_from_data(network: nn.Module) -> Iterator[None]:
-    """Inside, every `WeightNormConv2d` of `network` that is run is first initialized by its input, in the
-    order in which they run, so that each sees the outputs of those before it as they will be."""
+    """Inside, every `WeightNormConv2d` of `network` that is run is initialized by what comes out, so that
+    those behind it see its outputs as they will be."""
     hooks = [
-        module.register_forward_pre_hook(_start)
+        module.register_forward_hook(_start)
         for module in network.modules()
         if isinstance(module, WeightNormConv2d)
     ]
@@ -59,9 +60,8 @@ def starting_from_data(network: nn.Module) -> Iterator[None]:
             hook.remove()
 
 
-def _start(module: nn.Module, inputs: tuple[Tensor]) -> None:
-    if isinstance(module, WeightNormConv2d):
-        module.initialize(*inputs)
+def _start(module: WeightNormConv2d, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+    return module.initialize(output)
 
 
 class ResidualBlock(nn.Module):

@@ -177,7 +177,7 @@ def test_bad_contexts_are_named(context, word: str) -> None:
     [
         ({"epochs": 0}, "epochs"),
         ({"lr": -1.0}, "lr"),
-        ({"schedule": "linear"}, "schedule"),
+        ({"schedule": "cosines"}, "schedule"),
         ({"validation": 1.5}, "validation"),
         ({"standardize": "half"}, "standardize"),
         ({"batch_size": 0}, "batch_size"),

@@ -29,18 +29,13 @@ def conditions(experiment: Experiment, folder: Path) -> Image.Image:
     from flowprior.plots.conditional import condition_sheet
 
     x, context = examples(experiment, LINES)
-    return condition_sheet(context, x, samples(experiment, context, SAMPLES))
-
-
-def samples(experiment: Experiment, context: Tensor, each: int) -> Tensor:
-    """`each` samples at every condition: (conditions, each, C, H, W)."""
-    return experiment.model.sample(each, context).transpose(0, 1)
+    return condition_sheet(context, x, {"": experiment.model.sample(SAMPLES, context)})
 
 
 def _transfer(experiment: Experiment, folder: Path) -> Image.Image:
     """The appearance of the images at the side on the shapes at the top (Esser et al., Fig. 6).
 
-    Appearance is what the prior leaves open: z0, which is independent of the condition; z = from_base(z0 | y).
+    Appearance is what the prior leaves open, z0, which does not depend on the condition: z = from_base(z0|y).
     """
     from flowprior.plots.conditional import transfer_sheet
 
@@ -52,14 +47,14 @@ def _transfer(experiment: Experiment, folder: Path) -> Image.Image:
 
 def _appearance(experiment: Experiment, folder: Path) -> Image.Image:
     """Between the appearances of two images, at the shape of the first: a path in z0."""
-    from flowprior.plots.grids import path_sheet
+    from flowprior.plots.conditional import appearance_rows
 
     x, context = examples(experiment, 2 * LINES)
     start, end = _to_base(experiment, x, context).chunk(2)
     path = slerp if experiment.model.prior.has_normal_base else lerp
     points = path(start, end, torch.linspace(0, 1, STEPS))  # (steps, N, D)
-    rows = torch.stack([_decode(experiment.model, z0, context[:LINES]) for z0 in points])
-    return path_sheet({"": rows}, x[:LINES], x[LINES:])
+    drawn = torch.stack([_decode(experiment.model, z0, context[:LINES]) for z0 in points])
+    return appearance_rows(context[:LINES], x[:LINES], x[LINES:], drawn)
 
 
 def examples(experiment: Experiment, count: int) -> tuple[Tensor, Tensor]:

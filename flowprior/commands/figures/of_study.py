@@ -200,8 +200,11 @@ def _conditions(runs: StudyRuns) -> Image.Image:
     for twins in runs.twins:
         lesser, better = (runs.restore(row) for row in twins)
         x, context = conditional.examples(lesser, conditional.LINES)
-        drawn = [conditional.samples(each, context, conditional.SAMPLES) for each in (lesser, better)]
-        sheets.append(condition_sheet(context, x, *drawn, title=" above, ".join(twins) + " below"))
+        drawn = {
+            row.rpartition("/")[2]: each.model.sample(conditional.SAMPLES, context)
+            for row, each in zip(twins, (lesser, better), strict=True)
+        }
+        sheets.append(condition_sheet(context, x, drawn, title=_variant(twins[0]) or None))
     if not sheets:
         raise NotApplicable("it needs a pair of conditional twins.")
     return sheets_beside([sheets])
