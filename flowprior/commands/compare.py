@@ -117,7 +117,7 @@ def run(
         said = f"[{number}/{len(open_tasks)}] {task.name}"
         try:
             values = ended()
-        except (RunError, BrokenProcessPool) as error:
+        except (InputError, RunError, BrokenProcessPool) as error:
             failed.append(task)
             print(f"{said}: {error}", flush=True)
             continue

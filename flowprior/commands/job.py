@@ -1,5 +1,6 @@
 """What the metrics of one model share: the data, the samples, the feature networks."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,11 @@ from flowprior.models import Autoencoder
 from flowprior.training.stages import with_context
 
 CHUNK = 500  # examples at once through encoder and decoder
+DIVERGED = 0.01  # share of samples that may not be finite
+
+
+class Diverged(InputError):
+    """A prior whose samples are not finite."""
 
 
 class Job:
@@ -58,9 +64,25 @@ class Job:
             yield self.model.reconstruct(x, context)
 
     def samples(self, count: int | None = None) -> Iterator[Tensor]:
-        """Samples in chunks, the same each time; conditional ones on the test set's contexts, in turn."""
+        """Samples in chunks, the same each time; conditional ones on the test set's contexts, in turn.
+
+        Those that are not finite, where a flow left the range of floats, are left out with a warning.
+
+        Raises:
+            Diverged: if more than `DIVERGED` of them are.
+        """
+        drawn = kept = 0
+        for images in self._samples(count or self.count):
+            finite = images[images.isfinite().flatten(1).all(1)]
+            drawn, kept = drawn + len(images), kept + len(finite)
+            yield finite
+        if drawn - kept > DIVERGED * drawn:
+            raise Diverged(f"{drawn - kept} of {drawn} samples are not finite: the prior has diverged.")
+        if kept < drawn:
+            warnings.warn(f"{drawn - kept} of {drawn} samples are not finite and were left out.", stacklevel=2)
+
+    def _samples(self, count: int) -> Iterator[Tensor]:
         torch.manual_seed(self.seed)
-        count = count or self.count
         if self.contexts is None:
             for z in self.model.prior.sample(count).split(CHUNK):
                 yield self.model.decode(z)

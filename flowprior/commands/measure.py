@@ -12,7 +12,7 @@ from torch import Tensor
 
 from flowprior.bindings import nearest
 from flowprior.commands import disentanglement, pockets, translation
-from flowprior.commands.job import Job, as_input
+from flowprior.commands.job import Diverged, Job, as_input
 from flowprior.commands.pockets import Facts, Values
 from flowprior.data.dataset import thin
 from flowprior.data.images import Source
@@ -226,7 +226,10 @@ def _frechet(name: str, kind: str, images: Callable[[Job], Iterator[Tensor]]) ->
 
         network = job.network(kind)
         real = cached_statistics(job.test.x, network, data_fingerprint=job.test.fingerprint)
-        result = frechet(images(job), real, network)
+        try:
+            result = frechet(images(job), real, network)
+        except Diverged as error:
+            return {name: math.inf}, {"notes": [str(error)]}
         facts = {key: value for key, value in asdict(result).items() if key not in ("metric", "value")}
         return {name: result.value}, facts | {"real_set": "test", "preprocessing": job.test.preprocessing}
 
