@@ -188,6 +188,8 @@ def buildable() -> dict[str, Callable[..., Any]]:
         MomentMatching,
     )
     from flowprior.priors.flow import FlowPrior
+    from flowprior.priors.gaussian import GaussianPrior
+    from flowprior.priors.hierarchical import HierarchicalPrior
     from flowprior.priors.implicit import ImplicitPrior
     from flowprior.priors.mixture import MixturePrior
     from flowprior.priors.standard_normal import StandardNormal
@@ -212,6 +214,7 @@ def buildable() -> dict[str, Callable[..., Any]]:
         likelihoods.PerceptualLikelihood,
     ]
     things += [FlowPrior, Recipe, StandardNormal, MixturePrior, ImplicitPrior, decoupled_prior]
+    things += [GaussianPrior, HierarchicalPrior]
     things += [LatentFlow, ELBO, CapacityELBO, BetaTCVAE, FactorVAE, InfoVAE]
     things += [Bilevel, AdversarialAutoencoder, MomentMatching, LinearAnnealing]
     things += [joint_stage, prior_stage, OptimizerSettings]

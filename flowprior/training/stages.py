@@ -245,8 +245,8 @@ def latents(model: Autoencoder | Prior, tensors: Tensors) -> Tensors:
 
 def with_context(prior: Prior, tensors: Tensors) -> Tensors:
     """`tensors` with a "context" of one-hot labels, if the prior needs a context and there is none."""
-    width = prior.context_features
-    if width is None or "context" in tensors or "label" not in tensors:
+    width = prior.context_features  # labels cannot be made into maps
+    if not isinstance(width, int) or "context" in tensors or "label" not in tensors:
         return tensors
     classes = int(tensors["label"].max()) + 1
     if classes > width:
