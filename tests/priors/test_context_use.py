@@ -1,4 +1,4 @@
-"""A conditional prior that ignores its context is found out by log-densities at true and shuffled contexts."""
+"""A conditional prior that ignores its context is found out: log-densities at true and shuffled contexts."""
 
 from collections.abc import Callable
 
