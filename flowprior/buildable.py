@@ -269,6 +269,8 @@ def buildable() -> dict[str, Callable[..., Any]]:
         MomentMatching,
     )
     from flowprior.priors.flow import FlowPrior
+    from flowprior.priors.gaussian import GaussianPrior
+    from flowprior.priors.hierarchical import HierarchicalPrior
     from flowprior.priors.implicit import ImplicitPrior
     from flowprior.priors.mixture import MixturePrior
     from flowprior.priors.standard_normal import StandardNormal
@@ -307,6 +309,7 @@ def buildable() -> dict[str, Callable[..., Any]]:
         likelihoods.PerceptualLikelihood,
     ]
     things += [FlowPrior, Recipe, StandardNormal, MixturePrior, ImplicitPrior]
+    things += [GaussianPrior, HierarchicalPrior]
     things += [decoupled_prior, hierarchical_prior, concatenated_prior]
     things += [LatentFlow, ELBO, CapacityELBO, BetaTCVAE, FactorVAE, InfoVAE]
     things += [Bilevel, AdversarialAutoencoder, MomentMatching, LinearAnnealing]

@@ -288,9 +288,9 @@ def _words(_: click.Context, __: click.Parameter, value: str) -> tuple[str, ...]
 @click.argument("latents", type=_PATH)
 @click.option("--out", type=_PATH, required=True, help="Folder of the fitted prior; a new one.")
 @click.option("--key", help="The array to read from a file of several.")
-@click.option("--context", type=_PATH, help="A file with one row of context per latent (npy, npz, pt).")
+@click.option("--context", type=_PATH, help="A file with a row or map of context per latent (npy, npz, pt).")
 @click.option("--context-key", help="The array to read from a context file of several.")
-@click.option("--recipe", type=click.Choice(["glf", "actnorm", "masked", "spline"]))
+@click.option("--recipe", type=click.Choice(["glf", "actnorm", "masked", "spline", "spatial"]))
 @click.option("--transforms", type=click.IntRange(min=1), help="Number of coupling layers.")
 @click.option(
     "--hidden", "hidden_features", callback=_integers, help="Widths of hidden layers, e.g. 128,128."

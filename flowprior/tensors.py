@@ -32,6 +32,30 @@ def as_event_shape(features: int | Sequence[int]) -> torch.Size:
     return torch.Size(sizes)
 
 
+def as_context_shape(context_features: int | Sequence[int] | None) -> torch.Size | None:
+    """The shape of one context: `10` is `(10,)`, a vector; `(3, 8, 8)` stays, maps; None is none.
+
+    Raises:
+        InputError: if `context_features` is not None, a positive int or a tuple of three of them.
+
+    >>> as_context_shape(10), as_context_shape((3, 8, 8))
+    (torch.Size([10]), torch.Size([3, 8, 8]))
+    """
+    if context_features is None:
+        return None
+    sizes = (context_features,) if isinstance(context_features, int) else context_features
+    if (
+        not isinstance(sizes, Sequence)
+        or (len(sizes) != 3 and sizes is context_features)
+        or any(not isinstance(size, int) or isinstance(size, bool) or size < 1 for size in sizes)
+    ):
+        raise InputError(
+            f"`context_features` (={context_features!r}) must be a positive int, the width of context "
+            "vectors, a tuple (K, H, W) of them, the shape of context maps, or None without a context."
+        )
+    return torch.Size(sizes)
+
+
 def batch_shape_of(value: Tensor, event_shape: torch.Size, name: str = "z") -> torch.Size:
     """The leading shape of `value` (*batch, *event).
 

@@ -3,7 +3,16 @@
 from flowprior.bijectors.adapters import as_bijector
 from flowprior.bijectors.bijector import Bijector
 from flowprior.bijectors.permutation import Permutation
-from flowprior.bijectors.recipes import RECIPES, Recipe, build_bijector
+from flowprior.bijectors.recipes import RECIPES, Recipe, as_recipe, build_bijector
 from flowprior.bijectors.whitening import Whitening
 
-__all__ = ["RECIPES", "Bijector", "Permutation", "Recipe", "Whitening", "as_bijector", "build_bijector"]
+__all__ = [
+    "RECIPES",
+    "Bijector",
+    "Permutation",
+    "Recipe",
+    "Whitening",
+    "as_bijector",
+    "as_recipe",
+    "build_bijector",
+]

@@ -16,23 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from flowprior.errors import InputError
-from flowprior.tensors import as_event_shape, batch_shape_of, numel, without_autocast
-
-
-def as_context_features(context_features: int | None) -> int | None:
-    """`context_features` itself, once it is known to be None or a positive int.
-
-    Raises:
-        InputError: otherwise.
-    """
-    if context_features is not None and (
-        not isinstance(context_features, int) or isinstance(context_features, bool) or context_features < 1
-    ):
-        raise InputError(
-            f"`context_features` (={context_features!r}) must be a positive int, the width of the context "
-            "vectors, or None for an unconditional bijector."
-        )
-    return context_features
+from flowprior.tensors import as_context_shape, as_event_shape, batch_shape_of, numel, without_autocast
 
 
 class Bijector(nn.Module, ABC):
@@ -46,7 +30,8 @@ class Bijector(nn.Module, ABC):
 
     Args:
         event_shape: shape of one z, an int or a tuple such as (4, 8, 8); D is its number of elements.
-        context_features: width C of the context vectors, None for an unconditional bijector.
+        context_features: width C of the context vectors, or the shape (K, H, W) of context maps, which are
+            passed flattened, C = K H W; None for an unconditional bijector. The attribute is C.
 
     Raises:
         InputError: if an argument is not of that kind.
@@ -56,10 +41,13 @@ class Bijector(nn.Module, ABC):
     context_features: int | None
     _witness: Tensor
 
-    def __init__(self, event_shape: int | Sequence[int], context_features: int | None = None) -> None:
+    def __init__(
+        self, event_shape: int | Sequence[int], context_features: int | Sequence[int] | None = None
+    ) -> None:
         super().__init__()
         self.event_shape = as_event_shape(event_shape)
-        self.context_features = as_context_features(context_features)
+        context_shape = as_context_shape(context_features)
+        self.context_features = None if context_shape is None else numel(context_shape)
         # follows `.to()`, so that its dtype tells the bijector's own without a walk over the parameters
         self.register_buffer("_witness", torch.empty(0), persistent=False)
 

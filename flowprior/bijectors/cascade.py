@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from flowprior.bijectors.actnorm import ActNormBase
 from flowprior.bijectors.bijector import Bijector
 from flowprior.bijectors.schedule import Schedule
+from flowprior.bijectors.spatial import ByPosition
 from flowprior.errors import InputError
 
 
@@ -33,7 +34,7 @@ class Cascade(Bijector):
         self,
         event_shape: int | Sequence[int],
         steps: Sequence[nn.Module],
-        context_features: int | None = None,
+        context_features: int | Sequence[int] | None = None,
         *,
         start_from_data: bool = False,
         scheduled: bool = False,
@@ -83,7 +84,7 @@ class Cascade(Bijector):
         if z.shape[0] == 0:
             raise InputError(f"`z` has batch shape {tuple(batch)}: pass at least one z to start from.")
         for step in self.steps:
-            if isinstance(step, ActNormBase):
+            if isinstance(step, ActNormBase | ByPosition):
                 step.initialize(z)
             z, _ = step(z, context)
 

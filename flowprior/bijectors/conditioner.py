@@ -1,5 +1,6 @@
 """The networks inside couplings, the same modules for every backend."""
 
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -43,14 +44,7 @@ class Network(nn.Module):
             for fan_in, fan_out in pairwise(widths):
                 layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[recipe.activation]()]
             layers.pop()
-            linears = [layer for layer in layers if isinstance(layer, nn.Linear)]
-            if recipe.initialization == "glorot":
-                for linear in linears:
-                    nn.init.xavier_uniform_(linear.weight)
-                    nn.init.zeros_(linear.bias)
-            with torch.no_grad():
-                for parameter in linears[-1].parameters():
-                    parameter.mul_(recipe.last_layer_gain)
+            start([layer for layer in layers if isinstance(layer, nn.Linear)], recipe)
         self.layers = nn.Sequential(*layers)
 
     def forward(self, unchanged: Tensor, context: Tensor | None = None) -> Tensor:
@@ -67,32 +61,36 @@ class Network(nn.Module):
             self.layers[-1].bias.add_(value)  # type: ignore[operator]
 
 
+@torch.no_grad()
+def start(layers: Sequence[nn.Linear | nn.Conv2d], recipe: "Recipe") -> None:
+    """Give the layers of a network the first weights that the recipe asks for."""
+    if recipe.initialization == "glorot":
+        for layer in layers:
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    for parameter in layers[-1].parameters():
+        parameter.mul_(recipe.last_layer_gain)
+
+
 class AffineConditioner(nn.Module):
     """Shift and log-scale of an affine coupling, z_b exp(log_scale) + shift.
 
     (N, in_features), (N, context_features) -> shift (N, out_features), log_scale (N, out_features). One
     network with two outputs a feature, or one for each (`recipe.separate_networks`). With
     `recipe.shift_first` the map is exp(log_scale) (z_b + t), and shift = t exp(log_scale).
+
+    Args:
+        network: makes a network of so many outputs.
+        outputs: of the shift, and of the scale.
+        recipe: the flow's.
     """
 
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        hidden_features: tuple[int, ...],
-        context_features: int | None,
-        recipe: "Recipe",
-    ) -> None:
+    def __init__(self, network: Callable[[int], nn.Module], outputs: int, recipe: "Recipe") -> None:
         super().__init__()
-        outputs = {"shift": out_features, "scale": out_features}
+        widths = {"shift": outputs, "scale": outputs}
         if not recipe.separate_networks:
-            outputs = {"shift_and_scale": 2 * out_features}
-        self.networks = nn.ModuleDict(
-            {
-                name: Network(in_features, width, hidden_features, context_features, recipe)
-                for name, width in outputs.items()
-            }
-        )
+            widths = {"shift_and_scale": 2 * outputs}
+        self.networks = nn.ModuleDict({name: network(width) for name, width in widths.items()})
         self.separate = recipe.separate_networks
         self.sigmoid_scale = recipe.scale == "sigmoid"
         self.shift_first = recipe.shift_first

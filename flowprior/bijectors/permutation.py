@@ -39,9 +39,13 @@ class Permutation(nn.Module):
         self.register_buffer("permutation", order)
 
     @classmethod
-    def random(cls, features: int, seed: int) -> "Permutation":
-        """The permutation of `features` that `seed` stands for, whatever the global random state."""
-        return cls(torch.randperm(features, generator=torch.Generator().manual_seed(seed)))
+    def random(cls, features: int, seed: int, size: int = 1) -> "Permutation":
+        """The permutation of `features` that `seed` stands for, whatever the global random state.
+
+        Each feature may be `size` columns that stay together, as the positions of a channel do.
+        """
+        order = torch.randperm(features, generator=torch.Generator().manual_seed(seed))
+        return cls((order[:, None] * size + torch.arange(size)).flatten())
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return z.index_select(1, self.permutation), z.new_zeros(z.shape[0])

@@ -1,8 +1,9 @@
 """The seeds' flows as parameter sets over one builder."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from math import inf
 from types import ModuleType
 from typing import Any
@@ -10,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flowprior.bijectors.bijector import Bijector, as_context_features
+from flowprior.bijectors.bijector import Bijector
 from flowprior.bijectors.cascade import Cascade
 from flowprior.bijectors.conditioner import ACTIVATIONS, AffineConditioner, Network
 from flowprior.bijectors.permutation import Permutation
+from flowprior.bijectors.spatial import ByPosition, MapNetwork
 from flowprior.errors import InputError
-from flowprior.tensors import as_event_shape, numel
+from flowprior.tensors import as_context_shape, as_event_shape, numel
 
 BACKENDS = ("nflows", "pyro")
 
@@ -42,7 +44,7 @@ def _number(name: str, value: Any, zero: bool = False) -> None:
         raise InputError(f"`{name}` (=0) must be positive, such as 2.0.")
 
 
-def _widths(value: Any) -> tuple[int, ...]:
+def as_widths(value: Any) -> tuple[int, ...]:
     """`hidden_features` as a tuple, once it is known to hold positive ints."""
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise InputError(
@@ -59,7 +61,9 @@ class Recipe:
     """What a flow is built of. Change one with `dataclasses.replace(RECIPES["glf"], ...)`.
 
     Attributes:
-        coupling: "affine" (z_b exp(log_scale) + shift) or "spline" (rational-quadratic, nflows only).
+        coupling: "affine" (z_b exp(log_scale) + shift), "spline" (rational-quadratic, nflows only), or
+            "spatial": affine on the channels of maps (C, h, w), with convolutional networks (3x3, then 1x1,
+            the last 3x3). Masks, permutations and actnorms are then those of whole channels.
         scale: log_scale = s ("exp") or log sigmoid(s + 2) ("sigmoid"; it can only shrink on the way to z0).
         shift_first: scale (z_b + t) instead of scale z_b + t.
         mask: the features that a coupling passes on: "halves" (first or last) or "alternating" (even or
@@ -105,7 +109,7 @@ class Recipe:
     hidden_features: tuple[int, ...] = (64, 64)
 
     def __post_init__(self) -> None:
-        _choice("coupling", self.coupling, ("affine", "spline"))
+        _choice("coupling", self.coupling, ("affine", "spline", "spatial"))
         _choice("scale", self.scale, ("exp", "sigmoid"))
         _choice("mask", self.mask, ("halves", "alternating"))
         _choice("actnorm_start", self.actnorm_start, ("identity", "data"))
@@ -121,7 +125,7 @@ class Recipe:
         _number("last_layer_gain", self.last_layer_gain, zero=True)
         if self.log_scale_limit is not None:
             _number("log_scale_limit", self.log_scale_limit)
-        object.__setattr__(self, "hidden_features", _widths(self.hidden_features))
+        object.__setattr__(self, "hidden_features", as_widths(self.hidden_features))
 
 
 RECIPES: dict[str, Recipe] = {
@@ -146,16 +150,46 @@ RECIPES: dict[str, Recipe] = {
     ),
     # For users who need more than affine.
     "spline": Recipe(coupling="spline", permute_every=2, last_layer_gain=0.0, transforms=6),
+    # For latents that are maps (C, h, w): the affine couplings of "glf" with convolutions, and the actnorm of
+    # each channel that Glow has.
+    "spatial": Recipe(
+        coupling="spatial",
+        permute_every=2,
+        actnorm_every=2,
+        actnorm_start="data",
+        activation="elu",
+        last_layer_gain=0.1,
+        log_scale_limit=2.0,
+    ),
 }
+
+
+def as_recipe(recipe: str | Recipe | Mapping[str, Any]) -> Recipe:
+    """The recipe that is meant by a name in `RECIPES`, a `Recipe` or a mapping of its fields.
+
+    Raises:
+        InputError: if it is none of these.
+    """
+    if isinstance(recipe, Mapping):
+        try:
+            return Recipe(**recipe)
+        except TypeError:
+            raise InputError(
+                f"`recipe` (={dict(recipe)!r}) must hold fields of Recipe, and nothing else."
+            ) from None
+    if isinstance(recipe, Recipe):
+        return recipe
+    _choice("recipe", recipe, tuple(RECIPES))
+    return RECIPES[recipe]
 
 
 def build_bijector(
     event_shape: int | Sequence[int],
-    recipe: str | Recipe = "glf",
+    recipe: str | Recipe | Mapping[str, Any] = "glf",
     *,
     transforms: int | None = None,
     hidden_features: Sequence[int] | None = None,
-    context_features: int | None = None,
+    context_features: int | Sequence[int] | None = None,
     backend: str = "nflows",
     reversible: bool = False,
 ) -> Bijector:
@@ -164,14 +198,18 @@ def build_bijector(
     Every conditioner of a conditional flow sees the context beside the features that its coupling passes
     on. With one feature there is nothing to pass on: each coupling changes it, with parameters that depend
     on the context alone, or are free if there is none. Equal parameters give equal maps on both backends,
-    and their state dicts have the same keys.
+    and their state dicts have the same keys. Context maps are seen by a spatial coupling as maps, resized to
+    its own (averaged down, repeated up), a context vector at every position; other couplings see the maps
+    flattened.
 
     Args:
-        event_shape: an int or a tuple such as (4, 8, 8).
-        recipe: a name in `RECIPES` or a `Recipe`.
+        event_shape: an int or a tuple such as (4, 8, 8); spatial couplings need maps of two channels or more.
+        recipe: as for `as_recipe`.
         transforms: number of couplings, at least 1; the recipe's own if None.
-        hidden_features: widths of the conditioners' hidden layers; the recipe's own if None.
-        context_features: width of the context vectors, None for an unconditional flow.
+        hidden_features: widths (channels, in spatial couplings) of the conditioners' hidden layers; the
+            recipe's own if None.
+        context_features: width of the context vectors or shape (K, H, W) of context maps, None for an
+            unconditional flow.
         backend: "nflows" or "pyro".
         reversible: compute activations anew in the backward pass, through the inverse, instead of keeping
             them: a third more arithmetic, and memory that does not grow with `transforms`.
@@ -185,10 +223,9 @@ def build_bijector(
     (torch.Size([5, 4, 8, 8]), torch.Size([5]))
     """
     event_shape = as_event_shape(event_shape)
-    as_context_features(context_features)
-    if not isinstance(recipe, Recipe):
-        _choice("recipe", recipe, tuple(RECIPES))
-        recipe = RECIPES[recipe]
+    context_shape = as_context_shape(context_features)
+    width = None if context_shape is None else numel(context_shape)
+    recipe = as_recipe(recipe)
     _choice("backend", backend, BACKENDS)
     if recipe.coupling == "spline" and backend == "pyro":
         raise InputError(
@@ -197,33 +234,56 @@ def build_bijector(
         )
     count = recipe.transforms if transforms is None else transforms
     _whole("transforms", count, 1)
-    hidden = recipe.hidden_features if hidden_features is None else _widths(hidden_features)
-    features = numel(event_shape)
+    hidden = recipe.hidden_features if hidden_features is None else as_widths(hidden_features)
+    spatial = recipe.coupling == "spatial"
+    if spatial:
+        _check_spatial(event_shape, reversible)
+    features = event_shape[0] if spatial else numel(event_shape)  # what masks and permutations speak of
+    size = numel(event_shape) // features  # columns of a feature: the positions of a channel
     library = _library(backend)
+
+    def network(inputs: int, outputs: int) -> nn.Module:
+        if spatial:
+            return MapNetwork(inputs, outputs, event_shape[1:], hidden, context_shape, recipe)
+        return Network(inputs, outputs, hidden, width, recipe)
+
     steps: list[nn.Module] = []
     for index in range(count):
         if recipe.actnorm_every and index % recipe.actnorm_every == 0:
-            steps.append(library.actnorm(features))
+            actnorm = library.actnorm(features)
+            steps.append(ByPosition(actnorm) if spatial else actnorm)
         mask = _mask(features, recipe.mask, index)
         changed = int(mask.sum())
-        sizes = (features - changed, changed)
-        if recipe.coupling == "affine":
-            conditioner = AffineConditioner(*sizes, hidden, context_features, recipe)
-            steps.append(library.affine_coupling(mask, conditioner))
+        of_kept = partial(network, features - changed)
+        if recipe.coupling == "spline":
+            parameters = of_kept(changed * (3 * recipe.bins - 1))
+            steps.append(library.spline_coupling(mask, parameters, recipe.bins, recipe.tail_bound))
         else:
-            outputs = changed * (3 * recipe.bins - 1)
-            network = Network(sizes[0], outputs, hidden, context_features, recipe)
-            steps.append(library.spline_coupling(mask, network, recipe.bins, recipe.tail_bound))
+            conditioner = AffineConditioner(of_kept, changed, recipe)
+            steps.append(library.affine_coupling(mask.repeat_interleave(size), conditioner))
         if recipe.permute_every and (index + 1) % recipe.permute_every == 0:
-            steps.append(Permutation.random(features, recipe.permutation_seed + index))
+            steps.append(Permutation.random(features, recipe.permutation_seed + index, size))
     return Cascade(
         event_shape,
         steps,
-        context_features,
+        width,
         start_from_data=recipe.actnorm_start == "data",
         scheduled=backend == "nflows" and recipe.coupling == "affine",
         reversible=reversible,
     )
+
+
+def _check_spatial(event_shape: torch.Size, reversible: bool) -> None:
+    if len(event_shape) != 3 or event_shape[0] < 2:
+        raise InputError(
+            f"`features` (={tuple(event_shape)}) must be maps (C, h, w) of at least two channels for spatial "
+            "couplings, such as (4, 8, 8): choose the recipe 'glf' for anything else."
+        )
+    if reversible:
+        raise InputError(
+            "`reversible` (=True) is not offered for spatial couplings: leave it out, or choose the recipe "
+            "'glf', 'actnorm' or 'masked'."
+        )
 
 
 def _mask(features: int, kind: str, index: int) -> Tensor:

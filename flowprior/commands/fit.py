@@ -31,7 +31,7 @@ def run(
         latents: .npy, .npz or .pt file of shape (N, *event).
         out: folder for the prior; it must be empty or not exist.
         key: the array in a file of several.
-        context: file of shape (N, C), for a conditional prior.
+        context: file of shape (N, C), or of maps (N, K, H, W), for a conditional prior.
         context_key: the array in a context file of several.
         flow: arguments of FlowPrior. Without a "base" an unconditional one stands on a mixture of up to 128
             Gaussians, one for every hundred rows, whose samples are the better ones; "normal" is the papers'
@@ -54,7 +54,7 @@ def run(
     rows = None if context is None else read_rows(context, context_key, "context")
     arguments = dict(flow or {})
     if rows is not None:
-        arguments["context_features"] = rows.shape[1]
+        arguments["context_features"] = rows.shape[1] if rows.dim() == 2 else tuple(rows.shape[1:])
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         arguments.setdefault("base", "mixture" if rows is None else "normal")

@@ -2,6 +2,8 @@
 
 from flowprior.priors.decoupled import DecoupledPrior
 from flowprior.priors.flow import FlowPrior
+from flowprior.priors.gaussian import GaussianPrior
+from flowprior.priors.hierarchical import HierarchicalPrior
 from flowprior.priors.implicit import ImplicitPrior
 from flowprior.priors.mixture import MixturePrior
 from flowprior.priors.prior import InvertiblePrior, Prior
@@ -10,6 +12,8 @@ from flowprior.priors.standard_normal import StandardNormal
 __all__ = [
     "DecoupledPrior",
     "FlowPrior",
+    "GaussianPrior",
+    "HierarchicalPrior",
     "ImplicitPrior",
     "InvertiblePrior",
     "MixturePrior",

@@ -153,8 +153,13 @@ class DecoupledPrior(InvertiblePrior):
     def _exact_kl(self, q: torch.distributions.Distribution) -> Tensor | None:
         return self.prior._exact_kl(q)
 
+    def _conditional_kl(
+        self, q: torch.distributions.Distribution, z: Tensor, context: Tensor | None
+    ) -> Tensor | None:
+        return self.prior._conditional_kl(q, z, context)
+
     def _initialize(self, latents: Tensor, context: Tensor | None, seed: int) -> None:
-        self.prior.initialize(latents, context, seed=seed)
+        self.prior.initialize(latents, self.prior._as_given(context), seed=seed)
 
     def _to_base(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         return self.prior._to_base(z, context)

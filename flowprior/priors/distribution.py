@@ -25,7 +25,7 @@ class PriorDistribution(TorchDistribution):
 
     Args:
         prior: the prior.
-        context: (*batch, C), or None.
+        context: (*batch, C), maps (*batch, K, H, W), or None.
         batch_shape: the batch shape if it is wider than that of the context.
         validate_args: whether `log_prob` refuses values outside the support (NaN, infinity); as in
             torch.distributions, None takes the default of the process.
@@ -40,10 +40,11 @@ class PriorDistribution(TorchDistribution):
         batch_shape: torch.Size | None = None,
         validate_args: bool | None = None,
     ) -> None:
+        own = prior.context_shape or torch.Size()
         if batch_shape is None:
-            batch_shape = torch.Size() if context is None else context.shape[:-1]
+            batch_shape = torch.Size() if context is None else context.shape[: context.dim() - len(own)]
         self.prior = prior
-        self.context = context if context is None else context.expand(*batch_shape, context.shape[-1])
+        self.context = context if context is None else context.expand(*batch_shape, *own)
         self.has_rsample = prior.has_rsample
         super().__init__(batch_shape, prior.event_shape, validate_args=validate_args)
 

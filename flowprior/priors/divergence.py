@@ -19,7 +19,7 @@ def estimate_kl(
         q: the posterior, batch shape (*batch,).
         prior: the prior; its own closed form is asked first.
         z: draws of q (*batch, *event), or None to draw here.
-        context: what the prior is given, already checked, (*batch, C).
+        context: what the prior is given, (*batch, C) or maps (*batch, K, H, W).
         samples: draws to average over if `z` is None; None for a single one.
 
     Returns:
@@ -33,8 +33,9 @@ def estimate_kl(
     shape = q.batch_shape
     if z is not None:
         shape = broadcast_batches(batch_shape_of(z, prior.event_shape), shape, "z", "q")
-    if context is not None:
-        shape = broadcast_batches(shape, context.shape[:-1], "q", "context")
+    rows = prior._check_context(context)
+    if rows is not None:
+        shape = broadcast_batches(shape, rows.shape[:-1], "q", "context")
     with torch.autocast(prior.device.type, enabled=False):
         exact = prior._exact_kl(q)
         if exact is not None:
@@ -43,10 +44,15 @@ def estimate_kl(
         if point is not None:  # a point mass: its entropy is dropped
             return -prior.log_prob(point if z is None else z, context).expand(shape)
         if z is None:
-            draws = _draw(q, samples)
-            kl = q.log_prob(draws) - prior.log_prob(draws, context)
+            kl = _at(q, prior, _draw(q, samples), context)
             return (kl if samples is None else kl.mean(0)).expand(shape)
-        return (q.log_prob(z) - prior.log_prob(z, context)).expand(shape)
+        return _at(q, prior, z, context).expand(shape)
+
+
+def _at(q: Distribution, prior: Prior, z: Tensor, context: Tensor | None) -> Tensor:
+    """The estimate at draws z (*batch, *event) of q."""
+    kl = prior._conditional_kl(q, *prior._prepare(z, context))
+    return q.log_prob(z) - prior.log_prob(z, context) if kl is None else kl
 
 
 def _draw(q: Distribution, samples: int | None) -> Tensor:

@@ -7,14 +7,15 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from flowprior.bijectors import Bijector, Recipe, Whitening, as_bijector, build_bijector
+from flowprior.bijectors import Bijector, Recipe, Whitening, as_bijector, as_recipe, build_bijector
 from flowprior.errors import InputError
+from flowprior.priors.base_mean import LinearMean, MapMean
 from flowprior.priors.mixture import MixturePrior
 from flowprior.priors.prior import InvertiblePrior, Prior
 from flowprior.priors.standard_normal import StandardNormal
-from flowprior.tensors import without_autocast
+from flowprior.tensors import numel, without_autocast
 
 Standardize = Literal["full", "diagonal"]
 
@@ -23,15 +24,19 @@ class FlowPrior(InvertiblePrior):
     """log p(z | c) = log p0(z0) + log|det dz0/dz|, with z0 = f(whiten(z); c) - m(c).
 
     f is a chain of couplings, p0 the base. The whitening is there once `initialize` has seen latents; the
-    base mean m(c), a linear map that starts at zero, is there if the prior is conditional. Both belong to
+    base mean m(c), a linear map (of context maps in a spatial flow, a convolution) that starts at zero, is
+    there if the prior is conditional. Both belong to
     `to_base` and `from_base`, so that z0 ~ p0 whatever the context.
 
     Args:
         features: the event shape, an int or a tuple such as `(4, 8, 8)`.
-        recipe: "glf", "actnorm", "masked", "spline", a `Recipe` of your own, or a mapping of its fields.
+        recipe: "glf", "actnorm", "masked", "spline", "spatial" (for maps (C, h, w)), a `Recipe` of your own,
+            or a mapping of its fields.
         transforms: the number of coupling layers; None for the recipe's own.
         hidden_features: the widths of a conditioner's hidden layers; None for the recipe's own.
-        context_features: the width of the context, which every coupling and the base mean see; None without.
+        context_features: the width of the context, which every coupling and the base mean see, or the shape
+            (K, H, W) of context maps, which are maps to spatial couplings and flat rows to others; None
+            without.
         backend: "nflows" or "pyro".
         bijector: your own transform instead of a recipe: a Bijector, an nflows Transform, a torch or Pyro
             Transform or a list of these.
@@ -62,7 +67,7 @@ class FlowPrior(InvertiblePrior):
         recipe: str | Recipe | Mapping[str, Any] = "glf",
         transforms: int | None = None,
         hidden_features: Sequence[int] | None = None,
-        context_features: int | None = None,
+        context_features: int | Sequence[int] | None = None,
         backend: str = "nflows",
         bijector: object = None,
         reversible: bool = False,
@@ -73,7 +78,7 @@ class FlowPrior(InvertiblePrior):
         if bijector is None:
             self.bijector: Bijector = build_bijector(
                 self.event_shape,
-                _as_recipe(recipe),
+                as_recipe(recipe),
                 transforms=transforms,
                 hidden_features=hidden_features,
                 context_features=context_features,
@@ -86,8 +91,8 @@ class FlowPrior(InvertiblePrior):
                     "`bijector` was given together with `recipe`, `transforms`, `hidden_features` or "
                     "`reversible`, which describe another one: leave those out, or leave out `bijector`."
                 )
-            self.bijector = as_bijector(bijector, self.event_shape, context_features)
-            self.context_features = self.bijector.context_features
+            width = None if self.context_shape is None else numel(self.context_shape)
+            self.bijector = as_bijector(bijector, self.event_shape, width)
         self._arguments = {
             "recipe": dict(recipe) if isinstance(recipe, Mapping) else recipe,
             "transforms": transforms,
@@ -98,12 +103,11 @@ class FlowPrior(InvertiblePrior):
         }
         self.base = _as_base(base, self.event_shape)
         self.has_density, self.has_rsample = self.base.has_density, self.base.has_rsample
-        self.base_mean: nn.Linear | None = None
-        if self.context_features is not None:
-            # Linear is enough: one-hot contexts get a mean each, and the couplings bend the rest.
-            self.base_mean = nn.Linear(self.context_features, self.event_shape.numel())
-            nn.init.zeros_(self.base_mean.weight)
-            nn.init.zeros_(self.base_mean.bias)
+        self.base_mean: LinearMean | MapMean | None = None
+        if self.context_shape is not None:
+            spatial = bijector is None and as_recipe(recipe).coupling == "spatial"
+            kind = MapMean if spatial and len(self.context_shape) == 3 else LinearMean
+            self.base_mean = kind(self.context_shape, self.event_shape)
         own = next((value for value in self.bijector.parameters() if value.is_floating_point()), None)
         if own is not None:  # a user's transform may be in float64 or on a GPU already
             self.to(own.device, own.dtype)
@@ -132,7 +136,8 @@ class FlowPrior(InvertiblePrior):
     ) -> None:
         """Start from latents (N, *event) with context (N, C): whitening, data-dependent actnorm, base.
 
-        The base mean of a conditional prior starts at the least squares of z0 on the context.
+        The base mean of a conditional prior starts at the least squares of z0 on the context. "full" mixes
+        the positions of maps: in a spatial flow "diagonal" leaves them maps.
 
         Args:
             latents: the rows to model; the more the better, they are not kept.
@@ -155,7 +160,7 @@ class FlowPrior(InvertiblePrior):
             self.bijector.initialize(latents, context)
             if self.base_mean is not None and context is not None:
                 z0, _ = self.bijector.to_base(latents, context)
-                _least_squares(self.base_mean, context, z0.flatten(1))
+                self.base_mean.start(context, z0.flatten(1))
             z0, _ = self._flow_to_base(latents, context)
         self.base.initialize(z0, seed=seed)
 
@@ -195,26 +200,6 @@ class FlowPrior(InvertiblePrior):
             if held is not None and (self.whitening is None or self.whitening.mode != mode):
                 self.whitening = Whitening(self.event_shape, mode).to(self.device, self.dtype)
         super()._load_from_state_dict(state_dict, prefix, *rest)
-
-
-def _least_squares(linear: nn.Linear, inputs: Tensor, targets: Tensor) -> None:
-    """Make `linear` the best map of inputs (N, C) to targets (N, D); a ridge, as one-hot rows sum to 1."""
-    rows = torch.cat((inputs, torch.ones_like(inputs[:, :1])), 1).double()  # (N, C + 1)
-    ridge = 1e-6 * len(rows) * torch.eye(rows.shape[1], dtype=rows.dtype, device=rows.device)
-    solution = torch.linalg.solve(rows.T @ rows + ridge, rows.T @ targets.double())  # (C + 1, D)
-    linear.weight.copy_(solution[:-1].T)
-    linear.bias.copy_(solution[-1])
-
-
-def _as_recipe(recipe: str | Recipe | Mapping[str, Any]) -> str | Recipe:
-    if not isinstance(recipe, Mapping):
-        return recipe
-    try:
-        return Recipe(**recipe)
-    except TypeError:
-        raise InputError(
-            f"`recipe` (={dict(recipe)!r}) must hold fields of Recipe, and nothing else."
-        ) from None
 
 
 def _as_base(base: str | Prior, event_shape: torch.Size) -> Prior:

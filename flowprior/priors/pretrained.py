@@ -72,11 +72,17 @@ def load(cls: type[P], folder: Path, bijector: object = None) -> P:
 
 
 def _describe(prior: Prior) -> dict[str, Any]:
-    arguments = {
-        name: _describe(value) if isinstance(value, Prior) else value
-        for name, value in prior.arguments().items()
+    return {
+        "class": type(prior).__name__,
+        "arguments": {name: _plain(value) for name, value in prior.arguments().items()},
     }
-    return {"class": type(prior).__name__, "arguments": arguments}
+
+
+def _plain(value: Any) -> Any:
+    """`value` with every prior in it, itself or in a list, described."""
+    if isinstance(value, Prior):
+        return _describe(value)
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _class_of(description: dict[str, Any], folder: Path) -> type[Prior]:
@@ -101,7 +107,9 @@ def _build(description: dict[str, Any], folder: Path, bijector: object) -> Prior
     if arguments.get("bijector") is not None:
         arguments["bijector"] = bijector
     for name, value in arguments.items():
-        if isinstance(value, dict) and "class" in value:
+        if isinstance(value, list):
+            arguments[name] = [_build(v, folder, bijector) if _is_prior(v) else v for v in value]
+        elif _is_prior(value):
             arguments[name] = _build(value, folder, bijector)
     try:
         return cls(**arguments)
@@ -110,22 +118,35 @@ def _build(description: dict[str, Any], folder: Path, bijector: object) -> Prior
 
 
 def _check_bijector(config: dict[str, Any], folder: Path, bijector: object) -> None:
-    wanted = _custom_bijector(config)
-    if wanted is not None and bijector is None:
+    wanted = _custom_bijectors(config)
+    if len(wanted) > 1:
         raise InputError(
-            f"{folder} holds a prior with its own bijector ({wanted}), and code is not stored: pass the same "
-            "transform as `bijector`."
+            f"{folder} holds a prior with several bijectors of its own ({', '.join(wanted)}), and only one "
+            "can be passed: build the prior yourself and load its `state_dict`."
         )
-    if wanted is None and bijector is not None:
+    if wanted and bijector is None:
+        raise InputError(
+            f"{folder} holds a prior with its own bijector ({wanted[0]}), and code is not stored: pass the "
+            "same transform as `bijector`."
+        )
+    if not wanted and bijector is not None:
         raise InputError(f"`bijector` was given but {folder} holds a prior built without one: leave it out.")
 
 
-def _custom_bijector(description: dict[str, Any]) -> str | None:
-    """The class of the user's transform in a prior or in one that it holds, None if there is none."""
+def _custom_bijectors(description: dict[str, Any]) -> list[str]:
+    """The classes of the users' transforms in a prior and in those that it holds."""
     arguments = description["arguments"]
-    nested = [value for value in arguments.values() if isinstance(value, dict) and "arguments" in value]
-    names = [arguments.get("bijector"), *map(_custom_bijector, nested)]
-    return next((name for name in names if name is not None), None)
+    own = arguments.get("bijector")
+    found = [] if own is None else [own]
+    for value in arguments.values():
+        for held in value if isinstance(value, list) else [value]:
+            found += _custom_bijectors(held) if _is_prior(held) else []
+    return found
+
+
+def _is_prior(value: object) -> bool:
+    """Whether `value` is what `_describe` makes of a prior."""
+    return isinstance(value, dict) and "class" in value and "arguments" in value
 
 
 def _subclasses(cls: type[Prior]) -> Iterator[type[Prior]]:

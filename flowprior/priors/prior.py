@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from flowprior.bijectors.bijector import as_context_features
 from flowprior.errors import InputError
-from flowprior.tensors import as_event_shape, batch_shape_of, without_autocast
+from flowprior.tensors import as_context_shape, as_event_shape, batch_shape_of, without_autocast
 
 if TYPE_CHECKING:
     from flowprior.priors.distribution import PriorDistribution
@@ -30,22 +29,27 @@ class Prior(nn.Module, ABC):
 
     Args:
         features: the event shape, an int or a tuple such as `(4, 8, 8)`.
-        context_features: the width of the context (*batch, context_features), or None if there is none.
+        context_features: the width of the context (*batch, context_features), or the shape (K, H, W) of
+            context maps (*batch, K, H, W); None if there is none. `context_shape` is either as a shape.
 
     Raises:
-        InputError: if `features` or `context_features` is not positive.
+        InputError: if `features` or `context_features` is not of that kind.
     """
 
     has_density: bool = True  # False where there are only samples: `log_prob` then says so
     has_rsample: bool = True  # False where a draw has no gradient: `rsample` then says so
     event_shape: torch.Size
-    context_features: int | None
+    context_features: int | tuple[int, ...] | None
+    context_shape: torch.Size | None
     _anchor: Tensor
 
-    def __init__(self, features: int | Sequence[int], context_features: int | None = None) -> None:
+    def __init__(
+        self, features: int | Sequence[int], context_features: int | Sequence[int] | None = None
+    ) -> None:
         super().__init__()
         self.event_shape = as_event_shape(features)
-        self.context_features = as_context_features(context_features)
+        self.context_shape = shape = as_context_shape(context_features)
+        self.context_features = None if shape is None else shape[0] if len(shape) == 1 else tuple(shape)
         # A prior without parameters must still follow `.to()`: its draws need a device and a dtype.
         self.register_buffer("_anchor", torch.empty(0), persistent=False)
 
@@ -69,7 +73,8 @@ class Prior(nn.Module, ABC):
         features = self.event_shape[0] if len(self.event_shape) == 1 else list(self.event_shape)
         return {"features": features}
 
-    # The hooks: z (*batch, *event), context (*batch, C) or None, both of the prior's dtype.
+    # The hooks: z (*batch, *event), context (*batch, C) or None, both of the prior's dtype. Context maps come
+    # flattened, C = K H W.
 
     @abstractmethod
     def _draw(self, shape: torch.Size, context: Tensor | None) -> Tensor:
@@ -85,6 +90,14 @@ class Prior(nn.Module, ABC):
         """KL(q || p) where a closed form exists."""
         return None
 
+    def _conditional_kl(self, q: Distribution, z: Tensor, context: Tensor | None) -> Tensor | None:
+        """An estimate of KL(q || p(. | context)) with less noise than log q(z) - log p(z | context) has.
+
+        It is for a prior that is closed-form in each part of z given the parts before: those are taken from
+        the draws z (*batch, *event), whose batch q's broadcasts to. None where there is no such form.
+        """
+        return None
+
     def _initialize(self, latents: Tensor, context: Tensor | None, seed: int) -> None:
         """Start from latents (N, *event); nothing to do for most priors."""
 
@@ -93,13 +106,15 @@ class Prior(nn.Module, ABC):
     def forward(self, context: Tensor | None = None) -> PriorDistribution:
         """The distribution p(z) or p(z | context), with the batch shape of `context` (*batch, C).
 
+        Wherever a context is (*batch, C), context maps are (*batch, K, H, W).
+
         >>> from flowprior import StandardNormal
         >>> StandardNormal(2)().sample((3,)).shape
         torch.Size([3, 2])
         """
         from flowprior.priors.distribution import PriorDistribution
 
-        return PriorDistribution(self, self._check_context(context))
+        return PriorDistribution(self, self._as_given(self._check_context(context)))
 
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """log p(z | context) in nats: z (*batch, *event), context (*batch, C) -> (*batch,).
@@ -134,7 +149,8 @@ class Prior(nn.Module, ABC):
         """KL(q || p) = E_q[log q(z) - log p(z | context)], per example (*batch,).
 
         Exact where a closed form exists; otherwise the estimate from one draw `z` ~ q (reparameterised; drawn
-        here if it is not given). A leading dimension of `z` beyond q's batch is kept: average over it.
+        here if it is not given), with the closed form of each part given the parts before where there is one.
+        A leading dimension of `z` beyond q's batch is kept: average over it.
         A point mass (pyro's Delta) has no entropy: that term is dropped, and -log p(z) is returned.
 
         Args:
@@ -148,7 +164,7 @@ class Prior(nn.Module, ABC):
         """
         from flowprior.priors.divergence import estimate_kl
 
-        return estimate_kl(q, self, z, self._check_context(context))
+        return estimate_kl(q, self, z, context)
 
     def initialize(self, latents: Tensor, context: Tensor | None = None, *, seed: int = 0) -> None:
         """Start the prior from latents (N, *event), with context (N, C); nothing happens if it has no such
@@ -194,7 +210,8 @@ class Prior(nn.Module, ABC):
             return self._draw(shape, context)
 
     def _check_context(self, context: Tensor | None) -> Tensor | None:
-        wanted = self.context_features
+        """`context` as the hooks take it: (*batch, C), in the prior's dtype."""
+        wanted = self.context_shape
         if wanted is None:
             if context is not None:
                 raise InputError(
@@ -205,17 +222,23 @@ class Prior(nn.Module, ABC):
         if context is None:
             raise InputError(
                 f"`context` is missing: this {type(self).__name__} is conditional and needs a tensor of "
-                f"shape (*batch, {wanted})."
+                f"shape {_with_batch(wanted)}."
             )
         if not isinstance(context, Tensor):
             raise InputError(
                 f"`context` (a {type(context).__name__}) must be a tensor: torch.as_tensor makes one."
             )
-        if context.dim() == 0 or context.shape[-1] != wanted:
+        if context.dim() < len(wanted) or context.shape[context.dim() - len(wanted) :] != wanted:
             raise InputError(
-                f"`context` has shape {tuple(context.shape)} but must end in `context_features` (={wanted})."
+                f"`context` has shape {tuple(context.shape)} but must end in `context_features` "
+                f"(={self.context_features}), as in {_with_batch(wanted)}."
             )
-        return context.to(self.dtype)
+        return context.to(self.dtype) if len(wanted) == 1 else context.to(self.dtype).flatten(-len(wanted))
+
+    def _as_given(self, context: Tensor | None) -> Tensor | None:
+        """A context of the hooks (*batch, C) as the public methods take it."""
+        shape = self.context_shape
+        return context if context is None or shape is None else context.unflatten(-1, tuple(shape))
 
     def _prepare(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
         if not isinstance(z, Tensor):
@@ -257,8 +280,8 @@ class Prior(nn.Module, ABC):
         if context is not None:
             if context.shape[:-1] != latents.shape[:1]:
                 raise InputError(
-                    f"`context` has shape {tuple(context.shape)} but must hold one row for each of the "
-                    f"{len(latents)} rows of `latents`: ({len(latents)}, {self.context_features})."
+                    f"`context` has batch shape {tuple(context.shape[:-1])} but must hold one row for each of"
+                    f" the {len(latents)} rows of `latents`: {(len(latents), *(self.context_shape or ()))}."
                 )
             _check_finite(context, "context")
             context = context.to(self.device)
@@ -307,6 +330,10 @@ def broadcast_batches(left: torch.Size, right: torch.Size, left_name: str, right
             f"the batch shapes of `{left_name}` {tuple(left)} and `{right_name}` {tuple(right)} must "
             "broadcast: give both the same leading shape."
         ) from None
+
+
+def _with_batch(shape: torch.Size) -> str:
+    return f"(*batch, {', '.join(map(str, shape))})"
 
 
 def _as_sample_shape(n: int | Sequence[int]) -> torch.Size:

@@ -64,7 +64,7 @@ def fit(
 
     Args:
         latents: (N, *event) for the prior's event shape; cast to the prior's dtype.
-        context: (N, context_features), if the prior is conditional.
+        context: (N, context_features), or maps (N, K, H, W), if the prior is conditional.
         epochs, batch_size, lr, weight_decay, schedule, ema, clip, patience: see `Stage`, `OptimizerSettings`.
         validation: part of the rows held out; 0 for none.
         standardize: of a FlowPrior: "full" whitens, "diagonal" scales each feature, None does neither. It

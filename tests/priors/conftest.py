@@ -8,7 +8,16 @@ import torch
 from torch import Tensor
 from torch.distributions.transforms import AffineTransform, SoftplusTransform
 
-from flowprior.priors import DecoupledPrior, FlowPrior, ImplicitPrior, MixturePrior, Prior, StandardNormal
+from flowprior.priors import (
+    DecoupledPrior,
+    FlowPrior,
+    GaussianPrior,
+    HierarchicalPrior,
+    ImplicitPrior,
+    MixturePrior,
+    Prior,
+    StandardNormal,
+)
 
 CONTEXT = 3
 FLOWS = [(recipe, backend) for recipe in ("glf", "actnorm", "masked") for backend in ("nflows", "pyro")]
@@ -17,14 +26,20 @@ FLOWS.append(("spline", "nflows"))
 
 @dataclass(frozen=True)
 class Case:
-    """A way to build a prior; `build` gives it in float64 with perturbed parameters, the same each time."""
+    """A way to build a prior; `build` gives it in float64 with perturbed parameters, the same each time.
+
+    A test for an event shape that the prior is not for is skipped.
+    """
 
     name: str
     make: Callable[..., Prior]
     conditional: bool = False
     whitened: str | None = None
+    events: tuple[int | tuple[int, ...], ...] = (1, 2, 4, (4,), (2, 3))
 
     def build(self, features: int | tuple[int, ...] = 4) -> Prior:
+        if features not in self.events:
+            pytest.skip(f"{self.name} is not for events of shape {features}")
         with torch.random.fork_rng():
             torch.manual_seed(3)
             prior = self.make(features).double()
@@ -59,6 +74,30 @@ def _nflows_transform(features: int | tuple[int, ...]) -> Prior:
     return FlowPrior(features, bijector=PointwiseAffineTransform(shift=0.3, scale=1.7))
 
 
+def _hierarchy(features: int | tuple[int, ...]) -> Prior:
+    """Two scales of 1x1 maps, each with a part of the context; one scale of a single number."""
+    if features == 1:
+        return HierarchicalPrior([GaussianPrior((1, 1, 1), CONTEXT, hidden_features=(8,))])
+    half = torch.Size((features,) if isinstance(features, int) else features).numel() // 2
+    coarse = GaussianPrior((half, 1, 1), (1, 1, 1), hidden_features=(8,))
+    return HierarchicalPrior(
+        [coarse, GaussianPrior((half, 1, 1), (CONTEXT - 1 + half, 1, 1), hidden_features=(8, 8))]
+    )
+
+
+def _flow_hierarchy(features: int | tuple[int, ...]) -> Prior:
+    """Spatial flows: of two scales, or of one where there are only two features."""
+    settings = {"recipe": "spatial", "transforms": 3, "hidden_features": (8, 8)}
+    if features == 2:
+        return HierarchicalPrior([FlowPrior((2, 1, 1), context_features=(CONTEXT, 1, 1), **settings)])
+    return HierarchicalPrior(
+        [
+            FlowPrior((2, 1, 1), context_features=CONTEXT - 1, **settings),
+            FlowPrior((2, 1, 1), context_features=(1 + 2, 1, 1), **settings),
+        ]
+    )
+
+
 REGISTRY = [
     Case("normal", StandardNormal),
     Case("mixture-diagonal", lambda features: MixturePrior(features, 5, "diagonal")),
@@ -71,6 +110,9 @@ REGISTRY = [
     Case("whitened-diagonal", _flow(recipe="masked"), whitened="diagonal"),
     Case("own-nflows-transform", _nflows_transform),
     Case("decoupled", lambda f: DecoupledPrior(_flow()(f))),
+    Case("gaussian", lambda f: GaussianPrior(f, CONTEXT, hidden_features=(16,)), True),
+    Case("hierarchical", _hierarchy, True, events=(1, 2, 4, (4,))),
+    Case("hierarchical-spatial", _flow_hierarchy, True, events=(2, 4, (4,))),
     Case("decoupled-given", lambda f: DecoupledPrior(_flow(context_features=CONTEXT)(f)), True),
 ]
 

@@ -1,0 +1,164 @@
+"""A Gaussian of unit variance whose mean is learned from the context: the prior of the Variational U-net."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, Normal
+
+from flowprior.bijectors.recipes import as_widths
+from flowprior.bijectors.spatial import context_maps, convolutions
+from flowprior.errors import InputError
+from flowprior.priors.prior import InvertiblePrior
+from flowprior.priors.standard_normal import StandardNormal
+from flowprior.tensors import numel, sum_event
+
+
+class GaussianPrior(InvertiblePrior):
+    """p(z | c) = N(z; m(c), I), or, in groups, the product over g of N(z_g; m_g(c, z_<g), I).
+
+    z0 = z - m, so that every log-determinant is 0. Over maps (C, h, w) with context maps m is a convolutional
+    network (3x3 - 1x1 - 3x3) of the context at the size of the event; anything else is read flat, by a fully
+    connected one. Both start at zero.
+
+    With `groups=4` the maps are taken apart into the four positions of each 2x2 cell (space to depth), and
+    the mean of a group sees the groups before it beside the context: one pass for `log_prob`, four for a
+    draw.
+
+    KL(N(m_q, s²) || p) = E_q Σ ½ [(m_q - m_g(c, z_<g))² + s² - 1 - log s²], where only z_<g is drawn.
+
+    Args:
+        features: the event shape, an int or a tuple such as `(4, 8, 8)`.
+        context_features: the width of the context, or the shape (K, H, W) of context maps.
+        hidden_features: widths (or channels) of the hidden layers.
+        groups: 1, or 4 for maps of even sides with context maps.
+
+    Raises:
+        InputError: if an argument is none of these, or there is no context.
+
+    Source: Esser et al. 2018 (Variational U-net), whose published prior has four groups on its finer scale.
+
+    >>> prior = GaussianPrior((2, 4, 4), (3, 8, 8), hidden_features=(8,), groups=4)
+    >>> prior.log_prob(torch.zeros(5, 2, 4, 4), torch.zeros(5, 3, 8, 8)).shape
+    torch.Size([5])
+    """
+
+    def __init__(
+        self,
+        features: int | Sequence[int],
+        context_features: int | Sequence[int],
+        *,
+        hidden_features: Sequence[int] = (64, 64),
+        groups: int = 1,
+    ) -> None:
+        super().__init__(features, context_features)
+        if self.context_shape is None:
+            raise InputError(
+                "`context_features` (=None) must be the width or the shape of what the mean is learned from: "
+                "without a context build StandardNormal."
+            )
+        self.spatial = len(self.event_shape) == 3 and len(self.context_shape) == 3
+        if groups not in (1, 4) or isinstance(groups, bool):
+            raise InputError(f"`groups` (={groups!r}) must be 1 or 4.")
+        if groups == 4 and (not self.spatial or any(side % 2 for side in self.event_shape[1:])):
+            raise InputError(
+                "`groups` (=4) needs maps (C, h, w) of even sides and context maps (K, H, W), but `features` "
+                f"is {tuple(self.event_shape)} and `context_features` {self.context_features}: leave it out."
+            )
+        self.groups, self.hidden_features = groups, as_widths(hidden_features)
+        self.base = StandardNormal(self.event_shape)
+        self.means = nn.ModuleList([self._network(group) for group in range(groups)])
+
+    @property
+    def has_normal_base(self) -> bool:
+        """True: z0 = z - m ~ N(0, I)."""
+        return True
+
+    def arguments(self) -> dict[str, Any]:
+        return super().arguments() | {
+            "context_features": self.context_features,
+            "hidden_features": self.hidden_features,
+            "groups": self.groups,
+        }
+
+    def _network(self, group: int) -> nn.Module:
+        """The mean of a group, with a last layer of zeros."""
+        shape = cast(torch.Size, self.context_shape)
+        if self.spatial:
+            channels, cell = self.event_shape[0], self.groups
+            layers = convolutions(shape[0] * cell + channels * group, channels, self.hidden_features)
+        else:
+            widths = [numel(shape), *self.hidden_features]
+            steps: list[nn.Module] = []
+            for before, after in pairwise(widths):
+                steps += [nn.Linear(before, after), nn.ELU()]
+            layers = nn.Sequential(*steps, nn.Linear(widths[-1], numel(self.event_shape)))
+        for parameter in layers[-1].parameters():
+            nn.init.zeros_(parameter)
+        return layers
+
+    def _draw(self, shape: torch.Size, context: Tensor | None) -> Tensor:
+        return self._from_base(self.base._draw(shape, None), context)[0]
+
+    def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
+        return self.base._log_prob(self._to_base(z, context)[0], None)
+
+    def _to_base(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        return z - self._mean(z, context), z.new_zeros(z.shape[: z.dim() - len(self.event_shape)])
+
+    def _from_base(self, z0: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        flat, seen = self._rows(z0), self._context(context)
+        if self.groups == 1:
+            z = flat + self.means[0](seen).reshape(flat.shape)
+        else:
+            parts: list[Tensor] = []
+            for mean, own in zip(self.means, apart(flat), strict=True):
+                parts.append(own + mean(torch.cat((seen, *parts), 1)))
+            z = together(parts)
+        return z.reshape(z0.shape), z0.new_zeros(z0.shape[: z0.dim() - len(self.event_shape)])
+
+    def _conditional_kl(self, q: Distribution, z: Tensor, context: Tensor | None) -> Tensor | None:
+        while isinstance(q, Independent):
+            q = q.base_dist
+        if not isinstance(q, Normal):
+            return None
+        offset = q.loc - self._mean(z, context)
+        per_feature = 0.5 * (offset.square() + q.scale.square() - 1) - q.scale.log()
+        return sum_event(per_feature, len(self.event_shape))
+
+    def _mean(self, z: Tensor, context: Tensor | None) -> Tensor:
+        """m(c, z) like z (*batch, *event), where each group has read the groups of z before it."""
+        flat, seen = self._rows(z), self._context(context)
+        if self.groups == 1:
+            return self.means[0](seen).reshape(z.shape)
+        parts = apart(flat)
+        means = [mean(torch.cat((seen, *parts[:group]), 1)) for group, mean in enumerate(self.means)]
+        return together(means).reshape(z.shape)
+
+    def _rows(self, z: Tensor) -> Tensor:
+        """z as (N, *event)."""
+        return z.reshape(-1, *self.event_shape)
+
+    def _context(self, context: Tensor | None) -> Tensor:
+        """What the means read: (N, C), or maps at the size of a group."""
+        shape = cast(torch.Size, self.context_shape)
+        rows = cast(Tensor, context).reshape(-1, numel(shape))
+        if not self.spatial:
+            return rows
+        maps = context_maps(rows, shape, self.event_shape[1], self.event_shape[2])
+        return maps if self.groups == 1 else torch.cat(apart(maps), 1)
+
+
+def apart(maps: Tensor) -> list[Tensor]:
+    """Space to depth: (N, C, h, w) -> the four positions of each 2x2 cell, each (N, C, h/2, w/2)."""
+    return [maps[:, :, row::2, column::2] for row in (0, 1) for column in (0, 1)]
+
+
+def together(parts: Sequence[Tensor]) -> Tensor:
+    """Depth to space, what undoes `apart`."""
+    rows = [torch.stack(list(pair), -1).flatten(-2) for pair in (parts[:2], parts[2:])]  # (N, C, h/2, w)
+    return torch.stack(rows, -2).flatten(-3, -2)
