@@ -69,8 +69,7 @@ def _first(present: Sequence[str], wanted: Sequence[str]) -> str | None:
 
 
 def _part(loaded: Loaded, train: bool, fraction: float) -> Loaded:
-    rows = split_rows(len(loaded.x), train, fraction, loaded.label)
-    return Loaded(loaded.x[rows], None if loaded.label is None else loaded.label[rows], loaded.classes)
+    return loaded.rows(split_rows(len(loaded.x), train, fraction, loaded.label))
 
 
 def as_examples(array: np.ndarray, origin: str) -> Tensor:

@@ -12,6 +12,8 @@ RESIDENT_BYTES = (
     8 * 2**30
 )  # a tensor larger than this stays where it is; only its batches travel to the device
 
+_IMAGES = ("x", "context")  # the entries whose bytes are gray levels
+
 
 class Batches:
     """Shuffled batches of equally long tensors; an epoch's order follows from `(seed, epoch)` alone.
@@ -19,7 +21,7 @@ class Batches:
     So epoch 7 from batch 3 on is the same whether or not anything was drawn before: resume is exact.
     `batch_size` counts examples per rank. Global batch k is the k-th run of `batch_size * world_size` entries
     of the order; the ranks share it out in turns, so that all draw equally many batches of one size.
-    A uint8 entry `"x"` leaves as float32 in [0, 1]; everything else leaves as it is.
+    A uint8 entry `"x"` or `"context"` leaves as float32 in [0, 1]; everything else leaves as it is.
 
     Args:
         tensors: named tensors (N, ...); those up to `RESIDENT_BYTES` are moved to `device` once.
@@ -103,4 +105,4 @@ class Batches:
     def _select(self, name: str, rows: Tensor) -> Tensor:
         source = self.tensors[name]
         chosen = source.index_select(0, rows.to(source.device)).to(self.device)
-        return chosen.float().div_(255) if name == "x" and chosen.dtype == torch.uint8 else chosen
+        return chosen.float().div_(255) if name in _IMAGES and chosen.dtype == torch.uint8 else chosen

@@ -1,9 +1,10 @@
 """A data set in memory, and how one is split and thinned."""
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -14,21 +15,37 @@ from flowprior.errors import InputError
 
 
 class Loaded(NamedTuple):
-    """What a reader hands over: the examples of one split, their labels and the names of the classes."""
+    """What a reader hands over of one split: examples, labels, names of the classes, and as in `Dataset`."""
 
     x: Tensor
     label: Tensor | None = None
     classes: tuple[str, ...] | None = None
+    context: Tensor | None = None
+    known: Mapping[str, Tensor] = MappingProxyType({})
+
+    def rows(self, rows: Tensor) -> "Loaded":
+        """The examples at `rows` only, with all that belongs to them."""
+        label = None if self.label is None else self.label[rows]
+        context = None if self.context is None else self.context[rows]
+        known = {name: fact[rows] for name, fact in self.known.items()}
+        return Loaded(self.x[rows], label, self.classes, context, known)
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Examples: images x (N, C, H, W) uint8, or vectors x (N, D) float32; label (N,) int64 or None.
 
-    `preprocessing` says in words what was done to the stored images, e.g. "center crop 140, bicubic to 64".
+    Args:
+        name: of the set.
+        x, label: the examples and their classes.
+        classes: the names of the classes.
+        preprocessing: what was done to the stored images, e.g. "center crop 140, bicubic to 64".
+        context: what each example is conditioned on, an image (N, Cy, H, W) uint8 or a vector (N, C) float32.
+        known: what is known of each example and never trained on, (N, ...) float32, such as "joints"
+            (N, J, 2), (x, y) in pixels, negative where unseen, and "factors" (N, F).
 
     Raises:
-        InputError: if `x` or `label` is empty, not finite, or has another shape or type.
+        InputError: if `x`, `label`, `context` or `known` is empty, not finite, or has another shape or type.
     """
 
     name: str
@@ -36,20 +53,22 @@ class Dataset:
     label: Tensor | None = None
     classes: tuple[str, ...] | None = None
     preprocessing: str = "as stored"
+    context: Tensor | None = None
+    known: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        image = self.x.dim() == 4 and self.x.dtype == torch.uint8
-        vector = self.x.dim() == 2 and self.x.dtype == torch.float32
-        if not (image or vector) or self.x.numel() == 0:
-            raise InputError(
-                f"`x` of data set {self.name!r} is {self.x.dtype} of shape {tuple(self.x.shape)} but must be "
-                "non-empty uint8 images (N, C, H, W) or float32 vectors (N, D): convert it first."
-            )
-        if vector and not self.x.isfinite().all():
-            row = int(self.x.isfinite().all(1).logical_not().nonzero()[0])
-            raise InputError(
-                f"`x` of data set {self.name!r} is not finite in row {row}: remove or repair such rows."
-            )
+        self._check_examples("x", self.x)
+        if self.context is not None:
+            self._check_examples("context", self.context)
+            self._check_rows("context", self.context, "an image or a vector")
+        for name, fact in self.known.items():
+            if fact.dtype != torch.float32 or fact.dim() < 2:
+                raise InputError(
+                    f"`known[{name!r}]` of data set {self.name!r} is {fact.dtype} of shape "
+                    f"{tuple(fact.shape)} but must be float32 of shape (N, ...), such as (N, F): convert it."
+                )
+            self._check_rows(f"known[{name!r}]", fact, "a row")
+            self._check_finite(f"known[{name!r}]", fact)
         if self.label is not None and (
             self.label.dtype != torch.int64 or self.label.shape != self.x.shape[:1]
         ):
@@ -58,21 +77,49 @@ class Dataset:
                 f"but must be int64 of shape ({len(self.x)},): one label for each example."
             )
 
+    def _check_examples(self, name: str, value: Tensor) -> None:
+        image = value.dim() == 4 and value.dtype == torch.uint8
+        vector = value.dim() == 2 and value.dtype == torch.float32
+        if not (image or vector) or value.numel() == 0:
+            raise InputError(
+                f"`{name}` of data set {self.name!r} is {value.dtype} of shape {tuple(value.shape)} but must "
+                "be non-empty uint8 images (N, C, H, W) or float32 vectors (N, D): convert it first."
+            )
+        if vector:
+            self._check_finite(name, value)
+
+    def _check_finite(self, name: str, value: Tensor) -> None:
+        finite = value.isfinite().flatten(1).all(1)
+        if not finite.all():
+            row = int(finite.logical_not().nonzero()[0])
+            raise InputError(
+                f"`{name}` of data set {self.name!r} is not finite in row {row}: remove or repair such rows."
+            )
+
+    def _check_rows(self, name: str, value: Tensor, what: str) -> None:
+        if len(value) != len(self.x):
+            raise InputError(
+                f"`{name}` of data set {self.name!r} has {len(value)} rows for {len(self.x)} examples: "
+                f"pass {what} for each example."
+            )
+
     def __len__(self) -> int:
         return len(self.x)
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of shape, type and bytes of examples and labels: statistics are cached under it."""
+        """SHA-256 of shape, type and bytes of all tensors of the set: statistics are cached under it."""
         digest = hashlib.sha256()
-        for tensor in self.tensors().values():
-            digest.update(f"{tensor.dtype} {tuple(tensor.shape)};".encode())
+        for name, tensor in (*self.tensors().items(), *sorted(self.known.items())):
+            kind = "" if name in ("x", "label") else f"{name} "
+            digest.update(f"{kind}{tensor.dtype} {tuple(tensor.shape)};".encode())
             digest.update(tensor.cpu().contiguous().numpy().data)
         return digest.hexdigest()
 
     def tensors(self) -> dict[str, Tensor]:
-        """`{"x": ..., "label": ...}`, as `Batches` takes them; no label where there is none."""
-        return {"x": self.x} if self.label is None else {"x": self.x, "label": self.label}
+        """`{"x": ..., "label": ..., "context": ...}`, as `Batches` takes them; those that are None are not in."""
+        all_tensors = {"x": self.x, "label": self.label, "context": self.context}
+        return {name: tensor for name, tensor in all_tensors.items() if tensor is not None}
 
 
 def held_out(size: int, fraction: float, label: Tensor | None = None) -> Tensor:
