@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +20,7 @@ class Loaded(NamedTuple):
     label: Tensor | None = None
     classes: tuple[str, ...] | None = None
     context: Tensor | None = None
-    known: Mapping[str, Tensor] = MappingProxyType({})
+    known: Mapping[str, Tensor] = {}  # never written to
 
     def rows(self, rows: Tensor) -> "Loaded":
         """The examples at `rows` only, with all that belongs to them."""
@@ -117,7 +116,7 @@ class Dataset:
         return digest.hexdigest()
 
     def tensors(self) -> dict[str, Tensor]:
-        """`{"x": ..., "label": ..., "context": ...}`, as `Batches` takes them; those that are None are not in."""
+        """`{"x": ..., "label": ..., "context": ...}` as `Batches` takes them, without what is missing."""
         all_tensors = {"x": self.x, "label": self.label, "context": self.context}
         return {name: tensor for name, tensor in all_tensors.items() if tensor is not None}
 
