@@ -4,9 +4,10 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import torch
@@ -16,17 +17,23 @@ from flowprior.data.dataset import reason, split_rows, thin
 from flowprior.data.shaping import Shaping
 from flowprior.errors import InputError
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff"})
 TEST_FOLDERS = ("test", "val", "valid", "validation")
 _CHUNK = 64  # pictures a thread decodes per turn
 _PARTS = 32  # turns planned ahead
+_ORIENTATION = 0x0112  # the tag of the camera's turn
 
 
 @dataclass(frozen=True)
 class Pictures:
     """Files of one split: their names, how to open one, when they changed, and their labels.
 
-    `stamp(name)` is a text that changes when the file does; `cache` is the folder of decoded copies.
+    `stamp(name)` is a text that changes when the file does; `cache` is the folder of decoded copies. Only the
+    `half` of each picture is taken, "left" or "right", where one is given. What the pictures are conditioned
+    on is either other pictures, `context`, or poses, `joints` (N, J, 2) in parts of a picture.
     """
 
     names: Sequence[str]
@@ -35,12 +42,19 @@ class Pictures:
     cache: Path
     label: Tensor | None = None
     classes: tuple[str, ...] | None = None
+    half: str | None = None
+    context: "Pictures | None" = None
+    joints: Tensor | None = None
 
     def rows(self, rows: Tensor) -> "Pictures":
         """The pictures at `rows` only."""
-        label = None if self.label is None else self.label[rows]
-        names = [self.names[row] for row in rows.tolist()]
-        return Pictures(names, self.open, self.stamp, self.cache, label, self.classes)
+        return replace(
+            self,
+            names=[self.names[row] for row in rows.tolist()],
+            label=None if self.label is None else self.label[rows],
+            context=None if self.context is None else self.context.rows(rows),
+            joints=None if self.joints is None else self.joints[rows],
+        )
 
     def limited(self, limit: int | None) -> "Pictures":
         """At most `limit` pictures, evenly spaced."""
@@ -58,19 +72,27 @@ def list_folder(folder: Path, train: bool, fraction: float) -> Pictures:
     """
     if not folder.is_dir():
         raise InputError(f"There is no folder {str(folder)!r}: check the path, or pass another `root`.")
-    tests = [folder / name for name in TEST_FOLDERS if (folder / name).is_dir()]
-    if (folder / "train").is_dir() and tests:
-        splits = [_paths(folder / "train"), _paths(tests[0])]
-        classes = _classes(splits[0] + splits[1])
-        if train:
-            return _labelled(folder / "train", splits[0], classes, folder)
-        return _labelled(tests[0], splits[1], classes, folder)
-    paths = _paths(folder)
+    splits = split_folders(folder)
+    if splits is not None:
+        paths, others = (picture_paths(split) for split in (splits if train else reversed(splits)))
+        return _labelled(splits[0] if train else splits[1], paths, _classes(paths + others), folder)
+    paths = picture_paths(folder)
     everything = _labelled(folder, paths, _classes(paths), folder)
     return everything.rows(split_rows(len(paths), train, fraction, everything.label))
 
 
-def _paths(folder: Path) -> list[Path]:
+def split_folders(folder: Path) -> tuple[Path, Path] | None:
+    """The folders of the training and the test split, where a folder has both."""
+    tests = [folder / name for name in TEST_FOLDERS if (folder / name).is_dir()]
+    return (folder / "train", tests[0]) if (folder / "train").is_dir() and tests else None
+
+
+def picture_paths(folder: Path) -> list[Path]:
+    """The pictures in a folder and below it, relative to it, but none that is hidden.
+
+    Raises:
+        InputError: if there is none.
+    """
     paths = sorted(
         path.relative_to(folder)
         for path in folder.rglob("*")
@@ -134,7 +156,7 @@ def decode(pictures: Pictures, shaping: Shaping, memory_limit: int) -> Tensor:
 
 
 def _key(pictures: Pictures, shaping: Shaping) -> str:
-    digest = hashlib.sha256(repr(shaping).encode())
+    digest = hashlib.sha256(f"{shaping!r}{pictures.half or ''}".encode())
     for name in pictures.names:
         digest.update(f"{name}\0{pictures.stamp(name)}\0".encode())
     return digest.hexdigest()[:32]
@@ -180,22 +202,45 @@ def _decoded(pictures: Pictures, shaping: Shaping, shape: torch.Size) -> Iterato
             yield from pool.map(load, starts[i : i + _PARTS])
 
 
-def _load(pictures: Pictures, row: int, shaping: Shaping) -> Tensor:
-    from PIL import Image, ImageOps
+def stored_size(pictures: Pictures, row: int) -> tuple[int, int]:
+    """Width and height of a stored picture held upright, from its header.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    with _opened(pictures, row) as image:
+        turned = image.getexif().get(_ORIENTATION, 1) > 4  # by a quarter
+        return (image.height, image.width) if turned else (image.width, image.height)
+
+
+@contextmanager
+def _opened(pictures: Pictures, row: int) -> "Iterator[Image.Image]":
+    """A picture; whatever Pillow finds wrong with it is said in one sentence."""
+    from PIL import Image
 
     name = pictures.names[row]
     try:
         with pictures.open(name) as file, Image.open(file) as image:
-            if image.mode.startswith(("I", "F")):
-                raise InputError(
-                    f"The picture {name!r} has mode {image.mode} but must have 8 bits a channel: convert it."
-                )
-            upright = ImageOps.exif_transpose(image)
-            pixels = np.array(upright.convert("L" if shaping.channels == 1 else "RGB"), dtype=np.uint8)
+            yield image
     except (OSError, SyntaxError, Image.DecompressionBombError, EOFError) as error:
         raise InputError(
             f"The picture {name!r} cannot be read ({reason(error)}): replace or remove the file."
         ) from error
+
+
+def _load(pictures: Pictures, row: int, shaping: Shaping) -> Tensor:
+    from PIL import ImageOps
+
+    with _opened(pictures, row) as image:
+        if image.mode.startswith(("I", "F")):
+            raise InputError(
+                f"The picture {pictures.names[row]!r} has mode {image.mode} but must have 8 bits a channel: "
+                "convert it."
+            )
+        upright = ImageOps.exif_transpose(image)
+        pixels = np.array(upright.convert("L" if shaping.channels == 1 else "RGB"), dtype=np.uint8)
     x = torch.from_numpy(pixels)
+    if pictures.half is not None:
+        x = x.chunk(2, dim=1)[pictures.half == "right"]
     x = x[None] if x.dim() == 2 else x.permute(2, 0, 1)
     return shaping(x[None])[0]

@@ -2,14 +2,13 @@
 
 import gzip
 import io
-import pickle
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from flowprior.data.arrays import read_arrays
 from flowprior.data.dataset import Loaded, reason
 from flowprior.data.downloads import download_set
 from flowprior.data.pictures import Pictures, stamp
+from flowprior.data.unpickling import read_plain
 from flowprior.errors import InputError
 
 DIGITS = tuple(str(digit) for digit in range(10))
@@ -99,20 +99,6 @@ def _member(root: Path, folder: str, name: str, archive: str) -> tuple[Path, byt
         raise _corrupt(path, f"cannot be read ({reason(error)})", "be a whole file") from error
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """CIFAR-10 is published as pickles: this builds NumPy arrays and plain containers, nothing else."""
-
-    ALLOWED = frozenset({
-        ("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode"),
-        ("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct"),
-    })  # fmt: skip
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self.ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
-
-
 def _cifar10(root: Path, train: bool) -> Loaded:
     folder, archive = "cifar-10-batches-py", "cifar-10-python.tar.gz"
     arrays = root / "cifar10.npz"
@@ -122,7 +108,7 @@ def _cifar10(root: Path, train: bool) -> Loaded:
     for name in [f"data_batch_{k}" for k in range(1, 6)] if train else ["test_batch"]:
         path, raw = _member(root, folder, name, archive)
         try:
-            entry = _ArrayUnpickler(io.BytesIO(raw), encoding="latin1").load()
+            entry = read_plain(raw)
             images.append(np.asarray(entry["data"], np.uint8).reshape(-1, 3, 32, 32))
             labels.append(np.asarray(entry["labels"], np.int64).reshape(len(images[-1])))
         except Exception as error:  # a damaged pickle ends in any exception

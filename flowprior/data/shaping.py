@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from flowprior.errors import InputError
 
-RESIZE_MODES = ("bicubic", "bilinear", "nearest", "pad")
+RESIZE_MODES = ("bicubic", "bilinear", "nearest", "pad", "stretch")
 _CHUNK = 1024  # pictures resized at once, so that a large set needs no second copy of itself
 
 
@@ -18,7 +18,8 @@ class Shaping:
 
     The resize mode matters: it alone can move a Fréchet distance by 6 or more (Parmar et al. 2022,
     clean-fid), so it has a name, and `describe()` is reported with the metrics. "bicubic" and "bilinear" are
-    antialiased; "pad" puts the picture in the middle of a black one (MNIST's 28 -> 32).
+    antialiased; "pad" puts the picture in the middle of a black one (MNIST's 28 -> 32); "stretch" makes the
+    whole picture square, bilinear and antialiased, and cuts nothing off.
 
     Args:
         size: side of the square result; None keeps height and width.
@@ -92,6 +93,9 @@ class Shaping:
                 )
             top, left = (self.size - height) // 2, (self.size - width) // 2
             return F.pad(x, (left, self.size - width - left, top, self.size - height - top))
+        if self.resize == "stretch":
+            sides = [self.size, self.size]
+            return F.interpolate(x, sides, mode="bilinear", antialias=True, align_corners=False)
         short = min(height, width)
         target = [round(height * self.size / short), round(width * self.size / short)]
         if self.resize == "nearest":

@@ -1,0 +1,118 @@
+"""Pictures of people with their poses, DeepFashion and Market as the Variational U-net published them."""
+
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flowprior.data.dataset import reason
+from flowprior.data.drawing import JOINTS
+from flowprior.data.pictures import Pictures, stamp
+from flowprior.data.unpickling import read_plain
+from flowprior.errors import InputError
+
+INDEX = "index.p"
+_REQUIRED = ("lhip", "rhip", "lshoulder", "rshoulder")
+
+
+def list_index(folder: Path, train: bool) -> Pictures:
+    """One split of the pictures that `folder/index.p` names, with their `joints` in parts of a picture.
+
+    The index is a pickled dictionary of N examples, of which only plain values and NumPy arrays are read:
+
+    - "joint_order": names of the J joints, among them the 15 of `JOINTS` (others are passed over);
+    - "imgs": N paths of pictures, relative to the index;
+    - "train": N bools, the split;
+    - "joints": (N, J, 2), x and y in parts of the picture's width and height, negative where not seen.
+
+    Examples without both hips and both shoulders are left out, as in the published code.
+
+    Raises:
+        InputError: if the index or a picture is missing, or the index is damaged or holds anything else.
+
+    Source: Esser et al. 2018, and its code's class IndexFlow.
+    """
+    path = folder / INDEX
+    index = _read(path)
+    names, splits, joints = _checked(path, index)
+    wanted = splits == train
+    wanted &= (joints[:, [JOINTS.index(name) for name in _REQUIRED]] >= 0).all((1, 2))
+    rows = np.flatnonzero(wanted).tolist()
+    if not rows:
+        raise _broken(
+            path, f"has no {'training' if train else 'test'} example with both hips and both shoulders"
+        )
+    chosen = [names[row] for row in rows]
+    for name in chosen:
+        if not (folder / name).is_file():
+            raise InputError(
+                f"{str(path)!r} names the picture {name!r}, which is not there: put it beside it."
+            )
+    return Pictures(
+        chosen,
+        lambda name: open(folder / name, "rb"),
+        lambda name: stamp(folder / name),
+        folder / ".flowprior",
+        joints=torch.from_numpy(joints[rows]),
+    )
+
+
+def in_pixels(joints: Tensor, height: int, width: int) -> Tensor:
+    """Joints in parts of a picture, (N, J, 2), in its pixels; what is not seen is (-1, -1)."""
+    seen = (joints >= 0).all(-1, keepdim=True)
+    return torch.where(seen, joints * joints.new_tensor([width, height]), -1.0)
+
+
+def _broken(path: Path, found: str) -> InputError:
+    return InputError(
+        f"{str(path)!r} {found}: it must be a pickled dictionary of joint_order, imgs, train and joints as "
+        "published, so copy it again."
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise InputError(
+            f"There is no index {str(path)!r}: put the published {INDEX} there, with the pictures that it "
+            "names beside it, or name another `folder`."
+        )
+    try:
+        index = read_plain(path.read_bytes())
+    except Exception as error:  # a damaged pickle ends in any exception
+        raise _broken(path, f"cannot be read ({reason(error)})") from error
+    keys = ("joint_order", "imgs", "train", "joints")
+    if not isinstance(index, dict) or any(key not in index for key in keys):
+        held = ", ".join(map(str, index)) if isinstance(index, dict) else type(index).__name__
+        raise _broken(path, f"holds {held or 'nothing'}")
+    return index
+
+
+def _checked(path: Path, index: dict[str, Any]) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Names (N,), splits (N,) bool and joints (N, 15, 2) float32 in the order of `JOINTS`."""
+    try:
+        order, names = list(index["joint_order"]), list(index["imgs"])
+        splits = np.asarray(index["train"], dtype=bool)
+        joints = np.asarray(index["joints"], dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise _broken(path, f"holds other values than names and numbers ({reason(error)})") from error
+    missing = [name for name in JOINTS if name not in order]
+    if missing:
+        raise _broken(path, f"has no joint {missing[0]!r} in its joint_order")
+    if splits.shape != (len(names),) or joints.shape != (len(names), len(order), 2):
+        raise _broken(
+            path,
+            f"has {len(names)} imgs, train of shape {splits.shape} and joints of shape {joints.shape} for "
+            f"{len(order)} names",
+        )
+    if not np.isfinite(joints).all() or joints.max(initial=0) > 2:
+        raise _broken(path, "holds joints that are not parts of a picture, 0 to 1 or negative")
+    for name in names:
+        if (
+            not isinstance(name, str)
+            or PurePosixPath(name).is_absolute()
+            or ".." in PurePosixPath(name).parts
+        ):
+            raise _broken(path, f"names the picture {name!r}, which is no path beside it")
+    return names, splits, joints[:, [order.index(name) for name in JOINTS]]
