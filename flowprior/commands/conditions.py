@@ -6,7 +6,7 @@ from torch import Tensor
 
 from flowprior.commands.files import ARRAYS, read_rows
 from flowprior.commands.job import as_input
-from flowprior.data.pictures import SUFFIXES, read_pictures
+from flowprior.data.pictures import SUFFIXES, picture_paths, read_pictures
 from flowprior.data.shaping import Shaping
 from flowprior.errors import InputError
 
@@ -43,7 +43,8 @@ def read_conditions(path: Path, shape: tuple[int, ...] | None, key: str | None =
         raise InputError(f"`context` (={path}) has another ending: give a .npy, .npz or .pt file.")
     channels, height, width = shape
     if path.is_dir():
-        return as_input(read_pictures(sorted(path.iterdir()), Shaping(height, channels=channels)))
+        found = [path / picture for picture in picture_paths(path)]
+        return as_input(read_pictures(found, Shaping(height, channels=channels)))
     if path.suffix.lower() not in SUFFIXES or not path.is_file():
         wrong = "does not exist" if path.suffix.lower() in SUFFIXES else "has another ending"
         raise InputError(

@@ -79,7 +79,7 @@ class Job:
         if drawn - kept > DIVERGED * drawn:
             raise Diverged(f"{drawn - kept} of {drawn} samples are not finite: the prior has diverged.")
         if kept < drawn:
-            warnings.warn(f"{drawn - kept} of {drawn} samples are not finite and were left out.", stacklevel=2)
+            warnings.warn(f"{drawn - kept} of {drawn} samples, not finite, were left out.", stacklevel=2)
 
     def _samples(self, count: int) -> Iterator[Tensor]:
         torch.manual_seed(self.seed)

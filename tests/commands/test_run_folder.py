@@ -263,7 +263,7 @@ def test_a_conditional_prior_reads_labels_and_samples_from_a_context_file(flowpr
     assert flowprior("sample", run, "-n", 3, "--out", tmp_path / "x.png", *context).exit_code == 0
     result = flowprior("sample", run, "-n", 3, "--out", tmp_path / "x.npy")
     assert result.exit_code == 2
-    assert "`context` is missing" in result.stderr
+    assert "is conditional: give its conditions by --context" in result.stderr
 
 
 @pytest.mark.parametrize(
