@@ -6,6 +6,7 @@ import torch
 from PIL import Image, ImageDraw
 from torchvision.transforms.functional import gaussian_blur
 
+from flowprior.data import Source
 from flowprior.data.drawing import JOINTS, coverage, draw_stick_man, polygon_distance, segment_distance
 from flowprior.data.stick_figures import (
     FACTORS,
@@ -159,3 +160,27 @@ def test_unusable_arguments():
         recover_factors(torch.zeros(1, 1, 8, 8), joints)
     with pytest.raises(InputError, match="have 2 and 1 rows"):
         recover_factors(torch.zeros(2, 3, 8, 8), joints)
+
+
+def test_figures_as_a_data_set():
+    source = Source("stick_figures", limit=5)
+    assert source.image_shape == (3, 64, 64)
+    train, test = source.train(), source.test()
+    assert train.x.shape == train.context.shape == test.x.shape == (5, 3, 64, 64)
+    expected = stick_figures(True, torch.arange(5) * (TRAIN // 5))
+    assert torch.equal(train.x, expected.x)
+    assert torch.equal(train.context, expected.context)
+    assert torch.equal(train.known["factors"], expected.known["factors"])
+    assert train.fingerprint == Source("stick_figures", limit=5).train().fingerprint
+    assert train.fingerprint != Source("stick_figures", limit=5, seed=1).train().fingerprint
+    assert train.fingerprint != test.fingerprint
+    large = Source("stick_figures", limit=2, size=96).test()
+    assert large.x.shape == (2, 3, 96, 96)
+    assert large.preprocessing == "rendered at 96 pixels"
+    for options in ({"channels": 1}, {"crop": 32}, {"resize": "bicubic"}):
+        with pytest.raises(InputError, match="rendered in color at any `size`"):
+            Source("stick_figures", **options)
+    with pytest.raises(InputError, match=r"`size` \(=0\)"):
+        Source("stick_figures", size=0)
+    with pytest.raises(InputError, match=r"`seed` \(=1\.5\) must be an int"):
+        Source("stick_figures", seed=1.5)
