@@ -30,6 +30,7 @@ FREE = (
     "experiment.steps =",
     "experiment.metrics =",
     "Source.root =",
+    "Source.folder =",
 )  # lines of a config that may differ on resuming
 GRIDS = 8  # sheets of samples that a stage leaves in RUN/figures, about
 

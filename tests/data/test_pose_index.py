@@ -141,7 +141,7 @@ class Calls:
 @pytest.mark.parametrize(("call", "named"), [
     (lambda mark: Calls(os.mkdir, mark), r"posix\.mkdir|nt\.mkdir"),
     (lambda mark: Calls(eval, f"__import__('os').mkdir({mark!r})"), r"__builtin__\.eval"),
-    (lambda mark: Calls(getattr, np, "load"), r"__builtin__\.getattr"),
+    (lambda mark: Calls(getattr, "a", "upper"), r"__builtin__\.getattr"),
     (lambda mark: Calls(np.load, mark), r"numpy\.load"),
     (lambda mark: Calls(torch.load, mark), r"torch\.serialization\.load"),
 ])  # fmt: skip
