@@ -48,6 +48,8 @@ def data_root(tmp_path_factory):
     standins.write_cifar10(root)
     standins.write_svhn(root / "svhn")
     standins.write_celeba(root, n=16)
+    standins.write_pairs(root / "pairs")
+    standins.write_poses(root / "deepfashion")
     return root
 
 

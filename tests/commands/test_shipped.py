@@ -8,13 +8,20 @@ from flowprior.config import load
 from flowprior.errors import InputError
 from flowprior.shipped import shipped, summary
 
+WIDTH = ("WIDTH = 0.02", "FEATURES = 3")
+UNET = ("filters = 2", "max_filters = 2", "latent_channels = 2", "blocks = 1")
+NARROW = {
+    "glf/digits": (),
+    "dpvae/moons": (),
+    "vunet": ("PIXELS = 32", *(f"variational_unet.{line}" for line in UNET)),
+}
+
 
 @pytest.mark.parametrize("name", shipped())
 def test_shipped_experiment_trains_and_its_config_repeats_it(
     name, flowprior, data_root, tiny, options, tmp_path
 ):
-    own_networks = name in ("glf/digits", "dpvae/moons")
-    bindings = list(tiny) if own_networks else [*tiny, "WIDTH = 0.02", "FEATURES = 3"]
+    bindings = [*tiny, *NARROW.get(name if name in NARROW else name.split("/")[0], WIDTH)]
     run = tmp_path / "run"
     arguments = ("--steps", 5, "--quiet", "--seed", 5)
     result = flowprior("train", name, "--out", run, *arguments, "--data-root", data_root, *options(bindings))

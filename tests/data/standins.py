@@ -11,6 +11,8 @@ import numpy as np
 from PIL import Image
 from scipy.io import savemat
 
+from flowprior.data.drawing import JOINTS
+
 
 def random_images(n, *shape, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (n, *shape), dtype=np.uint8)
@@ -106,3 +108,23 @@ def write_celeba(root, n=8, archive=False):
         (folder / "img_align_celeba").mkdir()
         for name, content in pictures.items():
             (folder / "img_align_celeba" / name).write_bytes(content)
+
+
+def write_pairs(folder, n=20, side=40):
+    """x and y of equal names, in two folders."""
+    for part, seed in (("x", 1), ("y", 2)):
+        (folder / part).mkdir(parents=True)
+        for i, picture in enumerate(random_images(n, side, side, 3, seed=seed)):
+            Image.fromarray(picture).save(folder / part / f"{i:02d}.png")
+
+
+def write_poses(folder, n=20, side=40):
+    """An index of poses, every fourth a test picture, and its pictures."""
+    (folder / "img").mkdir(parents=True)
+    names = [f"img/{i:02d}.png" for i in range(n)]
+    for name, picture in zip(names, random_images(n, side, side, 3), strict=True):
+        Image.fromarray(picture).save(folder / name)
+    joints = np.random.default_rng(0).uniform(0.1, 0.9, (n, len(JOINTS), 2)).astype(np.float32)
+    train = [i % 4 > 0 for i in range(n)]
+    index = {"joint_order": list(JOINTS), "imgs": names, "train": train, "joints": joints}
+    (folder / "index.p").write_bytes(pickle.dumps(index, protocol=2))
