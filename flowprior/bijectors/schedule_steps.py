@@ -200,6 +200,7 @@ class Couple:
         names = ("shift", "scale") if conditioner.separate else ("shift_and_scale",)
         self.networks: list[Layers] = [conditioner.networks[name].layers._modules for name in names]  # type: ignore
         self.sigmoid_scale = conditioner.sigmoid_scale
+        self.offset = 2.0 if conditioner.sigmoid_scale else 0.0  # of the log-sigmoid's argument
         self.shift_first = conditioner.shift_first
         self.tanh_outputs = conditioner.tanh_outputs
         self.limit = conditioner.log_scale_limit
@@ -271,12 +272,13 @@ class Couple:
             g_kept, run.context_gradient = g_kept[:, :-width], g_kept[:, -width:]
         return (back, g_kept) if self.flipped else (g_kept, back)
 
+    def _outputs(self, inputs: Tensor, run: Run) -> list[Tensor]:
+        return [_network(layers, inputs, run) for layers in self.networks]
+
     def _shift_and_scale(self, kept: Tensor, run: Run) -> tuple[Tensor, Tensor]:
         inputs = kept if run.context is None else torch.cat((kept, run.context), dim=1)
-        if len(self.networks) == 1:
-            shift, s = _network(self.networks[0], inputs, run).unsafe_chunk(2, dim=1)
-        else:
-            shift, s = (_network(layers, inputs, run) for layers in self.networks)
+        outputs = self._outputs(inputs, run)
+        shift, s = outputs[0].unsafe_chunk(2, dim=1) if len(outputs) == 1 else outputs
         if self.tanh_outputs:
             shift, s = shift.tanh(), s.tanh()
             run.save(shift, s)
@@ -285,8 +287,8 @@ class Couple:
             gate = (s if self.limit == 2.0 else s * (2.0 / self.limit)).sigmoid()
             run.save(gate)
             s = torch.add(run.number(-self.limit), gate, alpha=2.0 * self.limit)
-        if self.sigmoid_scale:
-            s = s + run.number(2.0)
+        if self.offset:
+            s = s + run.number(self.offset)
         run.scales.append(s)
         return shift, s.sigmoid() if self.sigmoid_scale else s.exp()
 
