@@ -74,12 +74,9 @@ class Run:
         if self.tape is not None:
             self.tape += tensors
 
-    def load(self, count: int) -> list[Tensor]:
-        """The last `count` tensors that were saved and not yet loaded."""
-        tape: list[Tensor] = self.tape  # type: ignore[assignment]
-        found = tape[-count:]
-        del tape[-count:]
-        return found
+    def load(self) -> Tensor:
+        """The last tensor that was saved and not yet loaded."""
+        return self.tape.pop()  # type: ignore[union-attr]
 
     def logabsdet(self, sigmoid_scale: bool) -> Tensor:
         """(N,) in the direction to base."""
@@ -106,7 +103,7 @@ class Split:
 
     def to_base(self, columns: Columns, run: Run) -> Columns:
         (whole,) = columns
-        return whole[:, : self.first], whole[:, self.first :]
+        return whole.split_with_sizes((self.first, whole.shape[1] - self.first), 1)
 
     def from_base(self, columns: Columns, run: Run) -> Columns:
         return (torch.cat(columns, dim=1),)
@@ -171,7 +168,7 @@ class Scale:
         return (mapped,)
 
     def gradient(self, to_base: bool, columns: Columns, logabsdet: Tensor, run: Run) -> Columns:
-        z, scale = run.load(2)
+        scale, z = run.load(), run.load()
         run.next_parameters()
         (g,) = columns
         back = g * scale if to_base else g / scale
@@ -203,6 +200,7 @@ class Couple:
         names = ("shift", "scale") if conditioner.separate else ("shift_and_scale",)
         self.networks: list[Layers] = [conditioner.networks[name].layers._modules for name in names]  # type: ignore
         self.sigmoid_scale = conditioner.sigmoid_scale
+        self.offset = 2.0 if conditioner.sigmoid_scale else 0.0  # of the log-sigmoid's argument
         self.shift_first = conditioner.shift_first
         self.tanh_outputs = conditioner.tanh_outputs
         self.limit = conditioner.log_scale_limit
@@ -246,7 +244,7 @@ class Couple:
 
     def gradient(self, to_base: bool, columns: Columns, logabsdet: Tensor, run: Run) -> Columns:
         g_kept, g = columns[::-1] if self.flipped else columns
-        value, scale = run.load(2)
+        scale, value = run.load(), run.load()
         back = g * scale if to_base else g / scale
         # `value` is z where the shift comes last and z0 where it comes first: with the gradient that reaches
         # it, the product is that of log_scale, up to the sign of the direction
@@ -257,30 +255,30 @@ class Couple:
         if self.sigmoid_scale:
             g_log = torch.addcmul(g_log, g_log, scale, value=-1.0)
         if self.limit is not None:
-            (gate,) = run.load(1)
-            g_log = aten.sigmoid_backward.default(g_log, gate) * run.number(4.0)
+            g_log = aten.sigmoid_backward.default(g_log, run.load()) * run.number(4.0)
         if self.tanh_outputs:
-            shift, s = run.load(2)
+            s, shift = run.load(), run.load()
             g_shift, g_log = aten.tanh_backward.default(g_shift, shift), aten.tanh_backward.default(g_log, s)
-        if len(self.networks) == 1:
-            g_inputs = _network_gradient(self.networks[0], torch.cat((g_shift, g_log), dim=1), run)
-        else:
-            g_inputs = _network_gradient(self.networks[1], g_log, run)
-            g_inputs = g_inputs + _network_gradient(self.networks[0], g_shift, run)
         if run.context is not None:
-            g_context = g_inputs[:, g_kept.shape[1] :]
-            total = run.context_gradient
-            run.context_gradient = g_context if total is None else total + g_context
-            g_inputs = g_inputs[:, : g_kept.shape[1]]
-        g_kept = g_kept + g_inputs
+            g_context = run.context_gradient
+            if g_context is None:
+                g_context = torch.zeros_like(run.context)
+            g_kept = torch.cat((g_kept, g_context), dim=1)
+        outputs = (torch.cat((g_shift, g_log), dim=1),) if len(self.networks) == 1 else (g_shift, g_log)
+        for layers, g_outputs in zip(self.networks[::-1], outputs[::-1], strict=True):
+            g_kept = _network_gradient(layers, g_outputs, g_kept, run)
+        if run.context is not None:
+            width = run.context.shape[1]
+            g_kept, run.context_gradient = g_kept[:, :-width], g_kept[:, -width:]
         return (back, g_kept) if self.flipped else (g_kept, back)
+
+    def _outputs(self, inputs: Tensor, run: Run) -> list[Tensor]:
+        return [_network(layers, inputs, run) for layers in self.networks]
 
     def _shift_and_scale(self, kept: Tensor, run: Run) -> tuple[Tensor, Tensor]:
         inputs = kept if run.context is None else torch.cat((kept, run.context), dim=1)
-        if len(self.networks) == 1:
-            shift, s = _network(self.networks[0], inputs, run).unsafe_chunk(2, dim=1)
-        else:
-            shift, s = (_network(layers, inputs, run) for layers in self.networks)
+        outputs = self._outputs(inputs, run)
+        shift, s = outputs[0].unsafe_chunk(2, dim=1) if len(outputs) == 1 else outputs
         if self.tanh_outputs:
             shift, s = shift.tanh(), s.tanh()
             run.save(shift, s)
@@ -289,8 +287,8 @@ class Couple:
             gate = (s if self.limit == 2.0 else s * (2.0 / self.limit)).sigmoid()
             run.save(gate)
             s = torch.add(run.number(-self.limit), gate, alpha=2.0 * self.limit)
-        if self.sigmoid_scale:
-            s = s + run.number(2.0)
+        if self.offset:
+            s = s + run.number(self.offset)
         run.scales.append(s)
         return shift, s.sigmoid() if self.sigmoid_scale else s.exp()
 
@@ -298,14 +296,16 @@ class Couple:
 def _network(layers: Layers, h: Tensor, run: Run) -> Tensor:
     """A network on h (N, inputs); layers that are not plain ones are called as they are."""
     linear = False
+    parameters, tape = run.parameters, run.tape
     for layer in layers.values():
         kind = type(layer)
         if kind is nn.Linear and len(layer._parameters) == 2:  # some wrappers keep them elsewhere
-            if run.parameters is None:
+            if parameters is None:
                 weight, bias = layer._parameters.values()
             else:
-                weight, bias = run.next_parameters()
-            run.save(h)
+                weight, bias = next(parameters), next(parameters)
+            if tape is not None:
+                tape.append(h)
             h, linear = F.linear(h, weight, bias), True
         else:
             activate = ACTIVATE.get(kind) if linear else None
@@ -313,16 +313,19 @@ def _network(layers: Layers, h: Tensor, run: Run) -> Tensor:
     return h
 
 
-def _network_gradient(layers: Layers, g: Tensor, run: Run) -> Tensor:
-    """The gradient of a network's inputs from that of its outputs; its parameters' go to the run."""
+def _network_gradient(layers: Layers, g: Tensor, onto: Tensor, run: Run) -> Tensor:
+    """`onto` plus the gradient of a network's inputs, from that of its outputs; its parameters' go to the
+    run."""
+    parameters: Any = run.parameters
+    found = run.parameter_gradients
     h = g
-    for layer in reversed(layers.values()):
+    for number, layer in reversed(list(enumerate(layers.values()))):
         if type(layer) is nn.Linear:
-            (h,) = run.load(1)
-            bias, weight = run.next_parameters()
-            run.parameter_gradients.append(g.sum(0) if bias.requires_grad else None)
-            run.parameter_gradients.append(g.t().mm(h) if weight.requires_grad else None)
-            g = g.mm(weight)
+            h = run.load()
+            bias, weight = next(parameters), next(parameters)
+            found.append(g.sum(0) if bias.requires_grad else None)
+            found.append(g.t().mm(h) if weight.requires_grad else None)
+            g = g.mm(weight) if number else torch.addmm(onto, g, weight)
         else:
             g = ACTIVATION_GRADIENT[type(layer)](layer, g, h)
     return g

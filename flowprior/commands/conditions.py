@@ -11,8 +11,10 @@ from flowprior.data.shaping import Shaping
 from flowprior.errors import InputError
 
 
-def read_conditions(path: Path, shape: tuple[int, ...] | None, key: str | None = None) -> Tensor:
-    """(N, *shape) as a model or a prior reads them; with pictures for conditions, in [0, 1].
+def read_conditions(
+    path: Path, shape: tuple[int, ...] | None, key: str | None = None, pictures: bool = True
+) -> Tensor:
+    """(N, *shape) as a model or a prior reads them; pictures in [0, 1].
 
     Args:
         path: an .npy, .npz or .pt file; for pictures also a picture, a sheet of them without margins (its
@@ -20,12 +22,14 @@ def read_conditions(path: Path, shape: tuple[int, ...] | None, key: str | None =
             picture of another size is resized, and the center of it cropped, as data sets are.
         shape: of one condition; None if there is none to be read.
         key: the array in an .npz file.
+        pictures: whether maps (C, H, W) are pictures: a model's are, a prior's are any numbers.
 
     Raises:
         InputError: if nothing is conditional, or the file cannot be read or holds something else.
     """
     if shape is None:
         raise InputError(f"`context` (={path}) was given to an unconditional model: leave it out.")
+    pictures = pictures and len(shape) == 3
     if path.suffix in ARRAYS:
         rows = read_rows(path, key, "context")
         if rows.shape[1:] != shape:
@@ -33,13 +37,13 @@ def read_conditions(path: Path, shape: tuple[int, ...] | None, key: str | None =
                 f"`context` (={path}) has shape {tuple(rows.shape)} but must be rows of "
                 f"({', '.join(map(str, shape))}), one for each condition."
             )
-        if len(shape) == 3 and not (rows.min() >= 0 and rows.max() <= 1):
+        if pictures and not (rows.min() >= 0 and rows.max() <= 1):
             raise InputError(
                 f"`context` (={path}) ranges from {rows.min():g} to {rows.max():g} but pictures are in "
                 "[0, 1]: divide bytes by 255."
             )
         return rows
-    if len(shape) != 3:
+    if not pictures:
         raise InputError(f"`context` (={path}) has another ending: give a .npy, .npz or .pt file.")
     channels, height, width = shape
     if path.is_dir():

@@ -84,7 +84,7 @@ def of_prior(
     check_writable(out, ARRAYS)
     place = resolve_device(device)
     prior = Prior.from_pretrained(folder).to(place)
-    rows = None if context is None else read_conditions(context, prior.context_shape, key)
+    rows = None if context is None else read_conditions(context, prior.context_shape, key, pictures=False)
     with torch.random.fork_rng(_cuda(place)):
         torch.manual_seed(seed)
         z = prior.sample(count, None if rows is None else rows.to(place)).cpu()

@@ -38,10 +38,8 @@ class StandardNormal(InvertiblePrior):
         return torch.randn(shape + self.event_shape, device=self.device, dtype=self.dtype)
 
     def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
-        event_dims = len(self.event_shape)
-        return (
-            -0.5 * sum_event(z.square(), event_dims) - 0.5 * math.log(2 * math.pi) * self.event_shape.numel()
-        )
+        squares = sum_event(z.square(), len(self.event_shape))
+        return torch.rsub(squares, -0.5 * math.log(2 * math.pi) * self.event_shape.numel(), alpha=0.5)
 
     def _to_base(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         return z, z.new_zeros(z.shape[: z.dim() - len(self.event_shape)])

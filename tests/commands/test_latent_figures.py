@@ -231,8 +231,9 @@ def study(make, sizes=(2,)):
 
 def test_a_study_of_images_has_every_figure(tmp_path):
     runs = study(images, (2, 3))
-    written = of_study.draw(runs, list(of_study.STUDY_FIGURES), tmp_path)
-    assert written == [tmp_path / f"{name}.png" for name in of_study.STUDY_FIGURES]
+    names = [name for name in of_study.STUDY_FIGURES if name != "conditions"]  # of conditional models
+    written = of_study.draw(runs, names, tmp_path)
+    assert written == [tmp_path / f"{name}.png" for name in names]
     for path in written:
         with Image.open(path) as picture:
             assert min(picture.size) > 100

@@ -7,8 +7,7 @@ import torch
 from torch import nn
 from torch.distributions import MultivariateNormal
 
-from flowprior.commands import measure as measured
-from flowprior.commands import pockets
+from flowprior.commands import job, pockets
 from flowprior.commands.measure import measure
 from flowprior.data.images import Source
 from flowprior.errors import InputError
@@ -88,7 +87,7 @@ def test_low_posterior_samples_are_measured_as_images(monkeypatch):
     network = FeatureNetwork(
         nn.Sequential(nn.AvgPool2d(4), nn.Flatten()), metric="fd_pooled", resize="none", checksum="0"
     )
-    monkeypatch.setitem(measured._NETWORKS, "classifier", lambda job: network)
+    monkeypatch.setitem(job._NETWORKS, "classifier", lambda _: network)
     source = Source("digits", limit=80)
     found = measure(model, source, ["fd_classifier", "lp_fd_classifier"], count=60)
     assert found.values.keys() == {"fd_classifier", "lp_fd_classifier"}
@@ -148,5 +147,5 @@ def test_models_without_these_densities_are_refused_before_any_work(name):
     if name == "iw_nll":
         assert math.isfinite(measure(conditional, source, [name], importance_samples=5).values[name])
     else:
-        with pytest.raises(InputError, match="this prior is conditional"):
+        with pytest.raises(InputError, match="this model is conditional"):
             measure(conditional, source, [name])

@@ -8,7 +8,7 @@ from torch import nn
 
 from flowprior.commands import translation
 from flowprior.commands.conditions import read_conditions
-from flowprior.commands.figures import conditional, of_run
+from flowprior.commands.figures import conditional, of_run, of_study
 from flowprior.commands.measure import higher_is_better, measure
 from flowprior.data.images import Source
 from flowprior.data.stick_figures import FACTORS, render, true_factors
@@ -207,6 +207,20 @@ def test_figures_of_conditional_models(figures, tmp_path):
     )
     with pytest.raises(InputError, match="whose conditions are pictures"):
         of_run.draw(plain, tmp_path, ["conditions"])
+
+
+def test_twins_are_drawn_at_the_same_conditions(figures, tmp_path):
+    draw = poses(figures)
+    runs = of_study.StudyRuns(
+        ("a", "b"),
+        (("a", "b"),),
+        lambda row: Experiment(row, figures, Told(StandardNormal(10), draw), ()),
+        lambda row: [],
+        {},
+    )
+    (path,) = of_study.draw(runs, ["conditions"], tmp_path)
+    with Image.open(path) as sheet:
+        assert sheet.height > 2 * conditional.LINES * 64
 
 
 def test_conditions_from_pictures_sheets_folders_and_arrays(tmp_path):
