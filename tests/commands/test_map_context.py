@@ -41,7 +41,7 @@ def test_fit_and_sample_read_maps(tmp_path):
     expected = torch.as_tensor(np.concatenate((c[:5], -c[:5]), 1))
     assert (draws.mean(0) - expected).abs().mean() < 0.2
     np.save(tmp_path / "flat.npy", c.reshape(300, 16))
-    with pytest.raises(InputError, match=r"must end in `context_features` \(=\(1, 4, 4\)\)"):
+    with pytest.raises(InputError, match=r"must be rows of \(1, 4, 4\)"):
         sample.of_prior(
             tmp_path / "prior", out=tmp_path / "d.npy", context=tmp_path / "flat.npy", device="cpu"
         )
