@@ -90,3 +90,12 @@ def without_autocast(kind: str) -> AbstractContextManager[object]:
 def numel(shape: Sequence[int]) -> int:
     """The number of elements of a shape; 1 for the empty one."""
     return math.prod(shape)
+
+
+def as_input(x: Tensor) -> Tensor:
+    """Stored examples or conditions as a model reads them: bytes become floats in [0, 1].
+
+    >>> as_input(torch.tensor([0, 255], dtype=torch.uint8))
+    tensor([0., 1.])
+    """
+    return x.float() / 255 if x.dtype == torch.uint8 else x

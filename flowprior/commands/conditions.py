@@ -5,10 +5,10 @@ from pathlib import Path
 from torch import Tensor
 
 from flowprior.commands.files import ARRAYS, read_rows
-from flowprior.commands.job import as_input
 from flowprior.data.pictures import SUFFIXES, picture_paths, read_pictures
 from flowprior.data.shaping import Shaping
 from flowprior.errors import InputError
+from flowprior.tensors import as_input
 
 
 def read_conditions(

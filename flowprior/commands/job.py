@@ -15,6 +15,7 @@ from flowprior.errors import InputError
 from flowprior.metrics.aggregate import AggregatePosterior
 from flowprior.metrics.features import FeatureNetwork
 from flowprior.models import Autoencoder
+from flowprior.tensors import as_input
 from flowprior.training.stages import with_context
 
 CHUNK = 500  # examples at once through encoder and decoder
@@ -105,11 +106,6 @@ class Job:
         if kind not in self.networks:
             self.networks[kind] = _NETWORKS[kind](self).to(self.model.device)
         return self.networks[kind]
-
-
-def as_input(x: Tensor) -> Tensor:
-    """Stored examples as a model reads them: bytes become floats in [0, 1]."""
-    return x.float() / 255 if x.dtype == torch.uint8 else x
 
 
 def contexts_of(model: Autoencoder, dataset: Dataset) -> Tensor | None:

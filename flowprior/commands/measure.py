@@ -12,12 +12,13 @@ from torch import Tensor
 
 from flowprior.bindings import nearest
 from flowprior.commands import disentanglement, pockets, translation
-from flowprior.commands.job import Diverged, Job, as_input
+from flowprior.commands.job import Diverged, Job
 from flowprior.commands.pockets import Facts, Values
 from flowprior.data.dataset import thin
 from flowprior.data.images import Source
 from flowprior.errors import InputError
 from flowprior.models import Autoencoder
+from flowprior.tensors import as_input
 
 Metric = Callable[[Job], tuple[Values, Facts]]
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from flowprior.commands.disentanglement import DISTANCES
-from flowprior.commands.job import CHUNK, Job, as_input
+from flowprior.commands.job import CHUNK, Job
 from flowprior.commands.pockets import Facts, Values
 from flowprior.data.garments import edges, silhouette
 from flowprior.data.images import Source
@@ -16,6 +16,7 @@ from flowprior.errors import InputError
 from flowprior.metrics import edge_agreement, silhouette_iou
 from flowprior.metrics.features import FeatureNetwork, extract
 from flowprior.models import Autoencoder
+from flowprior.tensors import as_input
 
 EACH = 10  # samples at each condition, for the spread of factors
 DIVERSITIES = {"lpips": "ppl_lpips", "diversity_vgg": "ppl", "diversity_squeezenet": "ppl_squeezenet"}

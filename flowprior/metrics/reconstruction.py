@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from flowprior.errors import InputError
+from flowprior.tensors import as_input
 
 _SMALLEST_MSE = 1e-10  # so that a perfect image counts 100 dB, not infinity
 
@@ -54,7 +55,7 @@ def reconstruction_error(
     with torch.inference_mode():
         for parts in zip(*(value.split(batch_size) for value in inputs), strict=True):
             batch = [part if device is None else part.to(device) for part in parts]
-            batch = [part.float() / 255 if part.dtype == torch.uint8 else part for part in batch]
+            batch = [as_input(part) for part in batch]
             x, back = batch[0], reconstruct(*batch)
             if back.shape != x.shape:
                 raise InputError(

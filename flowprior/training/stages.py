@@ -13,6 +13,7 @@ from flowprior.models.autoencoder import evaluating
 from flowprior.objectives import LatentFlow, LatentNLL, Objective
 from flowprior.priors.flow import FlowPrior, Standardize
 from flowprior.priors.prior import Prior
+from flowprior.tensors import as_input
 from flowprior.training.optimizers import OptimizerSettings, check_count, check_number
 
 Tensors: TypeAlias = Mapping[str, Tensor]
@@ -172,7 +173,7 @@ def joint_stage(
         size = len(tensors["x"])
         rows = torch.linspace(0, size - 1, min(size, INITIAL_BATCHES * batch_size), dtype=torch.float64)
         chosen = {k: tensors[k] for k in ("x", "context") if k in tensors}
-        model.initialize({k: _as_input(v[rows.long().to(v.device)]) for k, v in chosen.items()})
+        model.initialize({k: as_input(v[rows.long().to(v.device)]) for k, v in chosen.items()})
 
     return Stage(
         name,
@@ -294,9 +295,4 @@ def with_context(model: Autoencoder | Prior, tensors: Tensors) -> Tensors:
 def _chunks(x: Tensor, size: int = 512) -> Iterator[Tensor]:
     """`x` in chunks as a model reads them: bytes become floats in [0, 1]."""
     for chunk in x.split(size):
-        yield _as_input(chunk)
-
-
-def _as_input(x: Tensor) -> Tensor:
-    """Bytes as floats in [0, 1]; anything else as it is."""
-    return x.float() / 255 if x.dtype == torch.uint8 else x
+        yield as_input(chunk)

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from flowprior.commands.figures.drawing import NotApplicable, Picture, needs_images
-from flowprior.commands.job import as_input, contexts_of
+from flowprior.commands.job import contexts_of
 from flowprior.data.dataset import thin
 from flowprior.latent import lerp, slerp
 from flowprior.models import Autoencoder
 from flowprior.priors import InvertiblePrior
+from flowprior.tensors import as_input
 from flowprior.training.experiment import Experiment
 
 if TYPE_CHECKING:

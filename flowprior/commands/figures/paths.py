@@ -11,7 +11,6 @@ from torch import Tensor
 
 from flowprior.commands.disentanglement import vgg_distance
 from flowprior.commands.figures.drawing import NotApplicable, Picture, needs_images
-from flowprior.commands.job import as_input
 from flowprior.data.attributes import Attributes, read_attributes
 from flowprior.data.dataset import thin
 from flowprior.errors import InputError
@@ -19,6 +18,7 @@ from flowprior.latent import attribute_vector, both_paths, lerp, principal_compo
 from flowprior.latent.interpolation import Paths
 from flowprior.models import Autoencoder
 from flowprior.priors import InvertiblePrior
+from flowprior.tensors import as_input
 from flowprior.training.experiment import Experiment
 
 if TYPE_CHECKING:
