@@ -202,6 +202,8 @@ def test_figures_of_conditional_models(figures, tmp_path):
     for path in sheets:
         with Image.open(path) as sheet:
             assert sheet.width > 64 * 8
+    few = Experiment("t", Source(FIGURES, limit=5), Told(prior, poses(Source(FIGURES, limit=5))), ())
+    assert len(of_run.draw(few, tmp_path, list(conditional.DRAWERS))) == 3
     plain = Experiment(
         "t", Source("digits"), Autoencoder(nn.Flatten(), nn.Identity(), StandardNormal(64)), ()
     )

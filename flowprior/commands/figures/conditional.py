@@ -21,6 +21,7 @@ from flowprior.training.experiment import Experiment
 if TYPE_CHECKING:
     from PIL import Image
 
+Pair = tuple[Tensor, Tensor]
 LINES, SAMPLES = 8, 8  # conditions, samples at each
 APPEARANCES, STEPS = 8, 9
 
@@ -40,22 +41,21 @@ def _transfer(experiment: Experiment, folder: Path) -> Image.Image:
     """
     from flowprior.plots.conditional import transfer_sheet
 
-    x, context = examples(experiment, 2 * APPEARANCES)
-    appearances, shapes = x[:APPEARANCES], context[APPEARANCES:]
-    z0 = _to_base(experiment, appearances, context[:APPEARANCES])
-    return transfer_sheet(appearances, shapes, torch.stack([_at(experiment, row, shapes) for row in z0]))
+    (appearances, _), (own, others) = _halves(experiment, APPEARANCES)
+    z0 = _to_base(experiment, appearances, own)
+    return transfer_sheet(appearances, others, torch.stack([_at(experiment, row, others) for row in z0]))
 
 
 def _appearance(experiment: Experiment, folder: Path) -> Image.Image:
     """Between the appearances of two images, at the shape of the first: a path in z0."""
     from flowprior.plots.conditional import appearance_rows
 
-    x, context = examples(experiment, 2 * LINES)
-    start, end = _to_base(experiment, x, context).chunk(2)
+    (first, last), (shapes, others) = _halves(experiment, LINES)
+    start, end = _to_base(experiment, first, shapes), _to_base(experiment, last, others)
     path = slerp if experiment.model.prior.has_normal_base else lerp
     points = path(start, end, torch.linspace(0, 1, STEPS))  # (steps, N, D)
-    drawn = torch.stack([_decode(experiment.model, z0, context[:LINES]) for z0 in points])
-    return appearance_rows(context[:LINES], x[:LINES], x[LINES:], drawn)
+    drawn = torch.stack([_decode(experiment.model, z0, shapes) for z0 in points])
+    return appearance_rows(shapes, first, last, drawn)
 
 
 def examples(experiment: Experiment, count: int) -> tuple[Tensor, Tensor]:
@@ -72,6 +72,19 @@ def examples(experiment: Experiment, count: int) -> tuple[Tensor, Tensor]:
     rows, context = thin(len(test), count), contexts_of(model, test)
     assert context is not None  # the model is conditional
     return tuple(as_input(stored[rows].to(model.device)) for stored in (test.x, context))  # type: ignore[return-value]
+
+
+def _halves(experiment: Experiment, count: int) -> tuple[Pair, Pair]:
+    """`count` test images and as many others, or fewer if there are not so many; and their contexts.
+
+    Raises:
+        NotApplicable: if there is only one test image.
+    """
+    x, context = examples(experiment, 2 * count)
+    half = len(x) // 2
+    if half == 0:
+        raise NotApplicable("it needs two test images.")
+    return (x[:half], x[half : 2 * half]), (context[:half], context[half : 2 * half])
 
 
 def _invertible(model: Autoencoder) -> InvertiblePrior:
