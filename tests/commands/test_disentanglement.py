@@ -110,3 +110,44 @@ def test_a_conditional_prior_is_refused(source):
     for name in ("separability", "ppl_squeezenet"):
         with pytest.raises(InputError, match=rf"'{name}' is of one prior's spaces"):
             measure(conditional, source, [name])
+
+
+class Breaks(StandardNormal):
+    """One draw in so many is infinite."""
+
+    def __init__(self, features, every):
+        super().__init__(features)
+        self.every = every
+
+    def _draw(self, shape, context):
+        z = super()._draw(shape, context)
+        z.flatten(0, -2)[:: self.every] = torch.inf
+        return z
+
+
+def test_draws_that_are_not_finite_are_left_out_and_many_of_them_refused():
+    few = model(Breaks(2, every=300))
+    with pytest.warns(UserWarning, match="2 of 600 draws, not finite, were left out"):
+        z, z0 = disentanglement.draws(few, 600, 0, "ppl")
+    assert z.shape == z0.shape == (598, 2)
+    assert z.isfinite().all()
+    with pytest.raises(InputError, match="12 of 600 draws are not finite"):
+        disentanglement.draws(model(Breaks(2, every=50)), 600, 0, "ppl")
+
+
+def test_samples_that_are_not_finite_are_left_out_and_many_of_them_make_a_distance_infinite(monkeypatch):
+    from flowprior.commands import job
+    from flowprior.metrics.features import FeatureNetwork
+
+    network = FeatureNetwork(
+        nn.Sequential(nn.AvgPool2d(4), nn.Flatten()), metric="fd_pooled", resize="none", checksum="0"
+    )
+    monkeypatch.setitem(job._NETWORKS, "classifier", lambda _: network)
+    source = Source("digits", limit=80)
+    found = measure(model(Breaks(2, every=300)), source, ["fd_classifier"], count=600)
+    assert 0 < found.values["fd_classifier"] < float("inf")
+    assert found.facts["fd_classifier"]["samples"] == 598
+    assert "2 of 600 samples, not finite, were left out." in found.facts["fd_classifier"]["notes"]
+    found = measure(model(Breaks(2, every=50)), source, ["fd_classifier"], count=600)
+    assert found.values["fd_classifier"] == float("inf")
+    assert "the prior has diverged" in found.facts["fd_classifier"]["notes"][0]
