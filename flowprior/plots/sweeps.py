@@ -72,8 +72,9 @@ def sweep_panels(groups: Mapping[str, Sequence[SweepLine]], *, metric: str, sett
             for ax in axes
             for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
         }
+        columns = 3 if len(groups) > 1 else 1  # one panel is not wide enough for more
         figure.legend(
-            handles.values(), handles, loc="outside lower center", ncols=3, fontsize=8, frameon=False
+            handles.values(), handles, loc="outside lower center", ncols=columns, fontsize=8, frameon=False
         )
     return figure
 
