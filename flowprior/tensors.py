@@ -1,4 +1,4 @@
-"""Shapes and precision: the small questions that every layer asks of its tensors."""
+"""Shapes and precision: the small questions that every layer asks of its tensors and distributions."""
 
 import math
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution, Independent
 
 from flowprior.errors import InputError
 
@@ -80,6 +81,18 @@ def flat_rows(value: Tensor, event_dims: int) -> tuple[Tensor, torch.Size]:
 def sum_event(value: Tensor, event_dims: int) -> Tensor:
     """Sum over the last `event_dims` dimensions: (*batch, *event) -> (*batch,)."""
     return value if event_dims == 0 else value.flatten(-event_dims).sum(-1)
+
+
+def factorized(q: Distribution) -> Distribution:
+    """q over single numbers, without the `Independent` that makes events of them; others stay as they are.
+
+    >>> from torch.distributions import Normal
+    >>> factorized(Independent(Normal(torch.zeros(3), 1.0), 1)).event_shape
+    torch.Size([])
+    """
+    while isinstance(q, Independent):
+        q = q.base_dist
+    return q
 
 
 def without_autocast(kind: str) -> AbstractContextManager[object]:

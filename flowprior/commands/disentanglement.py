@@ -1,6 +1,5 @@
 """What is measured of z against z0: linear separability and perceptual path length."""
 
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path as File
@@ -8,7 +7,7 @@ from pathlib import Path as File
 import torch
 from torch import Tensor
 
-from flowprior.commands.job import CHUNK, DIVERGED, Diverged
+from flowprior.commands.job import CHUNK, finite
 from flowprior.commands.pockets import Facts, Values
 from flowprior.data.attributes import read_attributes
 from flowprior.data.images import Source
@@ -104,14 +103,8 @@ def draws(model: Autoencoder, count: int, seed: int, name: str) -> tuple[Tensor,
     if model.conditional:
         raise InputError(f"'{name}' is of one prior's spaces, but this model is conditional: leave it out.")
     torch.manual_seed(seed)
-    z = prior.sample(count)
-    finite = z.flatten(1).isfinite().all(1)
-    if not finite.all():
-        lost = count - int(finite.sum())
-        if lost > DIVERGED * count:
-            raise Diverged(f"{lost} of {count} draws are not finite: the prior has diverged.")
-        warnings.warn(f"{lost} of {count} draws, not finite, were left out.", stacklevel=2)
-        z = z[finite][: (count - lost) // 2 * 2]  # pairs of them are wanted
+    z = torch.cat([part for (part,) in finite(((z,) for z in prior.sample(count).split(CHUNK)), "draws")])
+    z = z[: len(z) // 2 * 2]  # pairs of them are wanted
     if not isinstance(prior, InvertiblePrior):
         return z, None
     return z, torch.cat([prior.to_base(part)[0] for part in z.split(CHUNK)])

@@ -1,9 +1,10 @@
 """What the metrics of one model share: the data, the samples, the feature networks."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -20,10 +21,29 @@ from flowprior.training.stages import with_context
 
 CHUNK = 500  # examples at once through encoder and decoder
 DIVERGED = 0.01  # share of samples that may not be finite
+Rows = TypeVar("Rows", bound=tuple[Tensor, ...])
 
 
 class Diverged(InputError):
     """A prior whose samples are not finite."""
+
+
+def finite(parts: Iterable[Rows], what: str) -> Iterator[Rows]:
+    """Parts of tensors (n, ...) without the rows whose last tensor is not finite, as where a flow left the
+    range of floats; a warning says how many of `what` there were.
+
+    Raises:
+        Diverged: at the end, if they are more than `DIVERGED` of all.
+    """
+    drawn = kept = 0
+    for part in parts:
+        good = part[-1].flatten(1).isfinite().all(1).cpu()
+        drawn, kept = drawn + len(good), kept + int(good.sum())
+        yield part if good.all() else cast(Rows, tuple(tensor[good.to(tensor.device)] for tensor in part))
+    if drawn - kept > DIVERGED * drawn:
+        raise Diverged(f"{drawn - kept} of {drawn} {what} are not finite: the prior has diverged.")
+    if kept < drawn:
+        warnings.warn(f"{drawn - kept} of {drawn} {what}, not finite, were left out.", stacklevel=2)
 
 
 class Job:
@@ -67,29 +87,33 @@ class Job:
     def samples(self, count: int | None = None) -> Iterator[Tensor]:
         """Samples in chunks, the same each time; conditional ones on the test set's contexts, in turn.
 
-        Those that are not finite, where a flow left the range of floats, are left out with a warning.
+        Raises:
+            Diverged: if too many are not finite, as `finite` has it.
+        """
+        count = count or self.count
+        if self.contexts is not None:
+            for _, images in self.at_conditions(count, 1):
+                yield images[:, 0]
+            return
+        torch.manual_seed(self.seed)
+        latents = self.model.prior.sample(count).split(CHUNK)
+        for (images,) in finite(((self.model.decode(z),) for z in latents), "samples"):
+            yield images
+
+    def at_conditions(self, count: int, each: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """`each` samples at `count` of the test set's contexts in turn, in chunks, the same each time: the
+        test examples (n,), and (n, each, *data).
 
         Raises:
-            Diverged: if more than `DIVERGED` of them are.
+            Diverged: if too many are not finite, as `finite` has it.
         """
-        drawn = kept = 0
-        for images in self._samples(count or self.count):
-            finite = images[images.isfinite().flatten(1).all(1)]
-            drawn, kept = drawn + len(images), kept + len(finite)
-            yield finite
-        if drawn - kept > DIVERGED * drawn:
-            raise Diverged(f"{drawn - kept} of {drawn} samples are not finite: the prior has diverged.")
-        if kept < drawn:
-            warnings.warn(f"{drawn - kept} of {drawn} samples, not finite, were left out.", stacklevel=2)
 
-    def _samples(self, count: int) -> Iterator[Tensor]:
-        torch.manual_seed(self.seed)
-        if self.contexts is None:
-            for z in self.model.prior.sample(count).split(CHUNK):
-                yield self.model.decode(z)
-            return
-        for rows in (torch.arange(count) % len(self.contexts)).split(CHUNK):
-            yield self.model.sample(1, self.context(rows))[0]
+        def drawn() -> Iterator[tuple[Tensor, Tensor]]:
+            torch.manual_seed(self.seed)
+            for rows in (torch.arange(count) % len(self.test)).split(CHUNK // each):
+                yield rows, self.model.sample(each, self.context(rows)).transpose(0, 1)
+
+        yield from finite(drawn(), "samples")
 
     @cached_property
     def aggregate(self) -> AggregatePosterior:
@@ -182,7 +206,23 @@ def _inception_logits(job: Job) -> FeatureNetwork:
     return inception_logits(job.weights, download=job.download)
 
 
+def _pose(job: Job) -> FeatureNetwork:
+    """What finds joints, trained on the real images of the data set and kept."""
+    from flowprior.metrics.pose import pose_regressor
+
+    train, test = job.source.train(), job.test
+    return pose_regressor(
+        train.x,
+        train.known["joints"],
+        test.x,
+        test.known["joints"],
+        data_fingerprint=f"{train.fingerprint} {test.fingerprint}",
+        device=job.model.device,
+    )
+
+
 _NETWORKS = {
+    "pose": _pose,
     "inception": _inception,
     "squeezenet": _squeezenet,
     "classifier": _classifier,

@@ -79,7 +79,8 @@ def measure(
 
     Of conditional models (`translation`), two samples or more at each of the test set's contexts in turn:
     - lpips, diversity_vgg, diversity_squeezenet: distance of two samples at one condition, `count` pairs.
-    - condition_error: of the condition read back from samples, for data where it can be.
+    - condition_error: of the condition read back from samples, for data where it can be; also
+      condition_error_reconstruction, of reconstructed test images.
     - factors: the appearance of sampled stick figures against its true law, also _energy and _spread.
     - context_gain: nats of log p(z|y) that the true condition gains over another example's.
 
@@ -106,7 +107,11 @@ def measure(
     for name in dict.fromkeys(names):
         with torch.random.fork_rng(), torch.no_grad(), warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            values, facts = METRICS[name](job)
+            try:
+                values, facts = METRICS[name](job)
+            except Diverged as error:
+                worst = -math.inf if higher_is_better(name) else math.inf
+                values, facts = {name: worst}, {"notes": [str(error)]}
         notes = sorted({str(warning.message) for warning in caught})
         found.values.update(values)
         found.facts[name] = facts | ({"notes": notes + facts.get("notes", [])} if notes else {})
@@ -149,8 +154,8 @@ def prepare(
         distance = translation.DIVERSITIES.get(name, name)
         if distance in disentanglement.DISTANCES:
             disentanglement.DISTANCES[distance](model.device, weights)
-        if name == "condition_error" and source.name == "stick_figures":
-            translation.pose_network(job)
+        if name.startswith("condition_error") and source.name == "stick_figures":
+            job.network("pose")
         for table in (_FRECHET, _PRD, {"kid": "inception"}, SCORED):
             kind = table.get(name.removeprefix("lp_").removesuffix("_reconstruction"))
             if kind is not None:
@@ -227,10 +232,7 @@ def _frechet(name: str, kind: str, images: Callable[[Job], Iterator[Tensor]]) ->
 
         network = job.network(kind)
         real = cached_statistics(job.test.x, network, data_fingerprint=job.test.fingerprint)
-        try:
-            result = frechet(images(job), real, network)
-        except Diverged as error:
-            return {name: math.inf}, {"notes": [str(error)]}
+        result = frechet(images(job), real, network)
         facts = {key: value for key, value in asdict(result).items() if key not in ("metric", "value")}
         return {name: result.value}, facts | {"real_set": "test", "preprocessing": job.test.preprocessing}
 
@@ -292,7 +294,7 @@ def _path_length(name: str) -> Metric:
 _FRECHET = {"fid": "inception", "fd_squeezenet": "squeezenet", "fd_classifier": "classifier"}
 _PRD = {"prd": "inception", "prd_squeezenet": "squeezenet", "prd_classifier": "classifier"}
 SCORED = {"is": "inception_logits", "is_classifier": "classifier_logits"}
-OF_CONDITIONS = (*translation.DIVERSITIES, "condition_error", "factors", "context_gain")
+OF_CONDITIONS = (*translation.DIVERSITIES, *translation.SOURCES, "context_gain")
 OF_ANYTHING = ("reconstruction", "nll", "skl", "leakage", "off_manifold", "iw_nll", "context_gain")
 OF_PRIOR_DENSITY = ("nll", "skl", "leakage", "iw_nll", "context_gain")
 _HIGHER = ("prd", "is", *translation.DIVERSITIES, "factors_spread", "context_gain")
@@ -317,6 +319,7 @@ METRICS: dict[str, Metric] = {
     **{name: partial(translation.diversity, name) for name in translation.DIVERSITIES},
     **{name: _inception_score(name) for name in SCORED},
     "condition_error": translation.condition_error,
+    "condition_error_reconstruction": translation.condition_error_reconstruction,
     "factors": translation.factors,
     "context_gain": _seeded("context_gain")(translation.context_gain),
 }

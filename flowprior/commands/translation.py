@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict
+from itertools import tee
 
 import torch
 from torch import Tensor
@@ -14,7 +15,8 @@ from flowprior.data.images import Source
 from flowprior.data.stick_figures import FACTORS, recover_factors, true_factors
 from flowprior.errors import InputError
 from flowprior.metrics import edge_agreement, silhouette_iou
-from flowprior.metrics.features import FeatureNetwork, extract
+from flowprior.metrics.features import extract
+from flowprior.metrics.pose import joint_distances
 from flowprior.models import Autoencoder
 from flowprior.tensors import as_input
 
@@ -61,8 +63,8 @@ def diversity(name: str, job: Job) -> tuple[Values, Facts]:
     from flowprior.metrics import pair_diversity
 
     distance, facts = DISTANCES[DIVERSITIES[name]](job.model.device, job.weights)
-    pairs = [samples_at(job, rows, 2) for rows in _rows(job, job.count)]
-    found = pair_diversity((pair[0] for pair in pairs), (pair[1] for pair in pairs), distance)
+    first, second = tee(images for _, images in job.at_conditions(job.count, 2))
+    found = pair_diversity((pair[:, 0] for pair in first), (pair[:, 1] for pair in second), distance)
     return {name: found.value}, facts | asdict(found)
 
 
@@ -73,11 +75,19 @@ def condition_error(job: Job) -> tuple[Values, Facts]:
     themselves, which stick figures' joints, found by a network, do not hold to the pixel.
     """
     unit, errors = CONDITIONS[job.source.name]
-    found = [errors(job, samples_at(job, rows, 1)[0].cpu(), rows) for rows in _rows(job, job.count, CHUNK)]
-    every = torch.arange(len(job.test)).split(CHUNK)
-    real = [errors(job, as_input(job.test.x[rows]), rows) for rows in every]
-    facts = {"unit": unit, "samples": job.count, "real": torch.cat(real).double().mean().item()}
-    return {"condition_error": torch.cat(found).double().mean().item()}, facts
+    found = [errors(job, images[:, 0].cpu(), rows) for rows, images in job.at_conditions(job.count, 1)]
+    real = [errors(job, as_input(job.test.x[rows]), rows) for rows in _every(job)]
+    facts = {"unit": unit, "samples": sum(map(len, found)), "real": _mean(real)}
+    return {"condition_error": _mean(found)}, facts
+
+
+def condition_error_reconstruction(job: Job) -> tuple[Values, Facts]:
+    """`condition_error` of the reconstructed test images, each at its own condition: what the networks lose
+    before the prior does."""
+    unit, errors = CONDITIONS[job.source.name]
+    pairs = zip(job.reconstructions(), _every(job), strict=True)
+    found = [errors(job, images.cpu(), rows) for images, rows in pairs]
+    return {"condition_error_reconstruction": _mean(found)}, {"unit": unit}
 
 
 def factors(job: Job) -> tuple[Values, Facts]:
@@ -91,10 +101,10 @@ def factors(job: Job) -> tuple[Values, Facts]:
     poses = max(2, job.count // EACH)
     joints = job.test.known["joints"]
     read = []
-    for rows in _rows(job, poses, CHUNK // EACH):
-        images = samples_at(job, rows, EACH)  # (EACH, n, C, H, W)
+    for rows, images in job.at_conditions(poses, EACH):
+        images = images.transpose(0, 1).flatten(0, 1).cpu()  # (EACH n, C, H, W)
         at = joints[rows].repeat(EACH, 1, 1)
-        read.append(recover_factors(images.flatten(0, 1).cpu(), at).unflatten(0, (EACH, len(rows))))
+        read.append(recover_factors(images, at).unflatten(0, (EACH, len(rows))))
     found = torch.cat(read, 1)  # (EACH, poses, F)
     real = true_factors(found[..., 0].numel(), job.seed)
     far, spread = factor_distance(found.flatten(0, 1), real), conditional_spread(found, real)
@@ -121,30 +131,13 @@ def context_gain(job: Job) -> tuple[Values, Facts]:
     }
 
 
-def pose_network(job: Job) -> FeatureNetwork:
-    """The network that finds joints, trained on the real images of the data set and kept."""
-    from flowprior.metrics.pose import pose_regressor
-
-    train, test = job.source.train(), job.test
-    return pose_regressor(
-        train.x,
-        train.known["joints"],
-        test.x,
-        test.known["joints"],
-        data_fingerprint=f"{train.fingerprint} {test.fingerprint}",
-        device=job.model.device,
-    )
+def _every(job: Job) -> tuple[Tensor, ...]:
+    """All test examples, in chunks."""
+    return torch.arange(len(job.test)).split(CHUNK)
 
 
-def samples_at(job: Job, rows: Tensor, each: int) -> Tensor:
-    """`each` samples at the contexts of some test examples: (each, len(rows), C, H, W)."""
-    return job.model.sample(each, job.context(rows))
-
-
-def _rows(job: Job, count: int, size: int = CHUNK // 2) -> list[Tensor]:
-    """`count` test examples in turn, in chunks; the random state is that of the seed."""
-    torch.manual_seed(job.seed)
-    return list((torch.arange(count) % len(job.test)).split(size))
+def _mean(parts: list[Tensor]) -> float:
+    return torch.cat(parts).double().mean().item()
 
 
 def _silhouettes(job: Job, images: Tensor, rows: Tensor) -> Tensor:
@@ -156,9 +149,9 @@ def _edges(job: Job, images: Tensor, rows: Tensor) -> Tensor:
 
 
 def _joints(job: Job, images: Tensor, rows: Tensor) -> Tensor:
-    found = torch.cat(list(extract(images.to(job.model.device), pose_network(job)))).cpu()
+    found = torch.cat(list(extract(images.to(job.model.device), job.network("pose"))))
     given = job.test.known["joints"][rows]
-    return (found.view_as(given) - given).norm(dim=2).mean(1)
+    return joint_distances(found.view(given.shape), given).mean(1)
 
 
 def _given(job: Job, rows: Tensor) -> Tensor:
@@ -171,4 +164,9 @@ CONDITIONS: dict[str, tuple[str, Callable[[Job, Tensor, Tensor], Tensor]]] = {
     "stick_figures": ("pixels from joint to joint", _joints),
 }
 """Data whose condition can be read back from images: the unit, and the errors (N,) of images at some rows."""
-SOURCES = {"condition_error": tuple(CONDITIONS), "factors": ("stick_figures",)}
+SOURCES = {
+    "condition_error": tuple(CONDITIONS),
+    "condition_error_reconstruction": tuple(CONDITIONS),
+    "factors": ("stick_figures",),
+}
+"""The data that a metric has a meaning for, of those which need certain data."""

@@ -54,8 +54,13 @@ def pose_error(found: Tensor, given: Tensor) -> PoseError:
         )
     _check_joints(found, "found")
     _check_joints(given, "given")
-    distances = (found.detach().cpu().double() - given.detach().cpu().double()).norm(dim=2)  # (N, J)
+    distances = joint_distances(found, given)
     return PoseError(distances.mean().item(), tuple(distances.mean(0).tolist()), len(distances))
+
+
+def joint_distances(found: Tensor, given: Tensor) -> Tensor:
+    """|found - given|, both (N, J, 2) in pixels: -> (N, J) float64, on the CPU."""
+    return (found.detach().cpu().double() - given.detach().cpu().double()).norm(dim=2)
 
 
 def pose_regressor(

@@ -76,8 +76,7 @@ class Autoencoder(nn.Module):
     @property
     def context_shape(self) -> tuple[int, ...] | None:
         """The shape of one context: here what the prior wants, (C,); None if there is none."""
-        wanted = self.prior.context_features
-        return wanted if wanted is None or isinstance(wanted, tuple) else (wanted,)
+        return self.prior.context_shape
 
     @property
     def conditional(self) -> bool:

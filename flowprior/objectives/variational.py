@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, Normal
+from torch.distributions import Distribution, Normal
 
 from flowprior.errors import InputError
 from flowprior.models.autoencoder import Autoencoder
@@ -19,6 +19,7 @@ from flowprior.objectives.objective import (
     entry,
     scale_gradient,
 )
+from flowprior.tensors import factorized
 
 Terms = dict[str, Tensor]
 
@@ -134,9 +135,7 @@ def normal_parameters(posterior: Distribution) -> tuple[Tensor, Tensor]:
     Raises:
         InputError: if it is another distribution.
     """
-    base = posterior
-    while isinstance(base, Independent):
-        base = base.base_dist
+    base = factorized(posterior)
     if not isinstance(base, Normal):
         raise InputError(
             f"The posterior (a {type(base).__name__}) must be a factorised Gaussian, whose dimensions have "

@@ -5,8 +5,9 @@ from flowprior.priors.flow import FlowPrior
 from flowprior.priors.gaussian import GaussianPrior
 from flowprior.priors.hierarchical import HierarchicalPrior
 from flowprior.priors.implicit import ImplicitPrior
+from flowprior.priors.invertible import InvertiblePrior
 from flowprior.priors.mixture import MixturePrior
-from flowprior.priors.prior import InvertiblePrior, Prior
+from flowprior.priors.prior import Prior
 from flowprior.priors.standard_normal import StandardNormal
 
 __all__ = [

@@ -12,7 +12,7 @@ from flowprior.errors import InputError
 from flowprior.latent import least_supported, lerp, traverse
 from flowprior.metrics.aggregate import AggregatePosterior
 from flowprior.metrics.leakage import Leakage, leakage
-from flowprior.priors.prior import InvertiblePrior
+from flowprior.priors.invertible import InvertiblePrior
 
 
 class DecoupledPrior(InvertiblePrior):

@@ -7,7 +7,7 @@ from torch.distributions import Distribution, Independent, Normal
 from flowprior.errors import InputError
 from flowprior.priors.prior import Prior, broadcast_batches
 from flowprior.pyro_names import Delta
-from flowprior.tensors import batch_shape_of
+from flowprior.tensors import batch_shape_of, factorized
 
 
 def estimate_kl(
@@ -69,9 +69,7 @@ def _draw(q: Distribution, samples: int | None) -> Tensor:
 
 def _over_event(q: Distribution, event_shape: torch.Size) -> Distribution:
     """q in full precision, with trailing batch dimensions moved into its event where the event lacks them."""
-    base, event_dims = q, len(q.event_shape)
-    while isinstance(base, Independent):
-        base = base.base_dist
+    base, event_dims = factorized(q), len(q.event_shape)
     full = q.batch_shape + q.event_shape
     lacking = len(event_shape) - event_dims
     if lacking < 0 or full[len(full) - len(event_shape) :] != event_shape or len(full) < len(event_shape):
@@ -89,6 +87,5 @@ def _over_event(q: Distribution, event_shape: torch.Size) -> Distribution:
 
 def _point_of(q: Distribution) -> Tensor | None:
     """Where the mass of q lies, if that is one point."""
-    while isinstance(q, Independent):
-        q = q.base_dist
-    return q.v if isinstance(q, Delta) else None
+    base = factorized(q)
+    return base.v if isinstance(base, Delta) else None

@@ -12,16 +12,17 @@ from torch import Tensor
 from flowprior.bijectors import Bijector, Recipe, Whitening, as_bijector, as_recipe, build_bijector
 from flowprior.errors import InputError
 from flowprior.priors.base_mean import LinearMean, MapMean
+from flowprior.priors.based import BasedPrior
 from flowprior.priors.folded import FoldedPrior
 from flowprior.priors.mixture import MixturePrior
-from flowprior.priors.prior import InvertiblePrior, Prior
+from flowprior.priors.prior import Prior
 from flowprior.priors.standard_normal import StandardNormal
 from flowprior.tensors import numel, without_autocast
 
 Standardize = Literal["full", "diagonal"]
 
 
-class FlowPrior(InvertiblePrior):
+class FlowPrior(BasedPrior):
     """log p(z | c) = log p0(z0) + log|det dz0/dz|, with z0 = f(whiten(z); c) - m(c).
 
     f is a chain of couplings, p0 the base. The whitening is there once `initialize` has seen latents; the
@@ -113,11 +114,6 @@ class FlowPrior(InvertiblePrior):
         if own is not None:  # a user's transform may be in float64 or on a GPU already
             self.to(own.device, own.dtype)
 
-    @property
-    def has_normal_base(self) -> bool:
-        """Whether z0 ~ N(0, I): False on a mixture or another prior as the base."""
-        return isinstance(self.base, StandardNormal)
-
     def arguments(self) -> dict[str, Any]:
         recipe = self._arguments["recipe"]
         return super().arguments() | {
@@ -180,13 +176,6 @@ class FlowPrior(InvertiblePrior):
         True
         """
         return FoldedPrior(self)
-
-    def _draw(self, shape: torch.Size, context: Tensor | None) -> Tensor:
-        return self._from_base(self.base._draw(shape, None), context)[0]
-
-    def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
-        z0, logabsdet = self._to_base(z, context)
-        return self.base._log_prob(z0, None) + logabsdet
 
     def _to_base(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         if self.whitening is None:

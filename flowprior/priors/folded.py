@@ -10,7 +10,7 @@ from torch import Tensor
 
 from flowprior.bijectors.folded import FoldedCascade
 from flowprior.errors import InputError
-from flowprior.priors.prior import InvertiblePrior
+from flowprior.priors.based import BasedPrior
 from flowprior.tensors import numel
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from flowprior.priors.flow import FlowPrior
 
 
-class FoldedPrior(InvertiblePrior):
+class FoldedPrior(BasedPrior):
     """The distribution of a `FlowPrior` as it is now, with less around it; `FlowPrior.folded` makes one.
 
     Density, samples and both maps are the flow's own to rounding. It cannot be started, trained or saved, and
@@ -41,15 +41,9 @@ class FoldedPrior(InvertiblePrior):
         if self.base_mean is not None:
             self.base_mean.requires_grad_(False)
         self.has_density, self.has_rsample = flow.has_density, flow.has_rsample
-        self._has_normal_base = flow.has_normal_base
         for name, value in _whitening_tensors(flow.whitening).items():
             self.register_buffer(name, value, persistent=False)
         self.to(flow.device, flow.dtype)
-
-    @property
-    def has_normal_base(self) -> bool:
-        """Whether z0 ~ N(0, I)."""
-        return self._has_normal_base
 
     def arguments(self) -> dict[str, Any]:
         raise InputError("a folded prior cannot be saved: save the FlowPrior that it was made of.")
@@ -64,13 +58,6 @@ class FoldedPrior(InvertiblePrior):
             "a folded prior is for inference alone and cannot be trained: train the FlowPrior that it was "
             "made of, and call its `folded()` again."
         )
-
-    def _draw(self, shape: torch.Size, context: Tensor | None) -> Tensor:
-        return self._from_base(self.base._draw(shape, None), context)[0]
-
-    def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
-        z0, logabsdet = self._to_base(z, context)
-        return self.base._log_prob(z0, None) + logabsdet
 
     def _to_base(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         rows, context, batch = self._rows(z, context)

@@ -8,17 +8,17 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, Normal
+from torch.distributions import Distribution, Normal
 
 from flowprior.bijectors.recipes import as_widths
 from flowprior.bijectors.spatial import context_maps, convolutions
 from flowprior.errors import InputError
-from flowprior.priors.prior import InvertiblePrior
+from flowprior.priors.based import BasedPrior
 from flowprior.priors.standard_normal import StandardNormal
-from flowprior.tensors import numel, sum_event
+from flowprior.tensors import factorized, numel, sum_event
 
 
-class GaussianPrior(InvertiblePrior):
+class GaussianPrior(BasedPrior):
     """p(z | c) = N(z; m(c), I), or, in groups, the product over g of N(z_g; m_g(c, z_<g), I).
 
     z0 = z - m, so that every log-determinant is 0. Over maps (C, h, w) with context maps m is a convolutional
@@ -73,11 +73,6 @@ class GaussianPrior(InvertiblePrior):
         self.base = StandardNormal(self.event_shape)
         self.means = nn.ModuleList([self._network(group) for group in range(groups)])
 
-    @property
-    def has_normal_base(self) -> bool:
-        """True: z0 = z - m ~ N(0, I)."""
-        return True
-
     def arguments(self) -> dict[str, Any]:
         return super().arguments() | {
             "context_features": self.context_features,
@@ -101,12 +96,6 @@ class GaussianPrior(InvertiblePrior):
             nn.init.zeros_(parameter)
         return layers
 
-    def _draw(self, shape: torch.Size, context: Tensor | None) -> Tensor:
-        return self._from_base(self.base._draw(shape, None), context)[0]
-
-    def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
-        return self.base._log_prob(self._to_base(z, context)[0], None)
-
     def _to_base(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         return z - self._mean(z, context), z.new_zeros(z.shape[: z.dim() - len(self.event_shape)])
 
@@ -122,8 +111,7 @@ class GaussianPrior(InvertiblePrior):
         return z.reshape(z0.shape), z0.new_zeros(z0.shape[: z0.dim() - len(self.event_shape)])
 
     def _conditional_kl(self, q: Distribution, z: Tensor, context: Tensor | None) -> Tensor | None:
-        while isinstance(q, Independent):
-            q = q.base_dist
+        q = factorized(q)
         if not isinstance(q, Normal):
             return None
         offset = q.loc - self._mean(z, context)

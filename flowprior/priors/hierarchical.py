@@ -11,8 +11,8 @@ from torch.distributions import Distribution, Independent, Normal
 
 from flowprior.errors import InputError
 from flowprior.priors.flow import FlowPrior
-from flowprior.priors.prior import InvertiblePrior
-from flowprior.tensors import numel
+from flowprior.priors.invertible import InvertiblePrior
+from flowprior.tensors import factorized, numel
 
 
 class HierarchicalPrior(InvertiblePrior):
@@ -90,8 +90,7 @@ class HierarchicalPrior(InvertiblePrior):
         return _joined(parts), self._total(volumes)
 
     def _conditional_kl(self, q: Distribution, z: Tensor, context: Tensor | None) -> Tensor | None:
-        while isinstance(q, Independent):
-            q = q.base_dist
+        q = factorized(q)
         if not isinstance(q, Normal):
             return None
         terms: list[Tensor] = []

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
+from torch.distributions import Distribution, MultivariateNormal, Normal
 
-from flowprior.priors.prior import InvertiblePrior
-from flowprior.tensors import sum_event
+from flowprior.priors.invertible import InvertiblePrior
+from flowprior.tensors import factorized, sum_event
 
 
 class StandardNormal(InvertiblePrior):
@@ -53,8 +53,7 @@ class StandardNormal(InvertiblePrior):
             log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
             second_moment = factor.square().sum((-2, -1)) + mean.square().sum(-1)
             return 0.5 * (second_moment - mean.shape[-1] - log_det)
-        while isinstance(q, Independent):
-            q = q.base_dist
+        q = factorized(q)
         if isinstance(q, Normal):
             per_feature = 0.5 * (q.loc.square() + q.scale.square() - 1) - q.scale.log()
             return sum_event(per_feature, len(self.event_shape))

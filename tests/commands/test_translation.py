@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from flowprior.commands import translation
+from flowprior.commands import job, translation
 from flowprior.commands.conditions import read_conditions
 from flowprior.commands.figures import conditional, of_run, of_study
 from flowprior.commands.measure import higher_is_better, measure
@@ -116,11 +116,33 @@ def test_the_condition_is_read_back(name, data_root):
         return torch.stack(found).float() / 255
 
     shape = (1, 32, 32)
-    found = measure(Told(StandardNormal(1), real, shape), source, ["condition_error"], count=25)
-    assert found.values["condition_error"] == 0
+    told = Told(StandardNormal(1), real, shape)
+    found = measure(told, source, ["condition_error"], count=25)
     assert found.facts["condition_error"]["real"] == 0
+    metrics = ["condition_error", "condition_error_reconstruction"]
+    assert set(measure(told, source, metrics, count=25).values.values()) == {0}
     empty = Told(StandardNormal(1), lambda z, y: torch.zeros_like(y), shape)
-    assert measure(empty, source, ["condition_error"], count=25).values["condition_error"] > 0.9
+    found = measure(empty, source, metrics, count=25)
+    assert all(found.values[metric] > 0.9 for metric in metrics)
+
+
+def test_samples_that_are_not_finite_are_said_and_left_out(figures, monkeypatch):
+    def distance(device, weights):
+        return (lambda a, b: (a - b).abs().mean((1, 2, 3)).double()), {"features": "pixels"}
+
+    def one_lost(z, context):  # the first of each chunk
+        return torch.where(torch.arange(len(z))[:, None, None, None] == 0, torch.nan, context)
+
+    monkeypatch.setitem(translation.DISTANCES, "ppl", distance)
+    few = measure(Told(StandardNormal(1), one_lost), figures, ["diversity_vgg"], count=200)
+    assert few.values["diversity_vgg"] == 0
+    assert few.facts["diversity_vgg"]["pairs"] == 199
+    assert few.facts["diversity_vgg"]["notes"] == ["1 of 200 samples, not finite, were left out."]
+    lost = measure(
+        Told(StandardNormal(1), lambda z, y: y / 0), figures, ["factors", "diversity_vgg"], count=40
+    )
+    assert lost.values == {"factors": float("inf"), "diversity_vgg": -float("inf")}  # the worst of each
+    assert "samples are not finite" in lost.facts["factors"]["notes"][0]
 
 
 def test_the_pose_error_is_that_of_the_joints_found(figures, monkeypatch):
@@ -132,7 +154,7 @@ def test_the_pose_error_is_that_of_the_joints_found(figures, monkeypatch):
             return torch.zeros(len(images), 15, 2) + shift
 
     network = Regressor()
-    monkeypatch.setattr(translation, "pose_network", lambda job: network)
+    monkeypatch.setitem(job._NETWORKS, "pose", lambda job: network)
     monkeypatch.setattr(translation, "extract", lambda images, module: [module(images)])
     found = measure(Told(StandardNormal(1), lambda z, y: y), figures, ["condition_error"], count=40)
     truth = (test.known["joints"] - shift).norm(dim=2).mean().item()

@@ -66,12 +66,12 @@ def examples(experiment: Experiment, count: int) -> tuple[Tensor, Tensor]:
     """
     needs_images(experiment)
     model = experiment.model
-    if len(model.context_shape or ()) != 3:
-        raise NotApplicable("it is for models whose conditions are pictures.")
     test = experiment.source.test()
-    rows, context = thin(len(test), count), contexts_of(model, test)
-    assert context is not None  # the model is conditional
-    return tuple(as_input(stored[rows].to(model.device)) for stored in (test.x, context))  # type: ignore[return-value]
+    seen = contexts_of(model, test)
+    if seen is None or len(model.context_shape or ()) != 3:
+        raise NotApplicable("it is for models whose conditions are pictures.")
+    rows = thin(len(test), count)
+    return as_input(test.x[rows].to(model.device)), as_input(seen[rows].to(model.device))
 
 
 def _halves(experiment: Experiment, count: int) -> tuple[Pair, Pair]:

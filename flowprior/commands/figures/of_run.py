@@ -107,7 +107,7 @@ def _interpolation(experiment: Experiment, folder: Path) -> Image.Image:
     """Spherical paths between draws of z0 (GLF Fig. 2f)."""
     from flowprior.latent.interpolation import interpolate
     from flowprior.plots.grids import interpolation_rows
-    from flowprior.priors.prior import InvertiblePrior
+    from flowprior.priors.invertible import InvertiblePrior
 
     needs_images(experiment)
     model, prior = experiment.model, experiment.model.prior
@@ -137,7 +137,7 @@ def _neighbours(experiment: Experiment, folder: Path) -> Image.Image:
 def _latent(experiment: Experiment, folder: Path) -> Figure:
     """Codes in z0 and z, density and samples of a 2-dimensional latent (Morrow & Chiu, Fig. 2)."""
     from flowprior.plots.densities import latent_panels
-    from flowprior.priors.prior import InvertiblePrior
+    from flowprior.priors.invertible import InvertiblePrior
 
     model = experiment.model
     if tuple(model.prior.event_shape) != (2,):
