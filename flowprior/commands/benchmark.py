@@ -188,6 +188,7 @@ def _rows(
     seconds: float,
     least: int,
 ) -> Iterator[Row]:
+    found = [each for each in found if operation in each.calls]
     calls = {each.name: each.calls[operation] for each in found}
     times = rounds(calls, setting.device, seconds, least)
     ours, bare = times[found[0].name], times["products"]

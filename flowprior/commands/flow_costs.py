@@ -95,7 +95,10 @@ class Contestant:
 def contestants(
     size: Size, setting: Setting, backends: Sequence[str], compiles: Sequence[str], peers: Sequence[str]
 ) -> list[Contestant]:
-    """flowprior first, as users get it; its own steps one by one ("reference"); peers; bare products."""
+    """flowprior first, as users get it; folded; its own steps one by one ("reference"); peers; bare products.
+
+    What is folded is for inference: it has no step.
+    """
     shape = {"transforms": size.depth, "hidden_features": (size.width, size.width)}
     found = []
     for backend in backends:
@@ -112,6 +115,9 @@ def contestants(
                 ]
             )
             found.append(_contestant(name, flow, size, setting, optimizer, backend=backend, compile=mode))
+    plain = FlowPrior(size.features, **shape).to(setting.device)  # type: ignore[arg-type]
+    folded = plain.folded()
+    found.append(Contestant("flowprior folded", _inference(folded.log_prob, folded.sample, size, setting)))
     others: dict[str, nn.Module] = {"reference": FlowPrior(size.features, **shape)}  # type: ignore[arg-type]
     others["reference"].bijector.schedule = None  # type: ignore[union-attr]
     with torch.device(setting.device):  # some hold tensors that do not follow `.to`
@@ -131,12 +137,27 @@ def _contestant(
     optimizer: torch.optim.Optimizer,
     **of_flowprior: str,
 ) -> Contestant:
-    z = torch.randn(size.batch, size.features, device=setting.device)
     density: Any = flow.log_prob
     draw: Any = flow.sample
     mode = of_flowprior.get("compile", "none")
     if mode != "none":
         density, draw = (torch.compile(each, mode=mode, dynamic=False) for each in (density, draw))
+
+    z = torch.randn(size.batch, size.features, device=setting.device)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        (-density(z).mean()).backward()
+        optimizer.step()
+
+    calls = _inference(density, draw, size, setting) | {"step": step}
+    if mode == "reduce-overhead":  # what a graph gave may be overwritten by its next run
+        calls = {operation: _marked(call) for operation, call in calls.items()}
+    return Contestant(name, calls, flow, lambda: density(z), **of_flowprior)
+
+
+def _inference(density: Any, draw: Any, size: Size, setting: Setting) -> dict[str, Call]:
+    z = torch.randn(size.batch, size.features, device=setting.device)
 
     def log_prob() -> None:
         with torch.no_grad():
@@ -146,15 +167,7 @@ def _contestant(
         with torch.no_grad():
             draw(size.batch)
 
-    def step() -> None:
-        optimizer.zero_grad()
-        (-density(z).mean()).backward()
-        optimizer.step()
-
-    calls: dict[str, Call] = {"log_prob": log_prob, "sample": sample, "step": step}
-    if mode == "reduce-overhead":  # what a graph gave may be overwritten by its next run
-        calls = {operation: _marked(call) for operation, call in calls.items()}
-    return Contestant(name, calls, flow, lambda: density(z), **of_flowprior)
+    return {"log_prob": log_prob, "sample": sample}
 
 
 def _marked(call: Call) -> Call:

@@ -41,8 +41,15 @@ def test_contestants_do_their_work_in_the_precision_asked_for(precision: str) ->
     before = torch.get_default_dtype(), torch.get_float32_matmul_precision()
     with Setting("cpu", precision).entered():
         found = contestants(Size(3, 2, 4, 5), Setting("cpu", precision), ["nflows", "pyro"], ["none"], [])
-        assert [each.name for each in found] == ["flowprior", "flowprior pyro", "reference", "products"]
-        for each in found[:-1]:
+        assert [each.name for each in found] == [
+            "flowprior",
+            "flowprior pyro",
+            "flowprior folded",
+            "reference",
+            "products",
+        ]
+        assert set(found[2].calls) == {"log_prob", "sample"}
+        for each in (*found[:2], found[3]):
             assert each.flow is not None
             parameters = [value.detach().clone() for value in each.flow.parameters()]
             assert {value.dtype for value in parameters} == {getattr(torch, precision)}
