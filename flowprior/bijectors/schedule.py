@@ -125,8 +125,9 @@ class Schedule(nn.Module):
         """The gradients of value, context and parameters, from those of the results of `run`."""
         run = Run(mapped, context, self._orders(), parameters[::-1], tape)
         columns: Columns = (mapped,)
+        logabsdet = logabsdet.unsqueeze(1)
         for step in reversed(self.program) if to_base else self.program:
-            columns = step.gradient(to_base, columns, logabsdet.unsqueeze(1), run)
+            columns = step.gradient(to_base, columns, logabsdet, run)
         return columns[0], run.context_gradient, *reversed(run.parameter_gradients)
 
     def gradient_by_inverse(
@@ -143,6 +144,7 @@ class Schedule(nn.Module):
         values: Columns = (results,)
         columns: Columns = (mapped,)
         left = list(parameters)
+        logabsdet = logabsdet.unsqueeze(1)
         for step in reversed(self.program) if to_base else self.program:
             own: list[Tensor] = []
             if isinstance(step, Couple | Scale):
@@ -154,7 +156,7 @@ class Schedule(nn.Module):
             run.scales.clear()
             run.shared.clear()
             run.parameters = iter(own[::-1])
-            columns = step.gradient(to_base, columns, logabsdet.unsqueeze(1), run)
+            columns = step.gradient(to_base, columns, logabsdet, run)
         return columns[0], run.context_gradient, *reversed(run.parameter_gradients)
 
     def _orders(self) -> list[Tensor]:

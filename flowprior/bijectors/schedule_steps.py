@@ -21,7 +21,8 @@ aten = torch.ops.aten
 Columns = tuple[Tensor, ...]
 Layers = dict[str, Any]  # the live dictionary of an nn.Sequential: a layer replaced later is the one used
 
-# Activations that may overwrite a linear layer's output, and their gradients from their own output.
+# Activations that may overwrite a linear layer's output, and their gradients from their own output h, which
+# may overwrite that of h: memory that was just used is nearer than new memory.
 ACTIVATE: dict[type[nn.Module], Callable[[Any, Tensor], Tensor]] = {
     nn.ReLU: lambda layer, h: torch.relu_(h),
     nn.LeakyReLU: lambda layer, h: F.leaky_relu_(h, layer.negative_slope),
@@ -29,10 +30,12 @@ ACTIVATE: dict[type[nn.Module], Callable[[Any, Tensor], Tensor]] = {
     nn.Tanh: lambda layer, h: torch.tanh_(h),
 }
 ACTIVATION_GRADIENT: dict[type[nn.Module], Callable[[Any, Tensor, Tensor], Tensor]] = {
-    nn.ReLU: lambda layer, g, h: aten.threshold_backward.default(g, h, 0),
-    nn.LeakyReLU: lambda layer, g, h: aten.leaky_relu_backward.default(g, h, layer.negative_slope, True),
-    nn.ELU: lambda layer, g, h: aten.elu_backward.default(g, layer.alpha, 1, 1, True, h),
-    nn.Tanh: lambda layer, g, h: aten.tanh_backward.default(g, h),
+    nn.ReLU: lambda layer, g, h: aten.threshold_backward.grad_input(g, h, 0, grad_input=g),
+    nn.LeakyReLU: lambda layer, g, h: aten.leaky_relu_backward.grad_input(
+        g, h, layer.negative_slope, True, grad_input=g
+    ),
+    nn.ELU: lambda layer, g, h: aten.elu_backward.grad_input(g, layer.alpha, 1, 1, True, h, grad_input=g),
+    nn.Tanh: lambda layer, g, h: aten.tanh_backward.grad_input(g, h, grad_input=g),
 }
 
 
@@ -317,15 +320,16 @@ def _network_gradient(layers: Layers, g: Tensor, onto: Tensor, run: Run) -> Tens
     """`onto` plus the gradient of a network's inputs, from that of its outputs; its parameters' go to the
     run."""
     parameters: Any = run.parameters
+    tape: Any = run.tape
     found = run.parameter_gradients
-    h = g
-    for number, layer in reversed(list(enumerate(layers.values()))):
-        if type(layer) is nn.Linear:
-            h = run.load()
+    h = weight = g
+    for layer in [*layers.values()][::-1]:
+        kind = type(layer)
+        if kind is nn.Linear:
+            h = tape.pop()
             bias, weight = next(parameters), next(parameters)
             found.append(g.sum(0) if bias.requires_grad else None)
             found.append(g.t().mm(h) if weight.requires_grad else None)
-            g = g.mm(weight) if number else torch.addmm(onto, g, weight)
-        else:
-            g = ACTIVATION_GRADIENT[type(layer)](layer, g, h)
-    return g
+        else:  # between two of them
+            g = ACTIVATION_GRADIENT[kind](layer, g.mm(weight), h)
+    return torch.addmm(onto, g, weight)
