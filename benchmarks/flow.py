@@ -4,7 +4,8 @@
     python benchmarks/flow.py --device cuda --out benchmarks/results/flow_gpu.json
 
 Rows as `flowprior benchmark` writes them (see "measured" in the file), with a verdict on each target:
-nflows' time / flowprior's and, for log_prob, flowprior's / that of the bare products; 1 for other peers.
+nflows' time / flowprior's and, for log_prob, flowprior's / that of the bare products; 1 for other peers. The
+verdicts are of eager mode; "flowprior default" is torch.compile's, "flowprior folded" for inference alone.
 Writes benchmarks/results/flow_cpu.json (--out).
 """
 
@@ -45,14 +46,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seconds", type=float, default=20.0, help="of rounds, for each size and operation")
+    parser.add_argument("--compile", default="none,default", help="torch.compile's modes, none first")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/flow_cpu.json"))
     options = parser.parse_args()
 
     table = measure(
         list(TARGETS),
         command=f"python benchmarks/flow.py --threads {options.threads} --device {options.device} "
-        f"--seconds {options.seconds:g}",
+        f"--seconds {options.seconds:g} --compile {options.compile}",
         device=options.device,
+        compiles=options.compile.split(","),
         threads=options.threads,
         seconds=options.seconds,
     )

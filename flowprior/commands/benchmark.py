@@ -37,7 +37,8 @@ from flowprior.training.fabric import resolve_device
 RATE_SECONDS = 1.0
 Row = dict[str, Any]
 MEASURED = {
-    "ms": "median milliseconds a call, `low` and `high` its quartiles over interleaved rounds in one process",
+    "ms": "median milliseconds a call, `low` and `high` its quartiles over interleaved rounds in one "
+    "process; a turn in a round is a loop of 50 ms, shorter where little time was given",
     "flop_per_s": "by the matrix products of the conditioners alone; a step counts three times log_prob",
     "rate_share": "flop_per_s / product_rate, that of a large square product in the same precision",
     "to_products": "time / that of the conditioners' bare matrix products in the same round",

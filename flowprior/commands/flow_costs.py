@@ -23,7 +23,10 @@ PRECISIONS = {  # dtype, and what torch may round inside float32 matrix products
     "tf32": (torch.float32, "high"),
 }
 COMPILES = ("none", "default", "reduce-overhead")  # the last one is CUDA graphs
-SECONDS = 0.004  # of work, at least, between two looks at the clock
+TURN = (
+    0.05  # seconds of work between two looks at the clock: as in a loop, caches are one's own for most of it
+)
+TURNS = 20  # at least so many fit into the time that is asked for; it goes before TURN
 RATE_SIZE = {"cpu": 1536, "cuda": 8192}  # rows and columns of the product that the machine's rate is from
 Call = Callable[[], object]
 
@@ -217,10 +220,10 @@ def _elapsed(call: Call, count: int, device: str) -> float:
 
 def rounds(calls: Mapping[str, Call], device: str, seconds: float, least: int) -> dict[str, list[float]]:
     """Seconds a call, of each in turn, round after round for about `seconds`, and `least` times at least."""
-    repeats = {}
+    repeats, turn = {}, min(TURN, seconds / TURNS)
     for name, call in calls.items():
         _warm_up(name, call, device)
-        repeats[name] = max(1, round(3 * SECONDS / max(_elapsed(call, 3, device), 1e-6)))
+        repeats[name] = max(1, round(3 * turn / max(_elapsed(call, 3, device), 1e-6)))
     times: dict[str, list[float]] = {name: [] for name in calls}
     order, end = list(calls), time.perf_counter() + seconds
     while time.perf_counter() < end or len(times[order[0]]) < least:
