@@ -1,6 +1,6 @@
 """The autoencoder: an encoder, a decoder, a prior over z, and how their outputs are read."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import repeat
 from typing import Any
@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 
 from flowprior.errors import InputError
 from flowprior.models.likelihoods import GaussianLikelihood, Likelihood
-from flowprior.models.posteriors import DeterministicPosterior, Posterior
+from flowprior.models.posteriors import DeterministicPosterior, Posterior, normal_moments
 from flowprior.priors import Prior
 from flowprior.tensors import batch_shape_of, flat_rows, numel
 
@@ -151,6 +151,32 @@ class Autoencoder(nn.Module):
         Raises:
             InputError: if `x` is empty, or not of a floating dtype, or the context has other rows.
         """
+        return self._over_chunks(x, context, batch_size, lambda q: (q.mean,))[0]
+
+    def code_distributions(
+        self,
+        x: Tensor | Iterable[Tensor],
+        context: Tensor | Iterable[Tensor] | None = None,
+        batch_size: int = 512,
+    ) -> tuple[Tensor, Tensor | None]:
+        """`codes`, and the posteriors' standard deviations (N, *event); None for point posteriors.
+
+        Raises:
+            InputError: as `codes`, and if the posterior is neither a point nor a factorised Gaussian.
+        """
+        if self.posterior.deterministic:
+            return self.codes(x, context, batch_size), None
+        mean, std = self._over_chunks(x, context, batch_size, normal_moments)
+        return mean, std
+
+    def _over_chunks(
+        self,
+        x: Tensor | Iterable[Tensor],
+        context: Tensor | Iterable[Tensor] | None,
+        batch_size: int,
+        read: Callable[[Distribution], tuple[Tensor, ...]],
+    ) -> list[Tensor]:
+        """What `read` finds in the posteriors of a data set, each (N, *event)."""
         if context is not None and isinstance(x, Tensor) != isinstance(context, Tensor):
             raise InputError(
                 "`x` and `context` must come the same way: both as tensors, or both as batches of them."
@@ -160,18 +186,22 @@ class Autoencoder(nn.Module):
         contexts = context.split(size) if isinstance(context, Tensor) else context
         pairs = zip(chunks, contexts, strict=True) if contexts is not None else zip(chunks, repeat(None))
         with evaluating(self):
-            found = [self._chunk_codes(*pair) for pair in pairs if len(pair[0])]
+            found = [
+                [part.to(pair[0].device) for part in read(self._chunk_posterior(*pair))]
+                for pair in pairs
+                if len(pair[0])
+            ]
         if not found:
             raise InputError("`x` is empty: give at least one example to encode.")
-        return torch.cat(found)
+        return [torch.cat(parts) for parts in zip(*found, strict=True)]
 
-    def _chunk_codes(self, chunk: Tensor, context: Tensor | None) -> Tensor:
+    def _chunk_posterior(self, chunk: Tensor, context: Tensor | None) -> Distribution:
         if not chunk.is_floating_point():
             raise InputError(
                 f"`x` has dtype {chunk.dtype} but must be float, images in [0, 1]: use `x / 255`."
             )
         context = None if context is None else context.to(self.device)
-        return self.encode(chunk.to(self.device), context).mean.to(chunk.device)
+        return self.encode(chunk.to(self.device), context)
 
     def sample(self, n: int, context: Tensor | None = None, batch_size: int = 512) -> Tensor:
         """n mean images of z from the prior, without gradients: (n, *batch, *data).

@@ -9,7 +9,7 @@ from torch.distributions import Distribution, Independent, Normal
 from torch.nn import functional
 
 from flowprior.errors import InputError
-from flowprior.tensors import numel
+from flowprior.tensors import factorized, numel
 
 MIN_STD = 1e-6  # Dai & Wipf: σ = softplus + 1e-6
 
@@ -104,3 +104,18 @@ class UnitGaussianPosterior(Posterior):
         mean = parts[0]
         normal = Normal(mean, torch.ones_like(mean), validate_args=False)
         return Independent(normal, mean.dim() - 1, validate_args=False)
+
+
+def normal_moments(posterior: Distribution) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (N, *event) of a factorised Gaussian posterior.
+
+    Raises:
+        InputError: if it is another distribution.
+    """
+    base = factorized(posterior)
+    if not isinstance(base, Normal):
+        raise InputError(
+            f"The posterior (a {type(base).__name__}) must be a factorised Gaussian, whose dimensions have "
+            "densities of their own: build the model with GaussianPosterior()."
+        )
+    return base.loc, base.scale

@@ -1,5 +1,6 @@
 """Maximum likelihood of a prior on given latents."""
 
+import torch
 from torch import Tensor, nn
 
 from flowprior.objectives.objective import Batch, Objective, context_of, entry
@@ -8,6 +9,10 @@ from flowprior.priors import Prior
 
 class LatentNLL(Objective):
     """loss = -log p(z) of given latents `batch["z"]`: two-stage GLF's second stage, and what `fit` minimises.
+
+    Where the batch has an "std", z is drawn from N(z, std²): with the codes of Gaussian posteriors that is
+    E_q(z)[-log p(z)] over the aggregate posterior, which the prior of a VAE is to match (Hoffman & Johnson
+    2016).
 
     Logged, means over the batch in nats per example: "loss" and "nll", which are equal. One group, "prior".
 
@@ -28,7 +33,10 @@ class LatentNLL(Objective):
         return {"prior": parameters} if parameters else {}
 
     def losses(self, player: str, batch: Batch, step: int) -> dict[str, Tensor]:
-        """The mean -log p(z) of `batch["z"]` (N, *event)."""
+        """The mean -log p(z) of `batch["z"]` (N, *event), which may have a spread `batch["std"]`."""
         self.check_player(player)
-        nll = -self.prior.log_prob(entry(batch, "z"), context_of(self.prior, batch)).mean()
+        z = entry(batch, "z")
+        if "std" in batch:
+            z = torch.addcmul(z, batch["std"], torch.randn_like(z))
+        nll = -self.prior.log_prob(z, context_of(self.prior, batch)).mean()
         return {"loss": nll, "nll": nll.detach()}

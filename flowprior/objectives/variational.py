@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Normal
+from torch.distributions import Distribution
 
 from flowprior.errors import InputError
 from flowprior.models.autoencoder import Autoencoder
+from flowprior.models.posteriors import normal_moments
 from flowprior.objectives.objective import (
     Batch,
     Objective,
@@ -19,7 +20,6 @@ from flowprior.objectives.objective import (
     entry,
     scale_gradient,
 )
-from flowprior.tensors import factorized
 
 Terms = dict[str, Tensor]
 
@@ -135,10 +135,5 @@ def normal_parameters(posterior: Distribution) -> tuple[Tensor, Tensor]:
     Raises:
         InputError: if it is another distribution.
     """
-    base = factorized(posterior)
-    if not isinstance(base, Normal):
-        raise InputError(
-            f"The posterior (a {type(base).__name__}) must be a factorised Gaussian, whose dimensions have "
-            "densities of their own: build the model with GaussianPosterior()."
-        )
-    return base.loc.flatten(1), base.scale.flatten(1)
+    mean, std = normal_moments(posterior)
+    return mean.flatten(1), std.flatten(1)

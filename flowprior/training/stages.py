@@ -210,8 +210,9 @@ def prior_stage(
     """The prior alone, on frozen codes: GLF's second stage, and extra steps after joint training.
 
     Args:
-        model: an autoencoder, whose codes of data["x"] are taken when the stage begins; or a prior, which is
-            trained on data["z"] as it is.
+        model: an autoencoder, whose codes of data["x"] are taken when the stage begins, and drawn from their
+            posteriors anew in each step; or a prior, which is trained on data["z"], with noise of standard
+            deviation data["std"] if there is one.
         data: as for `joint_stage`.
         optimizers: default Adam, one-cycle up to 3e-3, weight decay 1e-5.
         initialize: give the prior its data-dependent start (`Prior.initialize`). False to go on from where it
@@ -225,7 +226,11 @@ def prior_stage(
 
     def start(tensors: Tensors) -> None:
         options = {"standardize": standardize} if isinstance(prior, FlowPrior) else {}
-        prior.initialize(tensors["z"], tensors.get("context"), seed=seed, **options)
+        z = tensors["z"]
+        if "std" in tensors:
+            noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(seed))
+            z = z + tensors["std"] * noise.to(z)
+        prior.initialize(z, tensors.get("context"), seed=seed, **options)
 
     def encode(tensors: Tensors) -> Tensors:
         return latents(model, with_context(model, tensors))
@@ -247,8 +252,8 @@ def prior_stage(
 
 
 def latents(model: Autoencoder | Prior, tensors: Tensors) -> Tensors:
-    """ "z" and "context" of `tensors`; for an autoencoder z are the codes of "x", and the context is what
-    the prior sees of it."""
+    """ "z" and "context" of `tensors`; for an autoencoder z are the codes of "x", with the posterior's "std"
+    about them if it has one, and the context is what the prior sees of it."""
     if isinstance(model, Autoencoder):
         wanted = ("x", "context") if model.conditional else ("x",)
         for name in wanted:
@@ -257,11 +262,12 @@ def latents(model: Autoencoder | Prior, tensors: Tensors) -> Tensors:
                     f"The data of a prior's stage has no {name!r} to encode, only {sorted(tensors)}."
                 )
         contexts = _chunks(tensors["context"]) if model.conditional else None
-        codes = model.codes(_chunks(tensors["x"]), contexts).cpu()
-        tensors = {"z": codes} | _seen_contexts(model, tensors)
+        codes, std = model.code_distributions(_chunks(tensors["x"]), contexts)
+        spread = {} if std is None else {"std": std.cpu()}
+        tensors = {"z": codes.cpu()} | spread | _seen_contexts(model, tensors)
     if "z" not in tensors:
         raise InputError(f"The data of a prior's stage has no 'z', only {sorted(tensors)}.")
-    return {name: tensors[name] for name in ("z", "context") if name in tensors}
+    return {name: tensors[name] for name in ("z", "std", "context") if name in tensors}
 
 
 @torch.no_grad()

@@ -86,6 +86,17 @@ def test_codes_are_posterior_means_whatever_the_chunks(posterior):
         assert not codes.requires_grad
 
 
+def test_code_distributions_are_the_posteriors_whatever_the_chunks():
+    model, x = small_model(GaussianPosterior()).eval(), torch.rand(7, 1, 8, 8)
+    posterior = model.encode(x)
+    for mean, std in (model.code_distributions(x), model.code_distributions(iter(x.split(3)))):
+        torch.testing.assert_close(mean, posterior.mean.detach())
+        torch.testing.assert_close(std, posterior.variance.sqrt().detach())
+    codes, none = small_model(DeterministicPosterior()).code_distributions(x)
+    assert none is None
+    assert codes.shape == mean.shape
+
+
 def test_codes_and_samples_leave_every_mode_and_statistic_as_it_was():
     model = small_model()
     model.train()

@@ -1,5 +1,7 @@
 """GLF: Eq. 5's two disjoint gradients, Eq. 4's joint one, and stages over frozen groups."""
 
+import math
+
 import pytest
 import torch
 
@@ -103,6 +105,20 @@ def test_with_the_autoencoder_frozen_only_the_prior_moves():
         if not name.startswith("prior."):
             torch.testing.assert_close(value, state[name], rtol=0, atol=0)
     assert objective.parameter_groups("model").keys() == {"autoencoder", "prior"}  # frozen, still listed
+
+
+def test_the_nll_of_codes_with_a_spread_is_the_cross_entropy_of_the_aggregate_posterior():
+    """E_N(m, s²)[-log N(z; 0, 1)] = ½ (m² + s² + log 2π)."""
+    torch.manual_seed(0)
+    mean, std = torch.tensor([1.5, -2.0]), torch.tensor([0.5, 3.0])
+    rows = torch.ones(200_000, 1)
+    batch = {"z": rows * mean, "std": rows * std}
+    expected = 0.5 * (mean**2 + std**2 + math.log(2 * math.pi)).sum().item()
+    found = LatentNLL(StandardNormal(2)).losses("model", batch, 0)["nll"].item()
+    assert found == pytest.approx(expected, abs=0.1)  # its standard error is 0.02
+    batch = {"z": rows * mean, "std": 0 * rows * std}
+    point = 0.5 * (mean**2 + math.log(2 * math.pi)).sum().item()
+    assert LatentNLL(StandardNormal(2)).losses("model", batch, 0)["nll"].item() == pytest.approx(point)
 
 
 def test_with_the_prior_frozen_only_the_autoencoder_moves():

@@ -114,7 +114,8 @@ def test_the_priors_stage_sees_the_shapes_maps() -> None:
     expected = model.prior_context(model.condition(y))
     assert expected is not None
     torch.testing.assert_close(whole["context"], expected.detach())
-    assert set(whole) == {"z", "context"}
+    assert set(whole) == {"z", "std", "context"}
+    assert torch.equal(whole["std"], torch.ones_like(whole["z"]))  # that of the unit Gaussian posterior
 
 
 def test_labels_do_not_stand_in_for_images() -> None:
