@@ -5,7 +5,8 @@
 
 Steps: one optimizer step of each of `CONFIGS` as `flowprior train` takes it (size cpu, their own batch), in
 turns, round after round in one process; "to vae" is the time of a step / that of glf/vae in the same round.
-For glf/vae_flow, the same network and batch with a flow instead of N(0, I), that is what the prior adds.
+For glf/vae_flow, the same network and batch with a flow instead of N(0, I), that is what the prior adds; "its
+flow alone" is a step of that flow on latents that are there.
 Epochs of glf/fashion_mnist (60,000 images), in turns as well:
 
 * flowprior: `train` without a run folder, from its own clock: data, meters and checks included.
@@ -37,8 +38,10 @@ from flowprior.training.experiment import Experiment
 from flowprior.training.fabric import start_fabric
 from flowprior.training.loop import train
 from flowprior.training.stage_run import StageRun
+from flowprior.training.stages import Stage, prior_stage
 
 CONFIGS = ("glf/vae", "glf/vae_flow", "glf/fashion_mnist", "glf/digits", "dpvae/mnist", "dpvae/moons")
+ALONE = "glf/vae_flow, its flow alone"
 EPOCHS = "glf/fashion_mnist"
 LOG_EVERY, CHECKPOINT_EVERY, BATCH = 50, 50, 256
 
@@ -48,9 +51,8 @@ def experiment_of(config: str, root: Path) -> Experiment:
     return load([config], [f"Source.root = {str(root)!r}"]).experiment
 
 
-def step_of(experiment: Experiment, device: str) -> tuple[Callable[[], None], int]:
-    """A step of the first stage, as the loop takes it, and its examples."""
-    stage = experiment.build_stages()[0]
+def step_of(stage: Stage, device: str) -> tuple[Callable[[], None], int]:
+    """A step of a stage, as the loop takes it, and its examples."""
     stage.objective.to(device)
     meter = Meter()
     run = StageRun(stage, start_fabric(device), 0, meter, fresh=True)
@@ -74,7 +76,11 @@ def step_of(experiment: Experiment, device: str) -> tuple[Callable[[], None], in
 def steps(root: Path, device: str, seconds: float, least: int) -> list[dict]:
     calls, batches = {}, {}
     for config in CONFIGS:
-        calls[config], batches[config] = step_of(experiment_of(config, root), device)
+        calls[config], batches[config] = step_of(experiment_of(config, root).build_stages()[0], device)
+    flow = experiment_of("glf/vae_flow", root).model.prior
+    latents = {"z": torch.randn(100 * BATCH, *flow.event_shape)}
+    alone = prior_stage(flow, latents, batch_size=BATCH, initialize=False, ema=None)
+    calls[ALONE], batches[ALONE] = step_of(alone, device)
     times = rounds(calls, device, seconds, least)
     found = []
     for config, values in times.items():

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from numbers import Integral
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -20,17 +22,13 @@ def as_event_shape(features: int | Sequence[int]) -> torch.Size:
     >>> as_event_shape(64), as_event_shape((4, 8, 8))
     (torch.Size([64]), torch.Size([4, 8, 8]))
     """
-    sizes = (features,) if isinstance(features, int) and not isinstance(features, bool) else features
-    if (
-        not isinstance(sizes, Sequence)
-        or len(sizes) == 0
-        or any(not isinstance(size, int) or isinstance(size, bool) or size < 1 for size in sizes)
-    ):
+    sizes = (features,) if _is_size(features) else features
+    if not isinstance(sizes, Sequence) or len(sizes) == 0 or not all(map(_is_size, sizes)):
         raise InputError(
             f"`features` (={features!r}) must be a positive int or a non-empty tuple of them, "
             "such as 64 or (4, 8, 8)."
         )
-    return torch.Size(sizes)
+    return torch.Size(map(int, sizes))
 
 
 def as_context_shape(context_features: int | Sequence[int] | None) -> torch.Size | None:
@@ -44,17 +42,22 @@ def as_context_shape(context_features: int | Sequence[int] | None) -> torch.Size
     """
     if context_features is None:
         return None
-    sizes = (context_features,) if isinstance(context_features, int) else context_features
+    sizes = (context_features,) if isinstance(context_features, Integral) else context_features
     if (
         not isinstance(sizes, Sequence)
         or (len(sizes) != 3 and sizes is context_features)
-        or any(not isinstance(size, int) or isinstance(size, bool) or size < 1 for size in sizes)
+        or not all(map(_is_size, sizes))
     ):
         raise InputError(
             f"`context_features` (={context_features!r}) must be a positive int, the width of context "
             "vectors, a tuple (K, H, W) of them, the shape of context maps, or None without a context."
         )
-    return torch.Size(sizes)
+    return torch.Size(map(int, sizes))
+
+
+def _is_size(value: object) -> TypeGuard[int]:
+    """Whether it is a positive int; NumPy's are."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) > 0
 
 
 def batch_shape_of(value: Tensor, event_shape: torch.Size, name: str = "z") -> torch.Size:

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from flowprior.errors import InputError
+from flowprior.tensors import as_input
 
 STRONG, WEAK = 0.25, 0.10  # of the largest slope that a step from 0 to 1 has
 FOREGROUND = 0.08  # gray level above which a pixel is a garment's
@@ -63,7 +64,7 @@ def _chunked(operator: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
 
 def _gray(images: Tensor) -> Tensor:
     """Gray levels in [0, 1] by ITU-R 601 luma: (N, 1, H, W)."""
-    values = images.float() / 255 if images.dtype == torch.uint8 else images.float()
+    values = as_input(images).float()
     if values.shape[1] == 1:
         return values
     luma = values.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)

@@ -24,6 +24,7 @@ from flowprior.data.drawing import (
 )
 from flowprior.data.poses import head_of, random_poses, toes_of
 from flowprior.errors import InputError
+from flowprior.tensors import as_input
 
 SIZE = 64
 TRAIN, TEST = 10_000, 2_000
@@ -119,7 +120,7 @@ def recover_factors(images: Tensor, joints: Tensor) -> Tensor:
         raise InputError(
             f"`images` and `joints` have {len(images)} and {len(joints)} rows but need one pose a picture."
         )
-    pixels = images.float() / 255 if images.dtype == torch.uint8 else images.float()
+    pixels = as_input(images).float()
     parts = zip(pixels.split(_CHUNK), joints.split(_CHUNK), strict=True)
     return torch.cat([_recover(x, pose) for x, pose in parts])
 

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from flowprior.errors import InputError
+from flowprior.tensors import as_input
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def _masks(found: Tensor, given: Tensor, threshold: float) -> list[Tensor]:
         )
     masks = []
     for each in (found, given):
-        level = each.detach().cpu().float() / (255 if each.dtype == torch.uint8 else 1)
+        level = as_input(each.detach().cpu()).float()
         masks.append((level > threshold).flatten(0, -3))  # the one channel goes
     return masks
 

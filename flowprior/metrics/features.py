@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from flowprior.errors import InputError
 from flowprior.metrics.cache import cache_folder, file_checksum
+from flowprior.tensors import as_input
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -96,7 +97,7 @@ def extract(images: Tensor, network: nn.Module, *, batch_size: int = 128) -> Ite
             torch.backends.cudnn.flags(enabled=True, allow_tf32=False),
         ):
             pixels = batch.to(state.device)
-            pixels = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels.float()
+            pixels = as_input(pixels).float()
             low, high = pixels.amin().item(), pixels.amax().item()
             if not (low >= -1e-3 and high <= 1 + 1e-3):  # NaN fails as well
                 raise InputError(

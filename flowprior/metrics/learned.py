@@ -11,6 +11,7 @@ from torch.nn import functional
 from flowprior.errors import InputError
 from flowprior.metrics.cache import cached, fingerprint
 from flowprior.metrics.features import FeatureNetwork
+from flowprior.tensors import as_input
 
 Network = TypeVar("Network", bound=nn.Module)
 Pair = tuple[Tensor, Tensor]
@@ -171,7 +172,7 @@ def outputs(network: nn.Module, images: Tensor) -> Tensor:
 
 def pixels(images: Tensor) -> Tensor:
     """uint8 or floats in [0, 1] to float32 in [0, 1]."""
-    return images.float() / 255 if images.dtype == torch.uint8 else images.float()
+    return as_input(images).float()
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """FlowPrior: its start from data, its whitening, what it is built from, and what it refuses."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -257,3 +258,11 @@ def test_the_base_mean_starts_at_the_least_squares_of_the_context():
     without.initialize(latents)
     gain = (prior.log_prob(latents, context) - without.log_prob(latents)).mean()
     assert gain > 0.5
+
+
+def test_features_may_be_integers_of_numpy():
+    prior = FlowPrior(np.int64(4), context_features=np.int32(3), transforms=2, hidden_features=(8,))
+    assert prior.event_shape == (4,)
+    assert type(prior.arguments()["features"]) is type(prior.arguments()["context_features"]) is int
+    with pytest.raises(InputError, match="positive int"):
+        FlowPrior(np.int64(0))
