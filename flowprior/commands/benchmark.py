@@ -19,6 +19,7 @@ from flowprior.commands.flow_costs import (
     COMPILES,
     OPERATIONS,
     PRECISIONS,
+    TURN,
     Contestant,
     Setting,
     Size,
@@ -38,7 +39,7 @@ RATE_SECONDS = 1.0
 Row = dict[str, Any]
 MEASURED = {
     "ms": "median milliseconds a call, `low` and `high` its quartiles over interleaved rounds in one "
-    "process; a turn in a round is a loop of 50 ms, shorter where little time was given",
+    f"process; a turn in a round is a loop of {1e3 * TURN:.0f} ms, shorter where little time was given",
     "flop_per_s": "by the matrix products of the conditioners alone; a step counts three times log_prob",
     "rate_share": "flop_per_s / product_rate, that of a large square product in the same precision",
     "to_products": "time / that of the conditioners' bare matrix products in the same round",
