@@ -100,6 +100,7 @@ def variational_unet(
     blocks: int = 2,
     bottleneck: int = 4,
     dropout: float = 0.1,
+    prior_branch: bool = False,
     posterior: "Posterior | None" = None,
     likelihood: "Likelihood | None" = None,
 ) -> "VariationalUnet":
@@ -112,6 +113,7 @@ def variational_unet(
             `@hierarchical_prior` or `@concatenated_prior`.
         latent_channels: C of the latent maps (C, s, s) and (C, 2s, 2s), s the bottleneck.
         filters, max_filters, blocks, bottleneck, dropout: as for `UnetScales`.
+        prior_branch: whether the prior sees the condition through a shape branch of its own.
         posterior, likelihood: as for `VariationalUnet`.
     """
     from flowprior.models import UnitGaussianPosterior, VariationalUnet
@@ -126,6 +128,7 @@ def variational_unet(
         ),
         UnetDecoder(channels, latent_channels, scales),
         prior(features=scales.latent_shapes(latent_channels), context_features=scales.context_shapes),
+        prior_shape=ShapeBranch(context_channels, scales) if prior_branch else None,
         posterior=posterior,
         likelihood=likelihood,
     )

@@ -1,6 +1,7 @@
 """The Variational U-net: an autoencoder of appearance, all of whose parts see the shape."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,24 +17,36 @@ from flowprior.priors.prior import broadcast_batches
 from flowprior.tensors import batch_shape_of, flat_rows, numel
 
 
+class Condition(NamedTuple):
+    """y (*batch, Cy, H, W) and the shape branch's maps of it, (*batch, K, h, w) each, finest to coarsest."""
+
+    context: Tensor
+    maps: tuple[Tensor, ...]
+
+
 class VariationalUnet(Autoencoder):
     """p(x|y) = ∫ p(x|y, z) p(z|y) dz with q(z|x, y); the context y is an image, such as a pose or edges.
 
-    z is one flat vector: the coarse latent map (C, s, s), then the fine one (C, 2s, 2s). A `condition` is the
-    shape branch's maps of y; the decoder has them as skips, and the prior sees those of the two latent
-    scales, flattened, coarse first. The published model has a Gaussian prior in its objective's KL; with a
-    flow prior and `Bilevel(beta=0)` it is that of Morrow & Chiu.
+    z is one flat vector: the coarse latent map (C, s, s), then the fine one (C, 2s, 2s). The decoder has the
+    shape branch's maps of y as skips, and the prior sees those of the two latent scales, flattened, coarse
+    first. The published model has a Gaussian prior in its objective's KL; with a flow prior and
+    `Bilevel(beta=0)` it is that of Morrow & Chiu.
+
+    A prior that learns at full strength from codes that nothing regularises wants other maps than the decoder
+    does, and has the larger gradient of the two: with a `prior_shape`, a shape branch of its own, neither
+    learns at the other's cost.
 
     Args:
         shape: y (N, Cy, H, W) -> maps.
         encoder: (x, y) -> (N, posterior.out_features(D)), such as `AppearanceEncoder`.
         decoder: (z (N, D), maps) -> (N, *data) before the likelihood's activation, such as `UnetDecoder`.
         prior: of event shape (D,), unconditional or on the `context_features` of the two maps together.
+        prior_shape: whose maps the prior sees; None for those of `shape`.
         posterior: of unit variance by default, as published.
         likelihood: L1 by default.
 
     Raises:
-        InputError: if the prior is for contexts of another size.
+        InputError: if the prior is for contexts of another size, or the two branches read other conditions.
 
     Source: Esser, Sutter & Ommer 2018, Eq. 5 and section 3; Morrow & Chiu, section 7, Eq. 17.
     """
@@ -47,6 +60,7 @@ class VariationalUnet(Autoencoder):
         decoder: nn.Module,
         prior: Prior,
         *,
+        prior_shape: ShapeBranch | None = None,
         posterior: Posterior | None = None,
         likelihood: Likelihood | None = None,
     ) -> None:
@@ -57,8 +71,13 @@ class VariationalUnet(Autoencoder):
             posterior=UnitGaussianPosterior() if posterior is None else posterior,
             likelihood=LaplaceLikelihood() if likelihood is None else likelihood,
         )
-        self.shape = shape
-        features = sum(numel(shape) for shape in shape.scales.context_shapes)
+        self.shape, self.prior_shape = shape, prior_shape
+        if prior_shape is not None and prior_shape.context_shape != shape.context_shape:
+            raise InputError(
+                f"`prior_shape` reads conditions {prior_shape.context_shape} but `shape` those of "
+                f"{shape.context_shape}: build both for the same."
+            )
+        features = sum(numel(maps) for maps in self._prior_branch.scales.context_shapes)
         if prior.context_features not in (None, features):
             raise InputError(
                 f"`prior` was built with `context_features` (={prior.context_features}) but the shape branch "
@@ -67,25 +86,30 @@ class VariationalUnet(Autoencoder):
         self.register_buffer("initialized", torch.tensor(0))  # 1 once `initialize` was called
 
     @property
+    def _prior_branch(self) -> ShapeBranch:
+        return self.shape if self.prior_shape is None else self.prior_shape
+
+    @property
     def context_shape(self) -> tuple[int, ...]:
         """(Cy, H, W)."""
         return self.shape.context_shape
 
-    def condition(self, context: Tensor | None) -> tuple[Tensor, ...]:
-        """The shape branch's maps of y (*batch, Cy, H, W): (*batch, K, h, w) each, finest to coarsest.
+    def condition(self, context: Tensor | None) -> Condition:
+        """y (*batch, Cy, H, W) and the shape branch's maps of it.
 
         Raises:
             InputError: if the context is missing or of another shape.
         """
-        rows, batch_shape = flat_rows(self.check_context(context), 3)
-        maps = self.shape(rows)
-        return tuple(each.reshape(*batch_shape, *each.shape[1:]) for each in maps)
+        context = self.check_context(context)
+        return Condition(context, _maps(self.shape, context))
 
-    def prior_context(self, condition: Sequence[Tensor]) -> Tensor | None:
+    def prior_context(self, condition: Condition) -> Tensor | None:
         """The maps at the two latent scales, (*batch, context_features); None for an unconditional prior."""
         if self.prior.context_features is None:
             return None
-        return torch.cat([maps.flatten(-3) for maps in self.shape.latent_maps(condition)], -1)
+        own = self.prior_shape
+        maps = condition.maps if own is None else _maps(own, condition.context)
+        return torch.cat([each.flatten(-3) for each in self._prior_branch.latent_maps(maps)], -1)
 
     def encoder_inputs(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, ...]:
         """x and y.
@@ -95,11 +119,11 @@ class VariationalUnet(Autoencoder):
         """
         return (x, self.check_context(context))
 
-    def conditioned_output(self, z: Tensor, condition: Sequence[Tensor]) -> Tensor:
-        """z (*batch, D) and maps whose batch broadcasts against it -> (*batch, *data)."""
+    def conditioned_output(self, z: Tensor, condition: Condition) -> Tensor:
+        """z (*batch, D) and a condition whose batch broadcasts against it -> (*batch, *data)."""
         batch_shape = batch_shape_of(z, self.prior.event_shape)
-        shape = broadcast_batches(batch_shape, condition[0].shape[:-3], "z", "context")
-        maps = [flat_rows(each.expand(*shape, *each.shape[-3:]), 3)[0] for each in condition]
+        shape = broadcast_batches(batch_shape, condition.context.shape[:-3], "z", "context")
+        maps = [flat_rows(each.expand(*shape, *each.shape[-3:]), 3)[0] for each in condition.maps]
         output = self.decoder(z.expand(*shape, -1).reshape(numel(shape), -1), maps)
         return output.reshape(*shape, *output.shape[1:])
 
@@ -115,6 +139,13 @@ class VariationalUnet(Autoencoder):
             return
         x, context = (batch[name].to(self.device, self.prior.dtype) for name in ("x", "context"))
         with evaluating(self), starting_from_data(self):
-            z = self.encode(x, context).sample()
-            self.decoder_output(z, context)
+            condition = self.condition(context)
+            self.prior_context(condition)
+            self.conditioned_output(self.encode(x, context).sample(), condition)
         self.initialized.fill_(1)
+
+
+def _maps(branch: ShapeBranch, context: Tensor) -> tuple[Tensor, ...]:
+    """The branch's maps of y (*batch, Cy, H, W), each with its batch."""
+    rows, batch_shape = flat_rows(context, 3)
+    return tuple(maps.reshape(*batch_shape, *maps.shape[1:]) for maps in branch(rows))

@@ -26,7 +26,7 @@ def flow(context_features: int | None = CONTEXT) -> FlowPrior:
     return FlowPrior(DIMENSIONS, transforms=2, hidden_features=(4,), context_features=context_features)
 
 
-def unet(prior=None, posterior=None) -> VariationalUnet:
+def unet(prior=None, posterior=None, prior_shape: ShapeBranch | None = None) -> VariationalUnet:
     torch.manual_seed(0)
     posterior = UnitGaussianPosterior() if posterior is None else posterior
     return VariationalUnet(
@@ -34,6 +34,7 @@ def unet(prior=None, posterior=None) -> VariationalUnet:
         AppearanceEncoder(3, 1, 2, SCALES, multiplier=posterior.multiplier),
         UnetDecoder(3, 2, SCALES),
         flow() if prior is None else prior,
+        prior_shape=prior_shape,
         posterior=posterior,
     )
 
@@ -86,11 +87,37 @@ def test_latents_of_any_batch_meet_their_own_context():
 def test_the_prior_sees_the_maps_at_the_latent_scales_coarse_first():
     model = unet().eval()
     _, y = pairs()
-    maps = model.condition(y)
+    condition = model.condition(y)
+    maps = condition.maps
     assert [tuple(each.shape[1:]) for each in maps[-2:]] == [(4, 8, 8), (4, 4, 4)]
     expected = torch.cat([maps[-1].flatten(1), maps[-2].flatten(1)], 1)
-    torch.testing.assert_close(model.prior_context(maps), expected, rtol=0, atol=0)
-    assert unet(flow(None)).prior_context(maps) is None
+    torch.testing.assert_close(model.prior_context(condition), expected, rtol=0, atol=0)
+    assert unet(flow(None)).prior_context(condition) is None
+
+
+def test_a_prior_with_a_branch_of_its_own_sees_that_ones_maps():
+    branch = ShapeBranch(1, UnetScales(32, filters=3, max_filters=4, blocks=2, dropout=0.2))
+    model = unet(prior_shape=branch).eval()
+    y = pairs(6)[1].reshape(2, 3, 1, 32, 32)
+    maps = branch(y.flatten(0, 1))
+    assert [tuple(each.shape[1:]) for each in (maps[-1], maps[-3])] == [(4, 4, 4), (4, 8, 8)]
+    expected = torch.cat([maps[-1].flatten(1), maps[-3].flatten(1)], 1).unflatten(0, (2, 3))
+    condition = model.condition(y)
+    torch.testing.assert_close(model.prior_context(condition), expected)
+    z = torch.randn(2, 3, DIMENSIONS)
+    torch.testing.assert_close(model.decode(z, y), unet().eval().decode(z, y))  # the decoder does not
+    assert model.sample(2, y).shape == (2, 2, 3, 3, 32, 32)
+
+
+def test_a_branch_of_the_priors_own_starts_from_data_too():
+    model = unet(prior_shape=ShapeBranch(1, SCALES))
+    x, y = pairs(16)
+    before = {name: value.clone() for name, value in model.prior_shape.named_parameters()}
+    model.initialize({"x": x, "context": y})
+    gains = [name for name in before if name.endswith("gain")]
+    assert gains, "the names of weight-normalised layers"
+    for name, value in model.prior_shape.named_parameters():
+        assert name not in gains or not torch.equal(value, before[name]), name
 
 
 def test_samples_are_decoded_prior_draws_at_their_context():
@@ -210,3 +237,7 @@ def test_bad_input_is_named():
         model.encode(x, (255 * y).byte())
     with pytest.raises(InputError, match=r"`context_features` \(=7\) but the shape branch gives it 320"):
         unet(flow(7))
+    with pytest.raises(InputError, match=r"`prior_shape` reads conditions \(3, 32, 32\) but `shape` those of"):
+        unet(prior_shape=ShapeBranch(3, SCALES))
+    with pytest.raises(InputError, match=r"`context_features` \(=320\) but the shape branch gives it 640"):
+        unet(prior_shape=ShapeBranch(1, UnetScales(32, filters=2, max_filters=8, blocks=1)))

@@ -25,7 +25,7 @@ PARTS = ("shape", "encoder", "decoder", "prior")
 DIMENSIONS, CONTEXT = 2 * 16 + 2 * 64, 4 * 16 + 4 * 64
 
 
-def unet(prior=None, posterior=None, dropout: float = 0.1) -> VariationalUnet:
+def unet(prior=None, posterior=None, dropout: float = 0.1, prior_branch: bool = False) -> VariationalUnet:
     torch.manual_seed(0)
     posterior = UnitGaussianPosterior() if posterior is None else posterior
     scales = UnetScales(32, filters=2, max_filters=4, blocks=1, dropout=dropout)
@@ -37,6 +37,7 @@ def unet(prior=None, posterior=None, dropout: float = 0.1) -> VariationalUnet:
         AppearanceEncoder(3, 1, 2, scales, multiplier=posterior.multiplier),
         UnetDecoder(3, 2, scales),
         flow if prior is None else prior,
+        prior_shape=ShapeBranch(1, scales) if prior_branch else None,
         posterior=posterior,
     ).double()
 
@@ -49,16 +50,18 @@ def batch(n: int = 4) -> dict[str, torch.Tensor]:
     }
 
 
-def gradients(model: VariationalUnet, loss: torch.Tensor) -> dict[str, list[torch.Tensor]]:
+def gradients(
+    model: VariationalUnet, loss: torch.Tensor, parts: tuple[str, ...] = PARTS
+) -> dict[str, list[torch.Tensor]]:
     """The gradient of each parameter, by part; zero where none arrives."""
-    named = {part: list(getattr(model, part).parameters()) for part in PARTS}
-    flat = [parameter for part in PARTS for parameter in named[part]]
+    named = {part: list(getattr(model, part).parameters()) for part in parts}
+    flat = [parameter for part in parts for parameter in named[part]]
     found = torch.autograd.grad(loss, flat, allow_unused=True)
     filled = [torch.zeros_like(p) if g is None else g for p, g in zip(flat, found, strict=True)]
     ends = [0]
-    for part in PARTS:
+    for part in parts:
         ends.append(ends[-1] + len(named[part]))
-    return {part: filled[start:end] for part, (start, end) in zip(PARTS, pairwise(ends), strict=True)}
+    return {part: filled[start:end] for part, (start, end) in zip(parts, pairwise(ends), strict=True)}
 
 
 def by_hand(model: VariationalUnet, weights: tuple[float, float, float]) -> torch.Tensor:
@@ -97,6 +100,19 @@ def test_beta_scales_the_priors_pull_on_the_encoder_and_the_shape_branch_learns_
     compare(found, gradients(model, by_hand(model, (1.0, beta, beta))), ("encoder", "decoder"))
     compare(found, gradients(model, by_hand(model, (1.0, 1.0, 0.0))), ("shape",))
     compare(found, gradients(model, by_hand(model, (0.0, 1.0, 0.0))), ("prior",))
+
+
+def test_a_branch_of_the_priors_own_learns_from_the_prior_and_the_other_from_the_reconstruction():
+    model, parts, examples = unet(prior_branch=True), (*PARTS, "prior_shape"), batch()
+    model.eval()
+    found = gradients(model, of_objective(Bilevel(model, 0.0)), parts)
+    torch.manual_seed(2)
+    z = model.encode(examples["x"], examples["context"]).rsample()
+    maps, seen = model.shape(examples["context"]), model.prior_shape(examples["context"])
+    reconstruction = model.likelihood.nll(model.decoder(z, maps), examples["x"]).mean()
+    coarse, fine = seen[-1].flatten(1), seen[-2].flatten(1)
+    nll = -model.prior.log_prob(z.detach(), torch.cat([coarse, fine], 1)).mean()
+    compare(found, gradients(model, reconstruction + nll, parts), parts)
 
 
 def test_at_beta_one_it_is_the_elbo():
