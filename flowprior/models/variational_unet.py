@@ -46,7 +46,8 @@ class VariationalUnet(Autoencoder):
         likelihood: L1 by default.
 
     Raises:
-        InputError: if the prior is for contexts of another size, or the two branches read other conditions.
+        InputError: if the prior is for contexts of another size, or `prior_shape` for other conditions than
+            `shape`, or beside an unconditional prior.
 
     Source: Esser, Sutter & Ommer 2018, Eq. 5 and section 3; Morrow & Chiu, section 7, Eq. 17.
     """
@@ -72,6 +73,11 @@ class VariationalUnet(Autoencoder):
             likelihood=LaplaceLikelihood() if likelihood is None else likelihood,
         )
         self.shape, self.prior_shape = shape, prior_shape
+        if prior_shape is not None and prior.context_features is None:
+            raise InputError(
+                f"`prior_shape` was given, but the {type(prior).__name__} is unconditional and would not see "
+                "its maps: leave it out, or build the prior with `context_features`."
+            )
         if prior_shape is not None and prior_shape.context_shape != shape.context_shape:
             raise InputError(
                 f"`prior_shape` reads conditions {prior_shape.context_shape} but `shape` those of "

@@ -239,5 +239,7 @@ def test_bad_input_is_named():
         unet(flow(7))
     with pytest.raises(InputError, match=r"`prior_shape` reads conditions \(3, 32, 32\) but `shape` those"):
         unet(prior_shape=ShapeBranch(3, SCALES))
+    with pytest.raises(InputError, match="`prior_shape` was given, but the StandardNormal is unconditional"):
+        unet(StandardNormal(DIMENSIONS), prior_shape=ShapeBranch(1, SCALES))
     with pytest.raises(InputError, match=r"`context_features` \(=320\) but the shape branch gives it 640"):
         unet(prior_shape=ShapeBranch(1, UnetScales(32, filters=2, max_filters=8, blocks=1)))
