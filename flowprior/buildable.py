@@ -117,18 +117,22 @@ def variational_unet(
         posterior, likelihood: as for `VariationalUnet`.
     """
     from flowprior.models import UnitGaussianPosterior, VariationalUnet
-    from flowprior.networks import AppearanceEncoder, ShapeBranch, UnetDecoder, UnetScales
+    from flowprior.networks import AppearanceEncoder, ShapeBranch, ShapeEmbedding, UnetDecoder, UnetScales
+    from flowprior.priors.embedded import EmbeddedPrior
 
     posterior = UnitGaussianPosterior() if posterior is None else posterior
     scales = UnetScales(size, filters, max_filters, blocks, bottleneck, dropout)
+    built: Any = prior(features=scales.latent_shapes(latent_channels), context_features=scales.context_shapes)
+    if prior_branch:
+        embedding = ShapeEmbedding(ShapeBranch(context_channels, scales))
+        built = EmbeddedPrior(built, embedding, (context_channels, size, size))
     return VariationalUnet(
         ShapeBranch(context_channels, scales),
         AppearanceEncoder(
             channels, context_channels, latent_channels, scales, multiplier=posterior.multiplier
         ),
         UnetDecoder(channels, latent_channels, scales),
-        prior(features=scales.latent_shapes(latent_channels), context_features=scales.context_shapes),
-        prior_shape=ShapeBranch(context_channels, scales) if prior_branch else None,
+        built,
         posterior=posterior,
         likelihood=likelihood,
     )

@@ -32,22 +32,20 @@ class VariationalUnet(Autoencoder):
     first. The published model has a Gaussian prior in its objective's KL; with a flow prior and
     `Bilevel(beta=0)` it is that of Morrow & Chiu.
 
-    A prior that learns at full strength from codes that nothing regularises wants other maps than the decoder
-    does, and has the larger gradient of the two: with a `prior_shape`, a shape branch of its own, neither
-    learns at the other's cost.
+    A prior that learns from codes which nothing regularises wants other maps than the decoder does: an
+    `EmbeddedPrior` sees y itself, through a network of its own such as `ShapeEmbedding`.
 
     Args:
         shape: y (N, Cy, H, W) -> maps.
         encoder: (x, y) -> (N, posterior.out_features(D)), such as `AppearanceEncoder`.
         decoder: (z (N, D), maps) -> (N, *data) before the likelihood's activation, such as `UnetDecoder`.
-        prior: of event shape (D,), unconditional or on the `context_features` of the two maps together.
-        prior_shape: whose maps the prior sees; None for those of `shape`.
+        prior: of event shape (D,), unconditional, on the `context_features` of the two maps together, or on
+            those (Cy, H, W) of y itself.
         posterior: of unit variance by default, as published.
         likelihood: L1 by default.
 
     Raises:
-        InputError: if the prior is for contexts of another size, or `prior_shape` for other conditions than
-            `shape`, or beside an unconditional prior.
+        InputError: if the prior is for contexts of another size.
 
     Source: Esser, Sutter & Ommer 2018, Eq. 5 and section 3; Morrow & Chiu, section 7, Eq. 17.
     """
@@ -61,7 +59,6 @@ class VariationalUnet(Autoencoder):
         decoder: nn.Module,
         prior: Prior,
         *,
-        prior_shape: ShapeBranch | None = None,
         posterior: Posterior | None = None,
         likelihood: Likelihood | None = None,
     ) -> None:
@@ -72,28 +69,15 @@ class VariationalUnet(Autoencoder):
             posterior=UnitGaussianPosterior() if posterior is None else posterior,
             likelihood=LaplaceLikelihood() if likelihood is None else likelihood,
         )
-        self.shape, self.prior_shape = shape, prior_shape
-        if prior_shape is not None and prior.context_features is None:
-            raise InputError(
-                f"`prior_shape` was given, but the {type(prior).__name__} is unconditional and would not see "
-                "its maps: leave it out, or build the prior with `context_features`."
-            )
-        if prior_shape is not None and prior_shape.context_shape != shape.context_shape:
-            raise InputError(
-                f"`prior_shape` reads conditions {prior_shape.context_shape} but `shape` those of "
-                f"{shape.context_shape}: build both for the same."
-            )
-        features = sum(numel(maps) for maps in self._prior_branch.scales.context_shapes)
-        if prior.context_features not in (None, features):
+        self.shape = shape
+        features = sum(numel(maps) for maps in shape.scales.context_shapes)
+        if prior.context_features not in (None, features, shape.context_shape):
             raise InputError(
                 f"`prior` was built with `context_features` (={prior.context_features}) but the shape branch "
-                f"gives it {features}: build it with that, or without."
+                f"gives it {features}: build it with that, with {shape.context_shape} for the condition itself, "
+                "or without."
             )
         self.register_buffer("initialized", torch.tensor(0))  # 1 once `initialize` was called
-
-    @property
-    def _prior_branch(self) -> ShapeBranch:
-        return self.shape if self.prior_shape is None else self.prior_shape
 
     @property
     def context_shape(self) -> tuple[int, ...]:
@@ -107,15 +91,18 @@ class VariationalUnet(Autoencoder):
             InputError: if the context is missing or of another shape.
         """
         context = self.check_context(context)
-        return Condition(context, _maps(self.shape, context))
+        rows, batch_shape = flat_rows(context, 3)
+        maps = tuple(each.reshape(*batch_shape, *each.shape[1:]) for each in self.shape(rows))
+        return Condition(context, maps)
 
     def prior_context(self, condition: Condition) -> Tensor | None:
-        """The maps at the two latent scales, (*batch, context_features); None for an unconditional prior."""
+        """The maps at the two latent scales, (*batch, context_features), or y (*batch, Cy, H, W), as the prior
+        wants; None for an unconditional one."""
         if self.prior.context_features is None:
             return None
-        own = self.prior_shape
-        maps = condition.maps if own is None else _maps(own, condition.context)
-        return torch.cat([each.flatten(-3) for each in self._prior_branch.latent_maps(maps)], -1)
+        if self.prior.context_shape == self.context_shape:
+            return condition.context
+        return torch.cat([maps.flatten(-3) for maps in self.shape.latent_maps(condition.maps)], -1)
 
     def encoder_inputs(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, ...]:
         """x and y.
@@ -145,13 +132,8 @@ class VariationalUnet(Autoencoder):
             return
         x, context = (batch[name].to(self.device, self.prior.dtype) for name in ("x", "context"))
         with evaluating(self), starting_from_data(self):
-            condition = self.condition(context)
-            self.prior_context(condition)
-            self.conditioned_output(self.encode(x, context).sample(), condition)
+            z = self.encode(x, context).sample()
+            self.decoder_output(z, context)
+            if self.prior.context_shape == self.context_shape:
+                self.prior.sample(1, context)  # an embedding of the prior's own
         self.initialized.fill_(1)
-
-
-def _maps(branch: ShapeBranch, context: Tensor) -> tuple[Tensor, ...]:
-    """The branch's maps of y (*batch, Cy, H, W), each with its batch."""
-    rows, batch_shape = flat_rows(context, 3)
-    return tuple(maps.reshape(*batch_shape, *maps.shape[1:]) for maps in branch(rows))

@@ -5,7 +5,13 @@ from flowprior.networks.infogan import InfoGANDecoder, InfoGANEncoder
 from flowprior.networks.mlp import MLP
 from flowprior.networks.resnet import ResNetDecoder, ResNetEncoder
 from flowprior.networks.small import SmallDecoder, SmallEncoder
-from flowprior.networks.variational_unet import AppearanceEncoder, ShapeBranch, UnetDecoder, UnetScales
+from flowprior.networks.variational_unet import (
+    AppearanceEncoder,
+    ShapeBranch,
+    ShapeEmbedding,
+    UnetDecoder,
+    UnetScales,
+)
 from flowprior.networks.vgg import VGGFeatures
 
 __all__ = [
@@ -17,6 +23,7 @@ __all__ = [
     "ResNetDecoder",
     "ResNetEncoder",
     "ShapeBranch",
+    "ShapeEmbedding",
     "SmallDecoder",
     "SmallEncoder",
     "UnetDecoder",

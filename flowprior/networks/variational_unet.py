@@ -142,6 +142,27 @@ class ShapeBranch(nn.Module):
         return maps[-1], maps[-1 - self.scales.blocks]
 
 
+class ShapeEmbedding(nn.Module):
+    """A shape branch for a prior alone: (N, context_channels, size, size) -> its maps at the two latent
+    scales as one vector, coarse first.
+
+    Args:
+        branch: the shape branch.
+
+    >>> branch = ShapeBranch(1, UnetScales(32, filters=4, max_filters=8, blocks=1))
+    >>> ShapeEmbedding(branch)(torch.zeros(2, 1, 32, 32)).shape  # 8 · 16 + 8 · 64
+    torch.Size([2, 640])
+    """
+
+    def __init__(self, branch: ShapeBranch) -> None:
+        super().__init__()
+        self.branch = branch
+
+    def forward(self, context: Tensor) -> Tensor:
+        """(N, context_channels, size, size) -> (N, C)."""
+        return torch.cat([maps.flatten(1) for maps in self.branch.latent_maps(self.branch(context))], 1)
+
+
 class AppearanceEncoder(nn.Module):
     """q(z|x, y): image (N, channels, size, size) and condition -> (N, multiplier · D), coarse map first.
 

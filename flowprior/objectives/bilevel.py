@@ -25,8 +25,7 @@ class Bilevel(VariationalObjective):
     the prior gets all of it. β = 1 is the plain `ELBO`; β = 0 is GLF's stop-gradient (`LatentFlow` is this
     objective on a point posterior), and then nothing is computed behind z. The posterior may have a density
     or be a point mass, whose entropy is dropped. Where the prior sees what the model computes of a context
-    (a shape branch of a `VariationalUnet`), θ includes that: f trains it whatever β is, and F too where it
-    serves the decoder as well.
+    (the shape branch of a `VariationalUnet`), φ includes that, and β scales log p(z|c) in c as in z.
 
     Against over-regularisation, as the paper's section 2.1 recounts:
       - annealing: `beta=LinearAnnealing(steps)`.

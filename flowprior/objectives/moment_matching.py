@@ -25,10 +25,10 @@ class MomentMatching(Objective):
     """loss = reconstruction_weight · E[-log p(x|z)] + weight · MMD²(q(z), p(z)), β of it for the encoder.
 
     The batch's z ~ q(z|x) are compared with as many draws of the prior (at the batch's contexts, if it is
-    conditional), which learns from all of the gradient of the discrepancy, as does a network for the context;
-    of the encoder's, the part β passes. β = 0 is GMMN + autoencoder, an unregularised autoencoder whose codes
-    an MLP learns to imitate (Li et al. 2015, section 4); with a fixed prior and β = 1 it is WAE-MMD
-    (Tolstikhin et al. 2018).
+    conditional), which learns from all of the gradient of the discrepancy; of the encoder's, the part β
+    passes, as of that of a network for the context. β = 0 is GMMN + autoencoder, an
+    unregularised autoencoder whose codes an MLP learns to imitate (Li et al. 2015, section 4); with a fixed
+    prior and β = 1 it is WAE-MMD (Tolstikhin et al. 2018).
 
     Codes that nothing regularises have a scale of their own, to which the kernel must suit: distances are
     measured in units of the root mean squared distance between two codes of the batch (without gradient),
@@ -82,8 +82,11 @@ class MomentMatching(Objective):
         model, x, beta = self.model, entry(batch, "x"), self.beta.at(step)
         context = context_of(model, batch)
         condition = model.condition(context)
+        prior_context = model.prior_context(condition)
+        if prior_context is not None and prior_context.requires_grad:
+            prior_context = scale_gradient(prior_context, beta)
         z = model.encode(x, context).rsample()  # (N, *event)
-        drawn = draw_like(z, model.prior, model.prior_context(condition))
+        drawn = draw_like(z, model.prior, prior_context)
         unit = typical_distance(z.detach())
         discrepancy = mmd(
             scale_gradient(z, beta) / unit,

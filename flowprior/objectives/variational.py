@@ -51,7 +51,7 @@ class VariationalObjective(Objective):
     Σ_k Σ_l b s should count the changed features, 1 - b).
 
     Of a conditional model the prior may see what the model computes, as the maps of a `VariationalUnet`'s
-    shape branch. What computes them is as much part of p(z|c) as the prior is, and learns from all of the KL.
+    shape branch. The part `pull` of a gradient that passes into the posterior passes into these as well.
 
     Logged by all, means over the batch in nats per example: "loss", "reconstruction" (-log p(x|z)), "nll"
     (the estimate of E_q[-log p(z)] = kl + entropy), and of posteriors with a density "kl" and "entropy"
@@ -91,8 +91,8 @@ class VariationalObjective(Objective):
         """R in nats per example, with gradient, and the terms to be logged beside the common ones."""
 
     def pull(self, posterior: Distribution, z: Tensor, context: Tensor | None, step: int) -> float | Tensor:
-        """The part of the KL's gradient that reaches the posterior; the prior, and what the model computes of
-        the context for it (`context` here), always get all of it."""
+        """The part of the KL's gradient that reaches the posterior, and what the model computes of the
+        context for the prior (`context` here); the prior's own parameters always get all of it."""
         return 1.0
 
     def parameter_groups(self, player: str) -> dict[str, list[nn.Parameter]]:
@@ -114,7 +114,10 @@ class VariationalObjective(Objective):
         pulled = posterior
         if not (isinstance(pull, float) and pull == 1):
             pulled = model.posterior(scale_gradient(outputs, pull), prior.event_shape)
-        kl = prior.kl(pulled, scale_gradient(z, pull), prior_context).mean()
+        pulled_context = prior_context
+        if prior_context is not None and prior_context.requires_grad:
+            pulled_context = scale_gradient(prior_context, pull)
+        kl = prior.kl(pulled, scale_gradient(z, pull), pulled_context).mean()
         point = model.posterior.deterministic
         entropy = torch.zeros_like(kl) if point else posterior.entropy().mean()
         reconstruction = model.likelihood.nll(model.conditioned_output(z, condition), x).mean()

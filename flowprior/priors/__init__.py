@@ -1,6 +1,7 @@
 """Priors: modules that, called with a context or without one, return a distribution over z."""
 
 from flowprior.priors.decoupled import DecoupledPrior
+from flowprior.priors.embedded import EmbeddedPrior
 from flowprior.priors.flow import FlowPrior
 from flowprior.priors.gaussian import GaussianPrior
 from flowprior.priors.hierarchical import HierarchicalPrior
@@ -12,6 +13,7 @@ from flowprior.priors.standard_normal import StandardNormal
 
 __all__ = [
     "DecoupledPrior",
+    "EmbeddedPrior",
     "FlowPrior",
     "GaussianPrior",
     "HierarchicalPrior",

@@ -230,7 +230,8 @@ def prior_stage(
         if "std" in tensors:
             noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(seed))
             z = z + tensors["std"] * noise.to(z)
-        prior.initialize(z, tensors.get("context"), seed=seed, **options)
+        context = as_input(tensors["context"]) if "context" in tensors else None
+        prior.initialize(z, context, seed=seed, **options)
 
     def encode(tensors: Tensors) -> Tensors:
         return latents(model, with_context(model, tensors))
@@ -275,6 +276,8 @@ def _seen_contexts(model: Autoencoder, tensors: Tensors) -> dict[str, Tensor]:
     """{"context": what the prior sees of each} for a conditional prior, else nothing."""
     if model.prior.context_features is None:
         return {}
+    if model.prior.context_shape == model.context_shape:
+        return {"context": tensors["context"]}  # itself; images stay bytes
     with evaluating(model):
         chunks = (model.condition(part.to(model.device)) for part in _chunks(tensors["context"]))
         found = [context.cpu() for context in map(model.prior_context, chunks) if context is not None]

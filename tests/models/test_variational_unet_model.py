@@ -14,8 +14,8 @@ from flowprior.models import (
     UnitGaussianPosterior,
     VariationalUnet,
 )
-from flowprior.networks import MLP, AppearanceEncoder, ShapeBranch, UnetDecoder, UnetScales
-from flowprior.priors import FlowPrior, StandardNormal
+from flowprior.networks import MLP, AppearanceEncoder, ShapeBranch, ShapeEmbedding, UnetDecoder, UnetScales
+from flowprior.priors import EmbeddedPrior, FlowPrior, StandardNormal
 
 SCALES = UnetScales(32, filters=2, max_filters=4, blocks=1, dropout=0.2)
 DIMENSIONS = 2 * 16 + 2 * 64
@@ -26,7 +26,7 @@ def flow(context_features: int | None = CONTEXT) -> FlowPrior:
     return FlowPrior(DIMENSIONS, transforms=2, hidden_features=(4,), context_features=context_features)
 
 
-def unet(prior=None, posterior=None, prior_shape: ShapeBranch | None = None) -> VariationalUnet:
+def unet(prior=None, posterior=None) -> VariationalUnet:
     torch.manual_seed(0)
     posterior = UnitGaussianPosterior() if posterior is None else posterior
     return VariationalUnet(
@@ -34,7 +34,6 @@ def unet(prior=None, posterior=None, prior_shape: ShapeBranch | None = None) -> 
         AppearanceEncoder(3, 1, 2, SCALES, multiplier=posterior.multiplier),
         UnetDecoder(3, 2, SCALES),
         flow() if prior is None else prior,
-        prior_shape=prior_shape,
         posterior=posterior,
     )
 
@@ -95,29 +94,31 @@ def test_the_prior_sees_the_maps_at_the_latent_scales_coarse_first():
     assert unet(flow(None)).prior_context(condition) is None
 
 
-def test_a_prior_with_a_branch_of_its_own_sees_that_ones_maps():
-    branch = ShapeBranch(1, UnetScales(32, filters=3, max_filters=4, blocks=2, dropout=0.2))
-    model = unet(prior_shape=branch).eval()
+def embedded() -> EmbeddedPrior:
+    return EmbeddedPrior(flow(), ShapeEmbedding(ShapeBranch(1, SCALES)), (1, 32, 32))
+
+
+def test_an_embedded_prior_sees_the_condition_itself():
+    model = unet(embedded()).eval()
     y = pairs(6)[1].reshape(2, 3, 1, 32, 32)
-    maps = branch(y.flatten(0, 1))
-    assert [tuple(each.shape[1:]) for each in (maps[-1], maps[-3])] == [(4, 4, 4), (4, 8, 8)]
-    expected = torch.cat([maps[-1].flatten(1), maps[-3].flatten(1)], 1).unflatten(0, (2, 3))
-    condition = model.condition(y)
-    torch.testing.assert_close(model.prior_context(condition), expected)
+    assert model.prior_context(model.condition(y)) is y
     z = torch.randn(2, 3, DIMENSIONS)
-    torch.testing.assert_close(model.decode(z, y), unet().eval().decode(z, y))  # the decoder does not
+    maps = model.prior.embedding.branch(y.flatten(0, 1))
+    seen = torch.cat([maps[-1].flatten(1), maps[-2].flatten(1)], 1).unflatten(0, (2, 3))
+    torch.testing.assert_close(model.prior.log_prob(z, y), model.prior.prior.log_prob(z, seen))
+    torch.testing.assert_close(model.decode(z, y), unet().eval().decode(z, y))  # the decoder does not care
     assert model.sample(2, y).shape == (2, 2, 3, 3, 32, 32)
 
 
-def test_a_branch_of_the_priors_own_starts_from_data_too():
-    model = unet(prior_shape=ShapeBranch(1, SCALES))
+def test_an_embedding_starts_from_data_with_the_rest():
+    model = unet(embedded())
     x, y = pairs(16)
-    before = {name: value.clone() for name, value in model.prior_shape.named_parameters()}
+    before = {name: value.clone() for name, value in model.prior.embedding.named_parameters()}
     model.initialize({"x": x, "context": y})
     gains = [name for name in before if name.endswith("gain")]
     assert gains, "the names of weight-normalised layers"
-    for name, value in model.prior_shape.named_parameters():
-        assert name not in gains or not torch.equal(value, before[name]), name
+    after = dict(model.prior.embedding.named_parameters())
+    assert not any(torch.equal(after[name], before[name]) for name in gains)
 
 
 def test_samples_are_decoded_prior_draws_at_their_context():
@@ -237,9 +238,3 @@ def test_bad_input_is_named():
         model.encode(x, (255 * y).byte())
     with pytest.raises(InputError, match=r"`context_features` \(=7\) but the shape branch gives it 320"):
         unet(flow(7))
-    with pytest.raises(InputError, match=r"`prior_shape` reads conditions \(3, 32, 32\) but `shape` those"):
-        unet(prior_shape=ShapeBranch(3, SCALES))
-    with pytest.raises(InputError, match="`prior_shape` was given, but the StandardNormal is unconditional"):
-        unet(StandardNormal(DIMENSIONS), prior_shape=ShapeBranch(1, SCALES))
-    with pytest.raises(InputError, match=r"`context_features` \(=320\) but the shape branch gives it 640"):
-        unet(prior_shape=ShapeBranch(1, UnetScales(32, filters=2, max_filters=8, blocks=1)))

@@ -7,7 +7,7 @@ import torch
 
 from flowprior.errors import InputError
 from flowprior.models import GaussianPosterior, UnitGaussianPosterior, VariationalUnet
-from flowprior.networks import AppearanceEncoder, ShapeBranch, UnetDecoder, UnetScales
+from flowprior.networks import AppearanceEncoder, ShapeBranch, ShapeEmbedding, UnetDecoder, UnetScales
 from flowprior.objectives import (
     ELBO,
     AdversarialAutoencoder,
@@ -19,13 +19,13 @@ from flowprior.objectives import (
     LinearAnnealing,
     MomentMatching,
 )
-from flowprior.priors import FlowPrior, StandardNormal
+from flowprior.priors import EmbeddedPrior, FlowPrior, StandardNormal
 
 PARTS = ("shape", "encoder", "decoder", "prior")
 DIMENSIONS, CONTEXT = 2 * 16 + 2 * 64, 4 * 16 + 4 * 64
 
 
-def unet(prior=None, posterior=None, dropout: float = 0.1, prior_branch: bool = False) -> VariationalUnet:
+def unet(prior=None, posterior=None, dropout: float = 0.1) -> VariationalUnet:
     torch.manual_seed(0)
     posterior = UnitGaussianPosterior() if posterior is None else posterior
     scales = UnetScales(32, filters=2, max_filters=4, blocks=1, dropout=dropout)
@@ -37,7 +37,6 @@ def unet(prior=None, posterior=None, dropout: float = 0.1, prior_branch: bool = 
         AppearanceEncoder(3, 1, 2, scales, multiplier=posterior.multiplier),
         UnetDecoder(3, 2, scales),
         flow if prior is None else prior,
-        prior_shape=ShapeBranch(1, scales) if prior_branch else None,
         posterior=posterior,
     ).double()
 
@@ -50,18 +49,16 @@ def batch(n: int = 4) -> dict[str, torch.Tensor]:
     }
 
 
-def gradients(
-    model: VariationalUnet, loss: torch.Tensor, parts: tuple[str, ...] = PARTS
-) -> dict[str, list[torch.Tensor]]:
+def gradients(model: VariationalUnet, loss: torch.Tensor) -> dict[str, list[torch.Tensor]]:
     """The gradient of each parameter, by part; zero where none arrives."""
-    named = {part: list(getattr(model, part).parameters()) for part in parts}
-    flat = [parameter for part in parts for parameter in named[part]]
+    named = {part: list(getattr(model, part).parameters()) for part in PARTS}
+    flat = [parameter for part in PARTS for parameter in named[part]]
     found = torch.autograd.grad(loss, flat, allow_unused=True)
     filled = [torch.zeros_like(p) if g is None else g for p, g in zip(flat, found, strict=True)]
     ends = [0]
-    for part in parts:
+    for part in PARTS:
         ends.append(ends[-1] + len(named[part]))
-    return {part: filled[start:end] for part, (start, end) in zip(parts, pairwise(ends), strict=True)}
+    return {part: filled[start:end] for part, (start, end) in zip(PARTS, pairwise(ends), strict=True)}
 
 
 def by_hand(model: VariationalUnet, weights: tuple[float, float, float]) -> torch.Tensor:
@@ -92,27 +89,33 @@ def compare(found, expected, parts) -> None:
 
 @pytest.mark.parametrize("posterior", [UnitGaussianPosterior(), GaussianPosterior()])
 @pytest.mark.parametrize("beta", [0.0, 0.3, 1.0])
-def test_beta_scales_the_priors_pull_on_the_encoder_and_the_shape_branch_learns_with_the_prior(
-    posterior, beta
-):
+def test_beta_scales_the_priors_pull_on_shape_branch_and_encoder_alike(posterior, beta):
     model = unet(posterior=posterior)
     found = gradients(model, of_objective(Bilevel(model, beta)))
-    compare(found, gradients(model, by_hand(model, (1.0, beta, beta))), ("encoder", "decoder"))
-    compare(found, gradients(model, by_hand(model, (1.0, 1.0, 0.0))), ("shape",))
+    compare(found, gradients(model, by_hand(model, (1.0, beta, beta))), ("shape", "encoder", "decoder"))
     compare(found, gradients(model, by_hand(model, (0.0, 1.0, 0.0))), ("prior",))
 
 
-def test_a_branch_of_the_priors_own_learns_from_the_prior_and_the_other_from_the_reconstruction():
-    model, parts, examples = unet(prior_branch=True), (*PARTS, "prior_shape"), batch()
-    model.eval()
-    found = gradients(model, of_objective(Bilevel(model, 0.0)), parts)
-    torch.manual_seed(2)
-    z = model.encode(examples["x"], examples["context"]).rsample()
-    maps, seen = model.shape(examples["context"]), model.prior_shape(examples["context"])
-    reconstruction = model.likelihood.nll(model.decoder(z, maps), examples["x"]).mean()
-    coarse, fine = seen[-1].flatten(1), seen[-2].flatten(1)
-    nll = -model.prior.log_prob(z.detach(), torch.cat([coarse, fine], 1)).mean()
-    compare(found, gradients(model, reconstruction + nll, parts), parts)
+@pytest.mark.parametrize("beta", [0.0, 0.3])
+def test_an_embedding_learns_from_the_prior_at_full_strength(beta):
+    flow = FlowPrior(DIMENSIONS, transforms=2, hidden_features=(4,), context_features=CONTEXT)
+    branch = ShapeBranch(1, UnetScales(32, filters=2, max_filters=4, blocks=1, dropout=0.0))
+    with torch.no_grad():
+        flow.base_mean.weight.normal_(std=0.1)
+    model, examples = unet(EmbeddedPrior(flow, ShapeEmbedding(branch), (1, 32, 32)), dropout=0.0), batch()
+    found = gradients(model, of_objective(Bilevel(model, beta)))
+
+    def weighted(reconstruction: float, nll: float) -> dict[str, list[torch.Tensor]]:
+        torch.manual_seed(2)
+        z = model.encode(examples["x"], examples["context"]).rsample()
+        maps, seen = model.shape(examples["context"]), branch(examples["context"])
+        far = model.likelihood.nll(model.decoder(z, maps), examples["x"]).mean()
+        log_prob = flow.log_prob(z, torch.cat([seen[-1].flatten(1), seen[-2].flatten(1)], 1)).mean()
+        return gradients(model, reconstruction * far - nll * log_prob)
+
+    compare(found, weighted(0.0, 1.0), ("prior",))
+    compare(found, weighted(1.0, beta), ("shape", "encoder", "decoder"))
+    assert {id(p) for p in branch.parameters()} <= {id(p) for p in model.prior.parameters()}
 
 
 def test_at_beta_one_it_is_the_elbo():
@@ -169,7 +172,7 @@ def test_all_others_train_every_part(build, conditional):
         objective.losses("model", {"x": batch()["x"]}, 1)
 
 
-def test_moment_matching_trains_what_the_draws_see_of_the_context_with_the_prior():
+def test_moment_matching_scales_the_gradient_of_the_draws_in_the_context():
     model = unet()
     examples = batch()
 
@@ -179,10 +182,10 @@ def test_moment_matching_trains_what_the_draws_see_of_the_context_with_the_prior
         return gradients(model, terms["loss"])
 
     none, half, whole = (discrepancy_gradient(beta) for beta in (0.0, 0.5, 1.0))
-    assert all(gradient.abs().max() == 0 for gradient in none["encoder"])
-    compare(half, {"encoder": [gradient / 2 for gradient in whole["encoder"]]}, ("encoder",))
-    for partly in (none, half):
-        compare(partly, whole, ("shape", "prior"))
+    for part in ("shape", "encoder"):
+        assert all(gradient.abs().max() == 0 for gradient in none[part])
+    compare(half, {part: [gradient / 2 for gradient in whole[part]] for part in PARTS}, ("shape", "encoder"))
+    compare(half, whole, ("prior",))
 
 
 def test_latent_reconstruction_trains_the_decoder_and_its_view_of_the_context_alone():
