@@ -275,6 +275,7 @@ def buildable() -> dict[str, Callable[..., Any]]:
         LinearAnnealing,
         MomentMatching,
     )
+    from flowprior.priors.embedded import EmbeddedPrior
     from flowprior.priors.flow import FlowPrior
     from flowprior.priors.gaussian import GaussianPrior
     from flowprior.priors.hierarchical import HierarchicalPrior
@@ -316,7 +317,7 @@ def buildable() -> dict[str, Callable[..., Any]]:
         likelihoods.PerceptualLikelihood,
     ]
     things += [FlowPrior, Recipe, StandardNormal, MixturePrior, ImplicitPrior]
-    things += [GaussianPrior, HierarchicalPrior]
+    things += [GaussianPrior, HierarchicalPrior, EmbeddedPrior]
     things += [decoupled_prior, hierarchical_prior, concatenated_prior]
     things += [LatentFlow, ELBO, CapacityELBO, BetaTCVAE, FactorVAE, InfoVAE]
     things += [Bilevel, AdversarialAutoencoder, MomentMatching, LinearAnnealing]

@@ -74,8 +74,8 @@ class VariationalUnet(Autoencoder):
         if prior.context_features not in (None, features, shape.context_shape):
             raise InputError(
                 f"`prior` was built with `context_features` (={prior.context_features}) but the shape branch "
-                f"gives it {features}: build it with that, with {shape.context_shape} for the condition itself, "
-                "or without."
+                f"gives it {features}: build it with that, with {shape.context_shape} to see the condition "
+                "itself, or without."
             )
         self.register_buffer("initialized", torch.tensor(0))  # 1 once `initialize` was called
 
@@ -96,8 +96,8 @@ class VariationalUnet(Autoencoder):
         return Condition(context, maps)
 
     def prior_context(self, condition: Condition) -> Tensor | None:
-        """The maps at the two latent scales, (*batch, context_features), or y (*batch, Cy, H, W), as the prior
-        wants; None for an unconditional one."""
+        """The maps at the two latent scales, (*batch, context_features), or y (*batch, Cy, H, W), as the
+        prior was built; None for an unconditional one."""
         if self.prior.context_features is None:
             return None
         if self.prior.context_shape == self.context_shape:

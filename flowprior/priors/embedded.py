@@ -28,8 +28,8 @@ class EmbeddedPrior(InvertiblePrior):
         context_features: of the contexts c: their width, or the shape (K, H, W) of maps or images.
 
     Raises:
-        InputError: if `prior` is not invertible or not conditional; on use, if the embedding's output does
-            not fit it.
+        InputError: if `prior` is not invertible or not conditional, or `embedding` not a module; on use, if
+            what it returns does not fit.
 
     Source: Morrow & Chiu, section 7, for images of poses; nflows and sbi call it `embedding_net`.
 
@@ -48,6 +48,11 @@ class EmbeddedPrior(InvertiblePrior):
                 f"`prior` (a {type(prior).__name__}) must be invertible and conditional: for instance a "
                 "FlowPrior with `context_features`."
             )
+        if not isinstance(embedding, nn.Module):
+            raise InputError(
+                f"`embedding` (a {type(embedding).__name__}) must be a torch module from contexts to what "
+                "`prior` sees of them, such as nn.Linear."
+            )
         super().__init__(prior.event_shape, context_features)
         self.prior, self.embedding = prior, embedding
         self.has_density, self.has_rsample = prior.has_density, prior.has_rsample
@@ -59,10 +64,12 @@ class EmbeddedPrior(InvertiblePrior):
         return self.prior.has_normal_base
 
     def arguments(self) -> dict[str, Any]:
-        raise InputError(
-            "An EmbeddedPrior cannot be saved by itself, since its embedding is code, which is never stored: "
-            "save its `prior`, and the embedding's state_dict."
-        )
+        # The embedding is code, of which only the name is stored.
+        return {
+            "prior": self.prior,
+            "embedding": type(self.embedding).__name__,
+            "context_features": self.context_features,
+        }
 
     def _draw(self, shape: torch.Size, context: Tensor | None) -> Tensor:
         return self.prior._draw(shape, self._seen(context))
@@ -91,7 +98,8 @@ class EmbeddedPrior(InvertiblePrior):
 
     def _seen(self, context: Tensor | None) -> Tensor:
         """What `prior` sees of contexts (*batch, C), flat: (*batch, C')."""
-        assert context is not None and self.context_shape is not None  # as the public methods have checked
+        assert context is not None  # as the public methods have checked
+        assert self.context_shape is not None
         rows, batch_shape = flat_rows(context, 1)
         seen = self.embedding(rows.unflatten(1, tuple(self.context_shape)))
         wanted = self.prior.context_shape

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,8 +43,14 @@ def save(prior: Prior, folder: Path) -> None:
     write_atomically(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
 
 
-def load(cls: type[P], folder: Path, bijector: object = None) -> P:
-    """Build the prior described in `folder`, which must be a `cls`, and load its numbers strictly."""
+def load(cls: type[P], folder: Path, code: Mapping[str, object]) -> P:
+    """Build the prior described in `folder`, which must be a `cls`, and load its numbers strictly.
+
+    Args:
+        cls: the class that is wanted.
+        folder: what was given to `save`.
+        code: by the name of the constructor's argument, the parts that are the user's own code, or None.
+    """
     config = _read_config(folder)
     payload = _read(folder, MODEL)
     if hashlib.sha256(payload).hexdigest() != config.get("sha256"):
@@ -58,8 +64,9 @@ def load(cls: type[P], folder: Path, bijector: object = None) -> P:
             f"{folder} holds a {stored.__name__}, not a {cls.__name__}: call "
             f"{stored.__name__}.from_pretrained, or Prior.from_pretrained for any class."
         )
-    _check_bijector(config, folder, bijector)
-    prior: Any = _build(config, folder, bijector)
+    for argument, given in code.items():
+        _check_code(config, folder, argument, given)
+    prior: Any = _build(config, folder, code)
     from safetensors.torch import load as from_bytes
 
     prior.to(_dtype(config, folder))
@@ -102,45 +109,46 @@ def _class_of(description: dict[str, Any], folder: Path) -> type[Prior]:
     return classes[name]
 
 
-def _build(description: dict[str, Any], folder: Path, bijector: object) -> Prior:
+def _build(description: dict[str, Any], folder: Path, code: Mapping[str, object]) -> Prior:
     cls, arguments = _class_of(description, folder), dict(description["arguments"])
-    if arguments.get("bijector") is not None:
-        arguments["bijector"] = bijector
+    arguments |= {name: code[name] for name in code if arguments.get(name) is not None}
     for name, value in arguments.items():
         if isinstance(value, list):
-            arguments[name] = [_build(v, folder, bijector) if _is_prior(v) else v for v in value]
+            arguments[name] = [_build(v, folder, code) if _is_prior(v) else v for v in value]
         elif _is_prior(value):
-            arguments[name] = _build(value, folder, bijector)
+            arguments[name] = _build(value, folder, code)
     try:
         return cls(**arguments)
     except (TypeError, InputError) as error:
         raise InputError(f"{folder / CONFIG} cannot build a {cls.__name__}: {error}") from error
 
 
-def _check_bijector(config: dict[str, Any], folder: Path, bijector: object) -> None:
-    wanted = _custom_bijectors(config)
+def _check_code(config: dict[str, Any], folder: Path, argument: str, given: object) -> None:
+    wanted = _users_own(config, argument)
     if len(wanted) > 1:
         raise InputError(
-            f"{folder} holds a prior with several bijectors of its own ({', '.join(wanted)}), and only one "
+            f"{folder} holds a prior with several {argument}s of its own ({', '.join(wanted)}), and only one "
             "can be passed: build the prior yourself and load its `state_dict`."
         )
-    if wanted and bijector is None:
+    if wanted and given is None:
         raise InputError(
-            f"{folder} holds a prior with its own bijector ({wanted[0]}), and code is not stored: pass the "
-            "same transform as `bijector`."
+            f"{folder} holds a prior with its own {argument} ({wanted[0]}), and code is not stored: pass the "
+            f"same one as `{argument}`."
         )
-    if not wanted and bijector is not None:
-        raise InputError(f"`bijector` was given but {folder} holds a prior built without one: leave it out.")
+    if not wanted and given is not None:
+        raise InputError(
+            f"`{argument}` was given but {folder} holds a prior built without one: leave it out."
+        )
 
 
-def _custom_bijectors(description: dict[str, Any]) -> list[str]:
-    """The classes of the users' transforms in a prior and in those that it holds."""
+def _users_own(description: dict[str, Any], argument: str) -> list[str]:
+    """The classes of the users' code for `argument` in a prior and in those that it holds."""
     arguments = description["arguments"]
-    own = arguments.get("bijector")
+    own = arguments.get(argument)
     found = [] if own is None else [own]
     for value in arguments.values():
         for held in value if isinstance(value, list) else [value]:
-            found += _custom_bijectors(held) if _is_prior(held) else []
+            found += _users_own(held, argument) if _is_prior(held) else []
     return found
 
 

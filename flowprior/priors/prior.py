@@ -184,7 +184,9 @@ class Prior(nn.Module, ABC):
         save(self, Path(folder))
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, *, bijector: object = None) -> Self:
+    def from_pretrained(
+        cls, folder: str | Path, *, bijector: object = None, embedding: nn.Module | None = None
+    ) -> Self:
         """The prior that `save_pretrained` wrote to `folder`, on the CPU, with the dtype it had.
 
         Called on `Prior` it builds whatever class was stored; called on a subclass, only that one.
@@ -192,13 +194,14 @@ class Prior(nn.Module, ABC):
         Args:
             folder: what was given to `save_pretrained`.
             bijector: the user's own transform, if the prior was built with one: code is never stored.
+            embedding: likewise the network of an `EmbeddedPrior`, whose weights the stored ones replace.
 
         Raises:
             InputError: if a file is missing, damaged, of another class or of a newer format.
         """
         from flowprior.priors.pretrained import load
 
-        return load(cls, Path(folder), bijector)
+        return load(cls, Path(folder), {"bijector": bijector, "embedding": embedding})
 
     def _sample(self, n: int | Sequence[int], context: Tensor | None) -> Tensor:
         shape = _as_sample_shape(n)

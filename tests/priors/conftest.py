@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions.transforms import AffineTransform, SoftplusTransform
 
 from flowprior.priors import (
     DecoupledPrior,
+    EmbeddedPrior,
     FlowPrior,
     GaussianPrior,
     HierarchicalPrior,
@@ -98,6 +99,11 @@ def _flow_hierarchy(features: int | tuple[int, ...]) -> Prior:
     )
 
 
+def _embedded(features: int | tuple[int, ...]) -> Prior:
+    network = nn.Sequential(nn.Linear(CONTEXT, 8), nn.Tanh(), nn.Linear(8, 5))
+    return EmbeddedPrior(_flow(context_features=5)(features), network, CONTEXT)
+
+
 REGISTRY = [
     Case("normal", StandardNormal),
     Case("mixture-diagonal", lambda features: MixturePrior(features, 5, "diagonal")),
@@ -113,6 +119,7 @@ REGISTRY = [
     Case("gaussian", lambda f: GaussianPrior(f, CONTEXT, hidden_features=(16,)), True),
     Case("hierarchical", _hierarchy, True, events=(1, 2, 4, (4,))),
     Case("hierarchical-spatial", _flow_hierarchy, True, events=(2, 4, (4,))),
+    Case("embedded", _embedded, True),
     Case("decoupled-given", lambda f: DecoupledPrior(_flow(context_features=CONTEXT)(f)), True),
 ]
 

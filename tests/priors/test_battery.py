@@ -178,7 +178,8 @@ def test_save_and_load_are_exact(case, dtype, tmp_path: Path):
     z = prior.sample(1, context)[0] if case.conditional else prior.sample(10)
     prior.save_pretrained(tmp_path / "a" / "prior")
     own = case.make(4).bijector.transform if case.name == "own-nflows-transform" else None
-    loaded = Prior.from_pretrained(tmp_path / "a" / "prior", bijector=own)
+    network = case.make(4).embedding if case.name == "embedded" else None
+    loaded = Prior.from_pretrained(tmp_path / "a" / "prior", bijector=own, embedding=network)
     assert type(loaded) is type(prior)
     assert loaded.dtype == dtype
     _same(prior, loaded, z, context)

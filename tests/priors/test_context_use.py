@@ -6,13 +6,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from flowprior.priors import FlowPrior, GaussianPrior, HierarchicalPrior, Prior
+from flowprior.priors import EmbeddedPrior, FlowPrior, GaussianPrior, HierarchicalPrior, Prior
 from flowprior.training.fit import fit
 
 SMALL = {"transforms": 2, "hidden_features": (8, 8)}
 MAPS: dict[str, Callable[[], Prior]] = {
     "spatial": lambda: FlowPrior((2, 4, 4), recipe="spatial", context_features=(1, 8, 8), **SMALL),
     "flat": lambda: FlowPrior((2, 4, 4), context_features=(1, 8, 8), **SMALL),
+    "embedded": lambda: EmbeddedPrior(
+        FlowPrior((2, 4, 4), context_features=32, **SMALL),
+        nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ELU()),
+        (1, 8, 8),
+    ),
     "gaussian": lambda: GaussianPrior((2, 4, 4), (1, 8, 8), hidden_features=(8, 8)),
     "groups": lambda: GaussianPrior((2, 4, 4), (1, 8, 8), hidden_features=(8, 8), groups=4),
 }
@@ -92,9 +97,11 @@ def test_a_prior_whose_context_weights_are_zero_gains_exactly_nothing(kind):
             parameter.add_(0.2 * torch.randn_like(parameter))
     z, c = pairs(50)
     assert gain(prior, z, c) != 0
-    seen = {"spatial": 1, "flat": 64, "gaussian": 1, "groups": 4}[kind]
+    seen = {"spatial": 1, "flat": 64, "gaussian": 1, "groups": 4}.get(kind)
     with torch.no_grad():
-        if isinstance(prior, FlowPrior):
+        if isinstance(prior, EmbeddedPrior):
+            prior.embedding[1].weight.zero_()
+        elif isinstance(prior, FlowPrior):
             prior.base_mean.weight.zero_()
             for step in prior.bijector.steps:
                 for network in getattr(getattr(step, "transform_net", None), "networks", {}).values():
