@@ -10,7 +10,7 @@ from flowprior import buildable
 from flowprior.config import load
 from flowprior.models import GaussianPosterior, LaplaceLikelihood, UnitGaussianPosterior, VariationalUnet
 from flowprior.objectives import ELBO, LinearAnnealing
-from flowprior.priors import FlowPrior, StandardNormal
+from flowprior.priors import EmbeddedPrior, FlowPrior, StandardNormal
 
 TEXT = """
 experiment.source = @Source()
@@ -56,6 +56,19 @@ def test_a_config_builds_and_takes_a_step(tmp_path):
     assert isinstance(stage.objective, ELBO)
     assert stage.objective.kl_weight == LinearAnnealing(25_000, 1e-6, after=50_000)
     assert stage.settings("prior").linear_after == 0.01
+    batch = {"x": torch.rand(4, 3, 32, 32), "context": torch.rand(4, 1, 32, 32)}
+    assert stage.objective.losses("model", batch, 0)["loss"].isfinite()
+
+
+def test_a_prior_with_a_shape_branch_of_its_own(tmp_path):
+    path = tmp_path / "unet.gin"
+    path.write_text(TEXT + "variational_unet.prior_branch = True\n")
+    loaded = load([str(path)])
+    prior = loaded.experiment.model.prior
+    assert isinstance(prior, EmbeddedPrior)
+    assert (prior.event_shape, prior.context_features) == ((2 * 80,), (1, 32, 32))
+    assert prior.prior.context_features == 4 * 80
+    (stage,) = loaded.experiment.build_stages()
     batch = {"x": torch.rand(4, 3, 32, 32), "context": torch.rand(4, 1, 32, 32)}
     assert stage.objective.losses("model", batch, 0)["loss"].isfinite()
 

@@ -5,23 +5,24 @@ import torch
 
 from flowprior.errors import InputError
 from flowprior.models import VariationalUnet
-from flowprior.networks import AppearanceEncoder, ShapeBranch, UnetDecoder, UnetScales
+from flowprior.networks import AppearanceEncoder, ShapeBranch, ShapeEmbedding, UnetDecoder, UnetScales
 from flowprior.objectives import Bilevel
-from flowprior.priors import FlowPrior
+from flowprior.priors import EmbeddedPrior, FlowPrior
 from flowprior.training import joint_stage, prior_stage, train
 
 QUIET = {"progress": False, "device": "cpu", "tensorboard": False}
 DIMENSIONS, CONTEXT = 16 + 64, 4 * 16 + 4 * 64
 
 
-def unet() -> VariationalUnet:
+def unet(embedded: bool = False) -> VariationalUnet:
     torch.manual_seed(0)
     scales = UnetScales(32, filters=2, max_filters=4, blocks=1)
+    flow = FlowPrior(DIMENSIONS, transforms=2, hidden_features=(4,), context_features=CONTEXT)
     return VariationalUnet(
         ShapeBranch(1, scales),
         AppearanceEncoder(1, 1, 1, scales),
         UnetDecoder(1, 1, scales),
-        FlowPrior(DIMENSIONS, transforms=2, hidden_features=(4,), context_features=CONTEXT),
+        EmbeddedPrior(flow, ShapeEmbedding(ShapeBranch(1, scales)), (1, 32, 32)) if embedded else flow,
     )
 
 
@@ -116,6 +117,22 @@ def test_the_priors_stage_sees_the_shapes_maps() -> None:
     torch.testing.assert_close(whole["context"], expected.detach())
     assert set(whole) == {"z", "std", "context"}
     assert torch.equal(whole["std"], torch.ones_like(whole["z"]))  # that of the unit Gaussian posterior
+
+
+@pytest.mark.parametrize("initialize", [True, False])
+def test_an_embedded_priors_stage_sees_the_conditions_themselves(initialize) -> None:
+    model, data = unet(embedded=True), stored(pairs(400))
+    stage = prior_stage(model, data, epochs=1, batch_size=50, initialize=initialize)
+    whole = stage.split(0)[0]
+    assert whole["context"].dtype == torch.uint8
+    assert torch.equal(whole["context"], data["context"])
+    before = state_of(model)
+    train([stage], **QUIET)
+    after = state_of(model)
+    changed = {name for name in after if name not in before or not torch.equal(after[name], before[name])}
+    assert all(name.startswith("prior.") for name in changed)
+    assert any(name.startswith("prior.embedding.branch.path.") for name in changed)
+    assert any(name.startswith("prior.prior.") for name in changed)
 
 
 def test_labels_do_not_stand_in_for_images() -> None:
