@@ -87,8 +87,7 @@ class EmbeddedPrior(InvertiblePrior):
         return self.prior._conditional_kl(q, z, self._seen(context))
 
     def _initialize(self, latents: Tensor, context: Tensor | None, seed: int) -> None:
-        assert context is not None
-        seen = torch.cat([self._seen(rows) for rows in context.split(ROWS)])
+        seen = torch.cat([self._seen(rows) for rows in self._given(context).split(ROWS)])
         self.prior.initialize(latents, self.prior._as_given(seen), seed=seed)
 
     def _sample(self, n: int | Sequence[int], context: Tensor | None) -> Tensor:
@@ -98,15 +97,20 @@ class EmbeddedPrior(InvertiblePrior):
 
     def _seen(self, context: Tensor | None) -> Tensor:
         """What `prior` sees of contexts (*batch, C), flat: (*batch, C')."""
-        assert context is not None  # as the public methods have checked
-        assert self.context_shape is not None
-        rows, batch_shape = flat_rows(context, 1)
-        seen = self.embedding(rows.unflatten(1, tuple(self.context_shape)))
-        wanted = self.prior.context_shape
+        rows, batch_shape = flat_rows(self._given(context), 1)
+        seen = self.embedding(self._as_given(rows))
+        wanted = self.prior.context_shape or torch.Size()
         if not isinstance(seen, Tensor) or seen.shape[1:] != wanted:
             found = tuple(seen.shape) if isinstance(seen, Tensor) else f"a {type(seen).__name__}"
             raise InputError(
                 f"`embedding` returned {found} for {len(rows)} contexts but must return (N, "
-                f"{', '.join(map(str, wanted or ()))}), the `context_features` that `prior` was built with."
+                f"{', '.join(map(str, wanted))}), the `context_features` that `prior` was built with."
             )
-        return seen.reshape(*batch_shape, numel(wanted or ()))
+        return seen.reshape(*batch_shape, numel(wanted))
+
+    def _given(self, context: Tensor | None) -> Tensor:
+        if context is None:  # to a hook: the public methods say so before
+            raise InputError(
+                "`context` is missing: an EmbeddedPrior is conditional, and so must be what holds it."
+            )
+        return context
