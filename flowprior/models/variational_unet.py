@@ -102,7 +102,7 @@ class VariationalUnet(Autoencoder):
             return None
         if self.prior.context_shape == self.context_shape:
             return condition.context
-        return torch.cat([maps.flatten(-3) for maps in self.shape.latent_maps(condition.maps)], -1)
+        return self.shape.latent_context(condition.maps)
 
     def encoder_inputs(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, ...]:
         """x and y.

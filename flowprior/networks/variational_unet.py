@@ -141,6 +141,10 @@ class ShapeBranch(nn.Module):
         """Of the maps those that a prior sees, `scales.context_shapes`: coarse first, the last of a scale."""
         return maps[-1], maps[-1 - self.scales.blocks]
 
+    def latent_context(self, maps: Sequence[Tensor]) -> Tensor:
+        """The latent scales' maps, each (*batch, K, h, w), as one vector (*batch, C), coarse first."""
+        return torch.cat([each.flatten(-3) for each in self.latent_maps(maps)], -1)
+
 
 class ShapeEmbedding(nn.Module):
     """A shape branch for a prior alone: (N, context_channels, size, size) -> its maps at the two latent
@@ -160,7 +164,7 @@ class ShapeEmbedding(nn.Module):
 
     def forward(self, context: Tensor) -> Tensor:
         """(N, context_channels, size, size) -> (N, C)."""
-        return torch.cat([maps.flatten(1) for maps in self.branch.latent_maps(self.branch(context))], 1)
+        return self.branch.latent_context(self.branch(context))
 
 
 class AppearanceEncoder(nn.Module):
