@@ -163,7 +163,15 @@ def build(
         except (InputError, TypeError) as error:
             sentence = str(error).split("\n")[0]  # gin appends lines that say where
             missing = re.match(r"(\w+)(?:\.__init__)?\(\) missing .* arguments?: '(\w+)'", sentence)
-            if missing:
+            unwanted = re.match(
+                r"(\w+)(?:\.__init__)?\(\) got an unexpected keyword argument '(\w+)'", sentence
+            )
+            if unwanted and unwanted[1] in table:
+                sentence = (
+                    f"`{unwanted[1]}` stands where it is given `{unwanted[2]}`, which it does not take: name "
+                    "something there that does."
+                )
+            elif missing:
                 sentence = "`{0}` needs `{1}`: add a line `{0}.{1} = ...`.".format(*missing.groups())
             elif not isinstance(error, InputError):
                 raise

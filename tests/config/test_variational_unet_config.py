@@ -8,6 +8,7 @@ import torch
 
 from flowprior import buildable
 from flowprior.config import load
+from flowprior.errors import InputError
 from flowprior.models import GaussianPosterior, LaplaceLikelihood, UnitGaussianPosterior, VariationalUnet
 from flowprior.objectives import ELBO, LinearAnnealing
 from flowprior.priors import EmbeddedPrior, FlowPrior, StandardNormal
@@ -71,6 +72,13 @@ def test_a_prior_with_a_shape_branch_of_its_own(tmp_path):
     (stage,) = loaded.experiment.build_stages()
     batch = {"x": torch.rand(4, 3, 32, 32), "context": torch.rand(4, 1, 32, 32)}
     assert stage.objective.losses("model", batch, 0)["loss"].isfinite()
+
+
+def test_a_prior_that_cannot_be_conditioned_is_one_sentence(tmp_path):
+    path = tmp_path / "unet.gin"
+    path.write_text(TEXT + "variational_unet.prior = @StandardNormal\n")
+    with pytest.raises(InputError, match="`StandardNormal` stands where it is given `context_features`"):
+        load([str(path)])
 
 
 def test_the_encoder_gives_what_the_posterior_reads():
