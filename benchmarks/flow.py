@@ -13,9 +13,9 @@ import argparse
 from pathlib import Path
 
 from flowprior.commands.benchmark import measure
-from flowprior.commands.files import write_json
 from flowprior.commands.flow_costs import Size
 from flowprior.commands.peers import PEERS
+from flowprior.files import write_json
 
 TARGETS = {  # nflows / flowprior at least; log_prob: flowprior / products at most
     Size(features=20, depth=8, width=64, batch=100): (2.2, 1.25),

@@ -6,8 +6,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from flowprior.commands import report
-from flowprior.commands.comparison import cell
+from flowprior.experiments import report
+from flowprior.experiments.comparison import cell
 
 
 def write(path: Path, rows: Sequence[Mapping[str, Any]], *, command: str, **facts: Any) -> None:

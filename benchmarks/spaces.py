@@ -11,9 +11,10 @@ from pathlib import Path
 
 import results
 
-from flowprior.commands import evaluate, report
-from flowprior.commands.comparison import summary
-from flowprior.config import load
+from flowprior.commands import evaluate
+from flowprior.experiments import report
+from flowprior.experiments.comparison import summary
+from flowprior.experiments.config import load
 
 METRICS = ("separability", "ppl")
 

@@ -30,11 +30,11 @@ import torch
 from torch import Tensor
 
 from flowprior.commands.flow_costs import rounds, spread
-from flowprior.config import load
 from flowprior.data.batches import Batches
+from flowprior.experiments.config import load
+from flowprior.experiments.experiment import Experiment
 from flowprior.models import Autoencoder
 from flowprior.training.averages import Meter
-from flowprior.training.experiment import Experiment
 from flowprior.training.fabric import start_fabric
 from flowprior.training.loop import train
 from flowprior.training.stage_run import StageRun

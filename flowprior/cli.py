@@ -37,7 +37,7 @@ def main() -> None:
 @main.command("list")
 def list_command() -> None:
     """Show the shipped experiments, one line each."""
-    from flowprior.shipped import shipped, summary
+    from flowprior.experiments.shipped import shipped, summary
 
     names = shipped()
     width = max(map(len, names), default=0)
@@ -81,7 +81,7 @@ def train(
     quiet: bool,
 ) -> None:
     """Train CONFIG: a shipped name such as glf/digits, or a path to a .gin file."""
-    from flowprior.config import load
+    from flowprior.experiments.config import load
 
     files = ([config] if config else []) + list(gin_files)
     if not files:
@@ -133,20 +133,20 @@ def train(
 def sample(source: Path, **options: Any) -> None:
     """Draw images from a run folder, or latents from the folder of a fitted prior."""
     from flowprior.commands import sample as command
-    from flowprior.commands.runs import config_of, is_prior
+    from flowprior.experiments.runs import config_of, is_prior
 
     if is_prior(source):
         command.of_prior(source, **options)
         return
-    from flowprior.config import load_model
+    from flowprior.experiments.config import load_model
 
     command.of_run(load_model(str(config_of(source))), source, **options)
 
 
 def _experiment(run: Path, data_root: Path | None) -> Any:
     """The experiment of a run folder, with its data where `data_root` says."""
-    from flowprior.commands.runs import config_of
-    from flowprior.config import load
+    from flowprior.experiments.config import load
+    from flowprior.experiments.runs import config_of
 
     root = [] if data_root is None else [f"Source.root = {str(data_root.absolute())!r}"]
     return load([str(config_of(run))], root).experiment
@@ -233,7 +233,7 @@ def compare(
     Runs lie in OUT/ROW/seedK, and are kept: calling it again measures or trains only what is missing. Writes
     OUT/table.json, OUT/table.md and figures.
     """
-    from flowprior.config import load, load_study
+    from flowprior.experiments.config import load, load_study
 
     given = {"SIZE": size, "Source.root": None if data_root is None else str(data_root.absolute())}
     all_rows = [*bindings, *(f"{name} = {value!r}" for name, value in given.items() if value is not None)]

@@ -1,8 +1,142 @@
-"""Files written whole or not at all."""
+"""Files in and out: arrays and JSON, without pickle; written whole or not at all."""
 
+import io
+import json
+import math
 import os
 import secrets
+import tempfile
+import zipfile
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flowprior.checks import nearest
+from flowprior.errors import InputError
+
+ARRAYS = (".npy", ".npz", ".pt")
+
+
+def read_array(path: Path, key: str | None = None, name: str = "latents") -> Tensor:
+    """The float32 tensor in an .npy, .npz or .pt file; `key` says which, where there are several.
+
+    Raises:
+        InputError: if the file is missing, damaged, of another kind, not numeric, or `key` does not fit.
+    """
+    if path.suffix not in ARRAYS or not path.is_file():
+        wrong = "does not exist" if path.suffix in ARRAYS else "has another ending"
+        raise InputError(f"`{name}` (={path}) {wrong}: give a .npy, .npz or .pt file.")
+    try:
+        found = _read(path)
+    except (OSError, ValueError, EOFError, RuntimeError, KeyError, zipfile.BadZipFile) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise InputError(f"`{name}` (={path}) cannot be read ({reason}): write the file again.") from None
+    except Exception as error:  # pickle's UnpicklingError: more than plain tensors
+        raise InputError(
+            f"`{name}` (={path}) holds more than tensors ({type(error).__name__}): save a plain tensor."
+        ) from None
+    array = _choose(found, key, path, name)
+    try:
+        tensor = torch.as_tensor(array)
+    except (TypeError, ValueError, RuntimeError):
+        tensor = torch.empty(0, dtype=torch.complex64)
+    if tensor.is_complex() or tensor.dim() == 0 or len(tensor) == 0:
+        kind = (
+            f"{getattr(array, 'dtype', type(array).__name__)} of shape {tuple(getattr(array, 'shape', ()))}"
+        )
+        raise InputError(f"`{name}` (={path}) is {kind} but must hold real numbers, one row per example.")
+    return tensor.float()
+
+
+def read_rows(path: Path, key: str | None, name: str) -> Tensor:
+    """As `read_array`, with a file of plain numbers as one column, (N, 1)."""
+    rows = read_array(path, key, name)
+    return rows[:, None] if rows.dim() == 1 else rows
+
+
+def _read(path: Path) -> Any:
+    if path.suffix == ".pt":
+        return torch.load(path, map_location="cpu", weights_only=True)
+    found = np.load(path, allow_pickle=False)
+    if path.suffix == ".npy":
+        return found
+    with found as archive:
+        return {entry: archive[entry] for entry in archive.files}
+
+
+def _choose(found: Any, key: str | None, path: Path, name: str) -> Any:
+    if not isinstance(found, dict):
+        if key is not None:
+            raise InputError(f"`--key` (={key!r}) has nothing to choose from: {path} holds one array.")
+        return found
+    if key is None and len(found) == 1:
+        return next(iter(found.values()))
+    if key not in found:
+        wish = f"has no array {key!r}{nearest(key, found)}" if key else "holds several arrays"
+        raise InputError(f"`{name}` (={path}) {wish}; give `--key`, one of {', '.join(map(str, found))}.")
+    return found[key]
+
+
+def check_writable(path: Path, endings: tuple[str, ...]) -> None:
+    """Refuse an output file that cannot be written, before the work is done.
+
+    Raises:
+        InputError: if the ending is unknown, `path` is a folder, or its folder cannot be made.
+    """
+    if path.suffix not in endings:
+        raise InputError(f"`--out` (={path}) must end in {', '.join(endings[:-1])} or {endings[-1]}.")
+    if path.is_dir():
+        raise InputError(f"`--out` (={path}) is a folder: name a file.")
+    make_folder(path.parent)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for what is written, and see that it can be written to.
+
+    Raises:
+        InputError: if that cannot be done.
+    """
+    did = "made"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        did = "written to"
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"The folder {folder} cannot be {did} ({error.strerror}): choose another `--out`."
+        ) from None
+
+
+def write_array(path: Path, tensor: Tensor, key: str) -> None:
+    """`tensor` as .npy, .npz (under `key`) or .pt, by the name's ending."""
+    values, stream = tensor.detach().cpu().contiguous(), io.BytesIO()
+    if path.suffix == ".npy":
+        np.save(stream, values.numpy())
+    elif path.suffix == ".npz":
+        np.savez(stream, allow_pickle=False, **{key: values.numpy()})
+    else:
+        torch.save(values, stream)
+    write_atomically(path, stream.getvalue())
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """`content` as JSON."""
+    write_atomically(path, (json.dumps(_plain(content), indent=2, allow_nan=False) + "\n").encode())
+
+
+def _plain(value: Any) -> Any:
+    """JSON knows neither infinity nor NaN nor paths: null, and text."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
 def write_atomically(path: Path, payload: bytes) -> None:

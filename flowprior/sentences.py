@@ -36,7 +36,7 @@ class Sentences(click.Group):
         sys.exit(2)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        from flowprior.bindings import nearest
+        from flowprior.checks import nearest
 
         if args and self.get_command(ctx, args[0]) is None:
             verbs = self.list_commands(ctx)

@@ -12,9 +12,7 @@ from typing import Any
 import torch
 
 from flowprior.bijectors.recipes import BACKENDS
-from flowprior.commands import report
 from flowprior.commands.figures.costs import draw
-from flowprior.commands.files import make_folder, write_json
 from flowprior.commands.flow_costs import (
     COMPILES,
     OPERATIONS,
@@ -32,7 +30,8 @@ from flowprior.commands.flow_costs import (
 from flowprior.commands.peers import PACKAGES, choose
 from flowprior.commands.train import threads_set
 from flowprior.errors import InputError
-from flowprior.files import write_atomically
+from flowprior.experiments import report
+from flowprior.files import make_folder, write_atomically, write_json
 from flowprior.training.fabric import resolve_device
 
 RATE_SECONDS = 1.0

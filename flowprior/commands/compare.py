@@ -12,17 +12,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from flowprior.commands import report, train
-from flowprior.commands.comparison import Comparison
+from flowprior.commands import train
 from flowprior.commands.figures import of_study
-from flowprior.commands.files import make_folder, write_json
-from flowprior.commands.measure import check_densities, check_metrics, measure, prepare
-from flowprior.commands.runs import CONFIG, REPORT, restore
 from flowprior.errors import InputError, RunError
-from flowprior.files import write_atomically
-from flowprior.training.experiment import Experiment
+from flowprior.evaluation.measure import check_densities, check_metrics, measure, prepare
+from flowprior.experiments import report
+from flowprior.experiments.comparison import Comparison
+from flowprior.experiments.experiment import Experiment
+from flowprior.experiments.runs import CONFIG, REPORT, restore
+from flowprior.experiments.study import Study
+from flowprior.files import make_folder, write_atomically, write_json
 from flowprior.training.fabric import resolve_device
-from flowprior.training.study import Study
 
 TABLE, MARKDOWN, LOG = "table.json", "table.md", "log"
 OF_TRAINING = ("reconstruction",)  # what a run measures by itself; the study's metrics come after it

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from flowprior.commands import report
-from flowprior.commands.measure import check_metrics, measure
-from flowprior.commands.runs import REPORT, restore
-from flowprior.training.experiment import Experiment
+from flowprior.evaluation.measure import check_metrics, measure
+from flowprior.experiments import report
+from flowprior.experiments.experiment import Experiment
+from flowprior.experiments.runs import REPORT, restore
 
 
 def run(

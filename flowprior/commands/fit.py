@@ -4,10 +4,10 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from flowprior.commands import report
-from flowprior.commands.files import make_folder, read_array, read_rows
-from flowprior.commands.runs import REPORT
 from flowprior.errors import InputError
+from flowprior.experiments import report
+from flowprior.experiments.runs import REPORT
+from flowprior.files import make_folder, read_array, read_rows
 from flowprior.priors.flow import FlowPrior
 from flowprior.training.fit import fit
 

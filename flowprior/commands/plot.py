@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flowprior.commands.figures.of_run import draw
-from flowprior.commands.runs import restore
-from flowprior.training.experiment import Experiment
+from flowprior.experiments.experiment import Experiment
+from flowprior.experiments.runs import restore
 
 
 def run(

@@ -5,10 +5,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from flowprior.commands.conditions import read_conditions
-from flowprior.commands.files import ARRAYS, check_writable, write_array
-from flowprior.commands.runs import restore
+from flowprior.data.conditions import read_conditions
 from flowprior.errors import InputError
+from flowprior.experiments.runs import restore
+from flowprior.files import ARRAYS, check_writable, write_array
 from flowprior.models import Autoencoder
 from flowprior.priors.prior import Prior
 from flowprior.training.fabric import resolve_device

@@ -10,22 +10,21 @@ from typing import Any
 
 import torch
 
-from flowprior.commands import report
+from flowprior.checks import check_count
 from flowprior.commands.figures import of_run
 from flowprior.commands.figures.drawing import save
-from flowprior.commands.files import make_folder
-from flowprior.commands.job import contexts_of
-from flowprior.commands.measure import OF_PRIOR_DENSITY, Measured, check_metrics, measure
-from flowprior.commands.runs import CONFIG, FIGURES, REPORT
 from flowprior.errors import InputError
-from flowprior.files import write_atomically
+from flowprior.evaluation.context import contexts_of
+from flowprior.evaluation.measure import OF_PRIOR_DENSITY, Measured, check_metrics, measure
+from flowprior.experiments import report
+from flowprior.experiments.experiment import Experiment
+from flowprior.experiments.runs import CONFIG, FIGURES, REPORT
+from flowprior.files import make_folder, write_atomically
 from flowprior.models.autoencoder import evaluating
 from flowprior.tensors import as_input
 from flowprior.training.checkpoint import has_checkpoints
-from flowprior.training.experiment import Experiment
 from flowprior.training.fabric import check_precision, resolve_device
 from flowprior.training.loop import EpochEnd, TrainResult, train
-from flowprior.training.optimizers import check_count
 
 FREE = (
     "experiment.steps =",

@@ -5,7 +5,8 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from flowprior.networks.layers import check_count, check_input
+from flowprior.checks import check_count
+from flowprior.networks.layers import check_input
 
 
 class LatentCritic(nn.Module):

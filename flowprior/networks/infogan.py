@@ -12,8 +12,9 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm as normalised
 
+from flowprior.checks import check_count
 from flowprior.errors import InputError
-from flowprior.networks.layers import check_count, check_input, initialize_weights, scaled
+from flowprior.networks.layers import check_input, initialize_weights, scaled
 
 STAGES = {28: 2, 32: 2, 64: 3, 128: 4, 256: 5}  # image size -> stride-2 convolutions, down to 7 or 8 pixels
 BASE_CHANNELS, CHANNEL_CAP, HIDDEN = 64, 512, 1024

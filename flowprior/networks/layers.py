@@ -8,17 +8,6 @@ SIZES = (32, 64, 128, 256)  # pixels a side that the deeper networks are built f
 INIT_STD = 0.02  # standard deviation of the first weights in InfoGAN's and DCGAN's code
 
 
-def check_count(name: str, value: int) -> int:
-    """`value`, a positive int.
-
-    Raises:
-        InputError: if it is anything else.
-    """
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InputError(f"`{name}` (={value!r}) must be a positive int, such as 3.")
-    return value
-
-
 def check_size(size: int) -> int:
     """`size`, one of `SIZES`.
 

@@ -6,8 +6,9 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from flowprior.bijectors.conditioner import ACTIVATIONS
+from flowprior.checks import check_count
 from flowprior.errors import InputError
-from flowprior.networks.layers import check_count, check_input
+from flowprior.networks.layers import check_input
 
 
 class MLP(nn.Module):

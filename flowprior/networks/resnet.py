@@ -14,8 +14,9 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from flowprior.checks import check_count
 from flowprior.errors import InputError
-from flowprior.networks.layers import check_count, check_input, check_size, scaled
+from flowprior.networks.layers import check_input, check_size, scaled
 
 BASE_CHANNELS, CHANNEL_CAP, HIDDEN, SCALES = 32, 1024, 512, 4
 DECODER_SIDE = 2  # pixels a side where the decoder begins

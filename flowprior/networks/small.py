@@ -2,7 +2,8 @@
 
 from torch import Tensor, nn
 
-from flowprior.networks.layers import check_count, check_input, initialize_weights, scaled
+from flowprior.checks import check_count
+from flowprior.networks.layers import check_input, initialize_weights, scaled
 
 CHANNELS, HIDDEN = (32, 64), 256
 

@@ -15,8 +15,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from flowprior.checks import check_count
 from flowprior.errors import InputError
-from flowprior.networks.layers import check_count, check_input, check_size
+from flowprior.networks.layers import check_input, check_size
 from flowprior.networks.weight_norm import ResidualBlock, SubpixelUp, WeightNormConv2d
 
 Shape = tuple[int, int, int]

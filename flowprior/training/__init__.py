@@ -1,7 +1,6 @@
 """One training loop that knows nothing of methods: it asks the objective for losses and steps."""
 
 from flowprior.training.checkpoint import load_weights
-from flowprior.training.experiment import Experiment
 from flowprior.training.fit import FitResult, fit
 from flowprior.training.loop import EpochEnd, TrainResult, train
 from flowprior.training.optimizers import OptimizerSettings
@@ -9,7 +8,6 @@ from flowprior.training.stages import Stage, joint_stage, prior_stage
 
 __all__ = [
     "EpochEnd",
-    "Experiment",
     "FitResult",
     "OptimizerSettings",
     "Stage",

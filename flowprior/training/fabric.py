@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
+from flowprior.checks import check_count
 from flowprior.errors import InputError
-from flowprior.training.optimizers import check_count
 
 NVML_CHECK = "PYTORCH_NVML_BASED_CUDA_CHECK"
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")

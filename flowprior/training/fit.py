@@ -7,11 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flowprior.checks import check_count
 from flowprior.errors import InputError
 from flowprior.priors.flow import Standardize
 from flowprior.priors.prior import Prior
 from flowprior.training.loop import train
-from flowprior.training.optimizers import OptimizerSettings, Schedule, check_count
+from flowprior.training.optimizers import OptimizerSettings, Schedule
 from flowprior.training.stages import prior_stage
 
 FEWEST_ROWS = 10

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flowprior.checks import check_count
 from flowprior.errors import InputError, RunError
 from flowprior.training.averages import Meter
 from flowprior.training.checkpoint import Checkpoint, has_checkpoints, load_checkpoint, save_checkpoint
 from flowprior.training.fabric import start_fabric
 from flowprior.training.logs import MetricsLog, progress_bar
-from flowprior.training.optimizers import check_count
 from flowprior.training.resume import Progress, collect, place, restore
 from flowprior.training.stage_run import StageRun, own_random_state
 from flowprior.training.stages import Stage

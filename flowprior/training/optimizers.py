@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from flowprior.checks import check_count, check_number
 from flowprior.errors import InputError
 
 Schedule = Literal["constant", "cosine", "linear", "one_cycle", "halving"]
@@ -143,17 +144,3 @@ def build_optimizer(
         ],
         fused=fused,
     )
-
-
-def check_number(name: str, value: float, *, above: float | None = None, least: float | None = None) -> None:
-    """Raises InputError unless `value` is a finite number above `above` or at least `least`."""
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or (above is not None and value <= above) or (least is not None and value < least):
-        bound = f"above {above}" if above is not None else f"of at least {least}"
-        raise InputError(f"`{name}` (={value!r}) must be a finite number {bound}.")
-
-
-def check_count(name: str, value: int, *, least: int = 1) -> None:
-    """Raises InputError unless `value` is an int of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InputError(f"`{name}` (={value!r}) must be an int of at least {least}.")

@@ -7,6 +7,7 @@ from typing import TypeAlias, overload
 import torch
 from torch import Tensor, nn
 
+from flowprior.checks import check_count, check_number
 from flowprior.errors import InputError
 from flowprior.models import Autoencoder
 from flowprior.models.autoencoder import evaluating
@@ -14,7 +15,7 @@ from flowprior.objectives import LatentFlow, LatentNLL, Objective
 from flowprior.priors.flow import FlowPrior, Standardize
 from flowprior.priors.prior import Prior
 from flowprior.tensors import as_input
-from flowprior.training.optimizers import OptimizerSettings, check_count, check_number
+from flowprior.training.optimizers import OptimizerSettings
 
 Tensors: TypeAlias = Mapping[str, Tensor]
 Data: TypeAlias = Tensors | Callable[[], Tensors]

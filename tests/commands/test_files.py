@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from flowprior.commands.files import check_writable, read_array, write_array
 from flowprior.errors import InputError
+from flowprior.files import check_writable, read_array, write_array
 
 ROWS = torch.arange(6, dtype=torch.float32).reshape(3, 2)
 

@@ -6,11 +6,12 @@ from torch import nn
 
 from flowprior.data.images import Source
 from flowprior.errors import InputError
+from flowprior.experiments.experiment import Experiment
 from flowprior.models import Autoencoder
 from flowprior.networks import MLP
 from flowprior.objectives import LatentFlow, LatentNLL
 from flowprior.priors import FlowPrior, MixturePrior
-from flowprior.training import Experiment, OptimizerSettings, Stage, joint_stage, prior_stage, train
+from flowprior.training import OptimizerSettings, Stage, joint_stage, prior_stage, train
 
 QUIET = {"progress": False, "device": "cpu"}
 

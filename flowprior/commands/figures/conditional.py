@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from flowprior.commands.figures.drawing import NotApplicable, Picture, needs_images
-from flowprior.commands.job import contexts_of
 from flowprior.data.dataset import thin
+from flowprior.evaluation.context import contexts_of
+from flowprior.experiments.experiment import Experiment
 from flowprior.latent import lerp, slerp
 from flowprior.models import Autoencoder
 from flowprior.priors import InvertiblePrior
 from flowprior.tensors import as_input
-from flowprior.training.experiment import Experiment
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -7,10 +7,10 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, Union
 
-from flowprior.bindings import nearest
+from flowprior.checks import nearest
 from flowprior.errors import InputError
+from flowprior.experiments.experiment import Experiment
 from flowprior.files import write_atomically
-from flowprior.training.experiment import Experiment
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from flowprior.commands.figures.drawing import NotApplicable, needs_images
-from flowprior.commands.job import aggregate_over_training
-from flowprior.commands.pockets import DRAWS
 from flowprior.data.dataset import Dataset, thin
 from flowprior.errors import InputError
+from flowprior.evaluation.context import aggregate_over_training
+from flowprior.evaluation.overlap import DRAWS
+from flowprior.experiments.experiment import Experiment
 from flowprior.latent import crossing_depth, lerp
 from flowprior.metrics.aggregate import AggregatePosterior
 from flowprior.priors import DecoupledPrior, InvertiblePrior, StandardNormal
 from flowprior.tensors import as_input
-from flowprior.training.experiment import Experiment
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

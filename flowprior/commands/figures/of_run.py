@@ -11,11 +11,11 @@ from torch import Tensor
 
 from flowprior.commands.figures import conditional, latents, paths
 from flowprior.commands.figures.drawing import NotApplicable, Picture, check_names, needs_images, save
-from flowprior.commands.job import contexts_of
-from flowprior.commands.runs import FIGURES, METRICS
 from flowprior.errors import InputError
+from flowprior.evaluation.context import contexts_of
+from flowprior.experiments.experiment import Experiment
+from flowprior.experiments.runs import FIGURES, METRICS
 from flowprior.tensors import as_input
-from flowprior.training.experiment import Experiment
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

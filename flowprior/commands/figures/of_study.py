@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from flowprior.commands.comparison import summary
 from flowprior.commands.figures import conditional, latents
 from flowprior.commands.figures.drawing import NotApplicable, Picture, check_names, needs_images, save
 from flowprior.commands.figures.of_run import sample_sheet
-from flowprior.training.experiment import Experiment
+from flowprior.experiments.comparison import summary
+from flowprior.experiments.experiment import Experiment
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

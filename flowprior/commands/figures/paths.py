@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from flowprior.commands.disentanglement import vgg_distance
 from flowprior.commands.figures.drawing import NotApplicable, Picture, needs_images
 from flowprior.data.attributes import Attributes, read_attributes
 from flowprior.data.dataset import thin
 from flowprior.errors import InputError
+from flowprior.evaluation.spaces import vgg_distance
+from flowprior.experiments.experiment import Experiment
 from flowprior.latent import attribute_vector, both_paths, lerp, principal_components, rate_of_change, slerp
 from flowprior.latent.interpolation import Paths
 from flowprior.models import Autoencoder
 from flowprior.priors import InvertiblePrior
 from flowprior.tensors import as_input
-from flowprior.training.experiment import Experiment
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -4,19 +4,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from flowprior.bindings import nearest
+from flowprior.checks import nearest
 from flowprior.errors import InputError
 
 if TYPE_CHECKING:
     from torch import nn
 
     from flowprior.data.images import Source
+    from flowprior.experiments.experiment import Experiment
+    from flowprior.experiments.study import Study
     from flowprior.models import Autoencoder, Likelihood, Posterior, VariationalUnet
     from flowprior.priors.decoupled import DecoupledPrior
     from flowprior.priors.prior import Prior
-    from flowprior.training.experiment import Experiment
     from flowprior.training.stages import Stage
-    from flowprior.training.study import Study
 
 SIZES = ("cpu", "paper")
 
@@ -213,7 +213,7 @@ def experiment(
     """
     import torch
 
-    from flowprior.training.experiment import Experiment
+    from flowprior.experiments.experiment import Experiment
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -241,7 +241,7 @@ def study(
     importance_samples: int = 1000,
 ) -> "Study":
     """What `flowprior compare` makes of a config: its arguments are those of `Study`."""
-    from flowprior.training.study import Study
+    from flowprior.experiments.study import Study
 
     return Study(
         rows=rows,

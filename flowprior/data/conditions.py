@@ -4,10 +4,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from flowprior.commands.files import ARRAYS, read_rows
 from flowprior.data.pictures import SUFFIXES, picture_paths, read_pictures
 from flowprior.data.shaping import Shaping
 from flowprior.errors import InputError
+from flowprior.files import ARRAYS, read_rows
 from flowprior.tensors import as_input
 
 

@@ -9,10 +9,10 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor
 
-from flowprior.commands import pockets
 from flowprior.data.dataset import Dataset
 from flowprior.data.images import Source
 from flowprior.errors import InputError
+from flowprior.evaluation import overlap
 from flowprior.metrics.aggregate import AggregatePosterior
 from flowprior.metrics.features import FeatureNetwork
 from flowprior.models import Autoencoder
@@ -46,7 +46,7 @@ def finite(parts: Iterable[Rows], what: str) -> Iterator[Rows]:
         warnings.warn(f"{drawn - kept} of {drawn} {what}, not finite, were left out.", stacklevel=2)
 
 
-class Job:
+class Evaluation:
     """The data, the samples and the feature networks of one call of `measure`, whose arguments these are."""
 
     def __init__(
@@ -122,7 +122,7 @@ class Job:
 
     def low_posterior_samples(self) -> Iterator[Tensor]:
         torch.manual_seed(self.seed)
-        for chunk in pockets.low_posterior(self.model, self.aggregate, self.count).split(CHUNK):
+        for chunk in overlap.low_posterior(self.model, self.aggregate, self.count).split(CHUNK):
             yield self.model.decode(chunk)
 
     def network(self, kind: str) -> FeatureNetwork:
@@ -152,25 +152,25 @@ def contexts_of(model: Autoencoder, dataset: Dataset) -> Tensor | None:
 def aggregate_over_training(model: Autoencoder, source: Source) -> AggregatePosterior:
     """The aggregate posterior over all training examples."""
     chunks = source.train().x.split(CHUNK)
-    return pockets.aggregate_of(model, (as_input(chunk.to(model.device)) for chunk in chunks))
+    return overlap.aggregate_of(model, (as_input(chunk.to(model.device)) for chunk in chunks))
 
 
-def _inception(job: Job) -> FeatureNetwork:
+def _inception(job: Evaluation) -> FeatureNetwork:
     from flowprior.metrics.features import inception_features
 
     return inception_features(job.weights, download=job.download)
 
 
-def _squeezenet(job: Job) -> FeatureNetwork:
+def _squeezenet(job: Evaluation) -> FeatureNetwork:
     from flowprior.metrics.features import squeezenet_features
 
     return squeezenet_features(job.weights)
 
 
-def _of_classes(make: Callable[..., FeatureNetwork]) -> Callable[[Job], FeatureNetwork]:
+def _of_classes(make: Callable[..., FeatureNetwork]) -> Callable[[Evaluation], FeatureNetwork]:
     """What `make` gives for the classifier of the data set."""
 
-    def network(job: Job) -> FeatureNetwork:
+    def network(job: Evaluation) -> FeatureNetwork:
         train, test = job.source.train(), job.test
         if train.label is None:
             raise InputError(
@@ -188,25 +188,25 @@ def _of_classes(make: Callable[..., FeatureNetwork]) -> Callable[[Job], FeatureN
     return network
 
 
-def _classifier(job: Job) -> FeatureNetwork:
+def _classifier(job: Evaluation) -> FeatureNetwork:
     from flowprior.metrics.classifier import classifier_features
 
     return _of_classes(classifier_features)(job)
 
 
-def _classifier_logits(job: Job) -> FeatureNetwork:
+def _classifier_logits(job: Evaluation) -> FeatureNetwork:
     from flowprior.metrics.classifier import classifier_logits
 
     return _of_classes(classifier_logits)(job)
 
 
-def _inception_logits(job: Job) -> FeatureNetwork:
+def _inception_logits(job: Evaluation) -> FeatureNetwork:
     from flowprior.metrics.features import inception_logits
 
     return inception_logits(job.weights, download=job.download)
 
 
-def _pose(job: Job) -> FeatureNetwork:
+def _pose(job: Evaluation) -> FeatureNetwork:
     """What finds joints, trained on the real images of the data set and kept."""
     from flowprior.metrics.pose import pose_regressor
 

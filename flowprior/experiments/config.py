@@ -13,14 +13,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flowprior.bindings import Binding, Macro, Reference, check, nearest
-from flowprior.buildable import Loaded, buildable
+from flowprior.checks import nearest
 from flowprior.errors import InputError
-from flowprior.shipped import find, shipped, shipped_folder
+from flowprior.experiments.bindings import Binding, Macro, Reference, check
+from flowprior.experiments.builders import Loaded, buildable
+from flowprior.experiments.shipped import find, shipped, shipped_folder
 
 if TYPE_CHECKING:
+    from flowprior.experiments.study import Study
     from flowprior.models import Autoencoder
-    from flowprior.training.study import Study
 
 _LOCK = threading.Lock()
 

@@ -7,11 +7,11 @@ from pathlib import Path as File
 import torch
 from torch import Tensor
 
-from flowprior.commands.job import CHUNK, finite
-from flowprior.commands.pockets import Facts, Values
 from flowprior.data.attributes import read_attributes
 from flowprior.data.images import Source
 from flowprior.errors import InputError
+from flowprior.evaluation.context import CHUNK, finite
+from flowprior.evaluation.overlap import Facts, Values
 from flowprior.latent import lerp, slerp
 from flowprior.metrics.path_length import Path, perceptual_path_length
 from flowprior.metrics.perceptual import PerceptualDistance, lpips_weights

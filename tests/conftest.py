@@ -38,7 +38,7 @@ def tiny():
 @pytest.fixture(scope="session")
 def data_root(tmp_path_factory):
     """Stand-ins for the published sets, in their own formats."""
-    path = Path(__file__).parents[1] / "data" / "standins.py"
+    path = Path(__file__).with_name("data") / "standins.py"
     spec = importlib.util.spec_from_file_location("standins", path)
     standins = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(standins)

@@ -7,10 +7,10 @@ from torch import nn
 from torchvision.models import squeezenet1_0
 
 from flowprior.bijectors.bijector import Bijector
-from flowprior.commands import disentanglement
-from flowprior.commands.measure import measure
 from flowprior.data.images import Source
 from flowprior.errors import InputError
+from flowprior.evaluation import context, spaces
+from flowprior.evaluation.measure import measure
 from flowprior.metrics.perceptual import PerceptualDistance
 from flowprior.models import Autoencoder, GaussianLikelihood
 from flowprior.priors import FlowPrior, MixturePrior, StandardNormal
@@ -73,7 +73,7 @@ def test_path_length_is_that_of_the_linear_decoder_in_z_and_longer_where_paths_b
     def pixels(device, weights):
         return lambda a, b: (a - b).square().flatten(1).sum(1), {}
 
-    monkeypatch.setitem(disentanglement.DISTANCES, "ppl", pixels)
+    monkeypatch.setitem(spaces.DISTANCES, "ppl", pixels)
     found = measure(model(FlowPrior(2, bijector=Swirl(2))), source, ["ppl"], count=2000, seed=1)
     # E‖A (z' - z)‖², A'A = 32 · 0.05² I and E‖z' - z‖² = 4, less what the outliers add
     assert found.values["ppl_z"] == pytest.approx(0.32, rel=0.1)
@@ -100,7 +100,7 @@ def test_distances_of_local_weights_and_their_absence(source, monkeypatch, tmp_p
     found = measure(model(StandardNormal(2)), source, ["ppl_squeezenet"], count=4, weights=tmp_path)
     assert found.values.keys() == {f"ppl_squeezenet_{space}" for space in ("z", "z0", "z0_lerp")}
     assert min(found.values.values()) > 0
-    distance, facts = disentanglement.DISTANCES["ppl_squeezenet"](torch.device("cpu"), tmp_path)
+    distance, facts = spaces.DISTANCES["ppl_squeezenet"](torch.device("cpu"), tmp_path)
     assert isinstance(distance, PerceptualDistance)
     assert len(distance.maps(torch.rand(2, 1, 8, 8))) == len(facts["layers"])
 
@@ -128,21 +128,20 @@ class Breaks(StandardNormal):
 def test_draws_that_are_not_finite_are_left_out_and_many_of_them_refused():
     few = model(Breaks(2, every=300))
     with pytest.warns(UserWarning, match="2 of 600 draws, not finite, were left out"):
-        z, z0 = disentanglement.draws(few, 600, 0, "ppl")
+        z, z0 = spaces.draws(few, 600, 0, "ppl")
     assert z.shape == z0.shape == (598, 2)
     assert z.isfinite().all()
     with pytest.raises(InputError, match="12 of 600 draws are not finite"):
-        disentanglement.draws(model(Breaks(2, every=50)), 600, 0, "ppl")
+        spaces.draws(model(Breaks(2, every=50)), 600, 0, "ppl")
 
 
 def test_samples_that_are_not_finite_are_left_out_and_many_of_them_make_a_distance_infinite(monkeypatch):
-    from flowprior.commands import job
     from flowprior.metrics.features import FeatureNetwork
 
     network = FeatureNetwork(
         nn.Sequential(nn.AvgPool2d(4), nn.Flatten()), metric="fd_pooled", resize="none", checksum="0"
     )
-    monkeypatch.setitem(job._NETWORKS, "classifier", lambda _: network)
+    monkeypatch.setitem(context._NETWORKS, "classifier", lambda _: network)
     source = Source("digits", limit=80)
     found = measure(model(Breaks(2, every=300)), source, ["fd_classifier"], count=600)
     assert 0 < found.values["fd_classifier"] < float("inf")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from flowprior.commands.measure import OF_PRIOR_DENSITY
+from flowprior.evaluation.measure import OF_PRIOR_DENSITY
 
 
 @pytest.fixture(scope="module")

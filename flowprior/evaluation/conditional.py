@@ -7,13 +7,13 @@ from itertools import tee
 import torch
 from torch import Tensor
 
-from flowprior.commands.disentanglement import DISTANCES
-from flowprior.commands.job import CHUNK, Job
-from flowprior.commands.pockets import Facts, Values
 from flowprior.data.garments import edges, silhouette
 from flowprior.data.images import Source
 from flowprior.data.stick_figures import FACTORS, recover_factors, true_factors
 from flowprior.errors import InputError
+from flowprior.evaluation.context import CHUNK, Evaluation
+from flowprior.evaluation.overlap import Facts, Values
+from flowprior.evaluation.spaces import DISTANCES
 from flowprior.metrics import edge_agreement, silhouette_iou
 from flowprior.metrics.features import extract
 from flowprior.metrics.pose import joint_distances
@@ -49,7 +49,7 @@ def check_source(name: str, source: Source) -> None:
         )
 
 
-def latents(job: Job) -> tuple[Tensor, Tensor | None]:
+def latents(job: Evaluation) -> tuple[Tensor, Tensor | None]:
     """A draw z of q for each test example, and what the prior sees of its context."""
     z, seen = [], []
     for x, context in job.examples():
@@ -58,7 +58,7 @@ def latents(job: Job) -> tuple[Tensor, Tensor | None]:
     return torch.cat(z), None if seen[0] is None else torch.cat([part for part in seen if part is not None])
 
 
-def diversity(name: str, job: Job) -> tuple[Values, Facts]:
+def diversity(name: str, job: Evaluation) -> tuple[Values, Facts]:
     """E d(x, x') of two samples at the same condition, `count` pairs on the test contexts in turn."""
     from flowprior.metrics import pair_diversity
 
@@ -68,7 +68,7 @@ def diversity(name: str, job: Job) -> tuple[Values, Facts]:
     return {name: found.value}, facts | asdict(found)
 
 
-def condition_error(job: Job) -> tuple[Values, Facts]:
+def condition_error(job: Evaluation) -> tuple[Values, Facts]:
     """How far the condition that is read back from an image lies from the given one; the less, the better.
 
     "condition_error" is of samples, one at each of `count` contexts; "real" in the facts of the test images
@@ -81,7 +81,7 @@ def condition_error(job: Job) -> tuple[Values, Facts]:
     return {"condition_error": _mean(found)}, facts
 
 
-def condition_error_reconstruction(job: Job) -> tuple[Values, Facts]:
+def condition_error_reconstruction(job: Evaluation) -> tuple[Values, Facts]:
     """`condition_error` of the reconstructed test images, each at its own condition: what the networks lose
     before the prior does."""
     unit, errors = CONDITIONS[job.source.name]
@@ -90,7 +90,7 @@ def condition_error_reconstruction(job: Job) -> tuple[Values, Facts]:
     return {"condition_error_reconstruction": _mean(found)}, {"unit": unit}
 
 
-def factors(job: Job) -> tuple[Values, Facts]:
+def factors(job: Evaluation) -> tuple[Values, Facts]:
     """The appearance of sampled stick figures against the true law, which does not depend on the pose.
 
     "factors": mean 1-Wasserstein distance of the factors, in standard deviations; "factors_energy": of all
@@ -114,7 +114,7 @@ def factors(job: Job) -> tuple[Values, Facts]:
     return values, facts | {"two_true_draws": asdict(floor)}
 
 
-def context_gain(job: Job) -> tuple[Values, Facts]:
+def context_gain(job: Evaluation) -> tuple[Values, Facts]:
     """E log p(z|y) - E log p(z|y'), y' the context of another example, in nats; 0 if the prior ignores it."""
     from flowprior.metrics.likelihood import latent_nll
 
@@ -131,7 +131,7 @@ def context_gain(job: Job) -> tuple[Values, Facts]:
     }
 
 
-def _every(job: Job) -> tuple[Tensor, ...]:
+def _every(job: Evaluation) -> tuple[Tensor, ...]:
     """All test examples, in chunks."""
     return torch.arange(len(job.test)).split(CHUNK)
 
@@ -140,25 +140,25 @@ def _mean(parts: list[Tensor]) -> float:
     return torch.cat(parts).double().mean().item()
 
 
-def _silhouettes(job: Job, images: Tensor, rows: Tensor) -> Tensor:
+def _silhouettes(job: Evaluation, images: Tensor, rows: Tensor) -> Tensor:
     return 1 - silhouette_iou(silhouette(images), _given(job, rows))
 
 
-def _edges(job: Job, images: Tensor, rows: Tensor) -> Tensor:
+def _edges(job: Evaluation, images: Tensor, rows: Tensor) -> Tensor:
     return 1 - edge_agreement(edges(images), _given(job, rows)).f_score
 
 
-def _joints(job: Job, images: Tensor, rows: Tensor) -> Tensor:
+def _joints(job: Evaluation, images: Tensor, rows: Tensor) -> Tensor:
     found = torch.cat(list(extract(images.to(job.model.device), job.network("pose"))))
     given = job.test.known["joints"][rows]
     return joint_distances(found.view(given.shape), given).mean(1)
 
 
-def _given(job: Job, rows: Tensor) -> Tensor:
+def _given(job: Evaluation, rows: Tensor) -> Tensor:
     return job.test.tensors()["context"][rows]
 
 
-CONDITIONS: dict[str, tuple[str, Callable[[Job, Tensor, Tensor], Tensor]]] = {
+CONDITIONS: dict[str, tuple[str, Callable[[Evaluation, Tensor, Tensor], Tensor]]] = {
     "fashion_silhouettes": ("1 - intersection over union", _silhouettes),
     "fashion_edges": ("1 - F-score within a pixel", _edges),
     "stick_figures": ("pixels from joint to joint", _joints),

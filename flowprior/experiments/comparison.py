@@ -8,10 +8,10 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from flowprior.commands import report
-from flowprior.commands.measure import higher_is_better
-from flowprior.commands.runs import REPORT
-from flowprior.training.study import Study
+from flowprior.evaluation.measure import higher_is_better
+from flowprior.experiments import report
+from flowprior.experiments.runs import REPORT
+from flowprior.experiments.study import Study
 
 Table = dict[str, Any]
 SIBLINGS = {"lp_fd_": "lp_fid", "fd_": "fid", "skl_density": "skl"}  # ours that stand beside a paper's metric

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from flowprior.bindings import nearest
+from flowprior.checks import nearest
 from flowprior.errors import InputError
 
 
 def shipped_folder() -> Path:
     """The folder of the shipped configs: inside an installed package, or `gin/` of a source checkout."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     installed = package / "configs"
     return installed if installed.is_dir() else package.parent / "gin"
 

@@ -8,8 +8,8 @@ import gin
 import pytest
 
 from flowprior import buildable, config
-from flowprior.bindings import check
 from flowprior.errors import InputError
+from flowprior.experiments.bindings import check
 
 
 class Net:

@@ -6,16 +6,17 @@ import torch
 from PIL import Image
 from torch import nn
 
-from flowprior.commands import job, translation
-from flowprior.commands.conditions import read_conditions
-from flowprior.commands.figures import conditional, of_run, of_study
-from flowprior.commands.measure import higher_is_better, measure
+from flowprior.commands.figures import conditional as conditional_figures
+from flowprior.commands.figures import of_run, of_study
+from flowprior.data.conditions import read_conditions
 from flowprior.data.images import Source
 from flowprior.data.stick_figures import FACTORS, render, true_factors
 from flowprior.errors import InputError
+from flowprior.evaluation import conditional, context
+from flowprior.evaluation.measure import higher_is_better, measure
+from flowprior.experiments.experiment import Experiment
 from flowprior.models import Autoencoder, UnitGaussianPosterior
 from flowprior.priors import GaussianPrior, StandardNormal
-from flowprior.training.experiment import Experiment
 
 FIGURES = "stick_figures"
 
@@ -92,7 +93,7 @@ def test_diversity_is_the_mean_distance_of_two_samples_at_one_condition(figures,
     def distance(device, weights):
         return (lambda a, b: (a - b).abs().mean((1, 2, 3)).double()), {"features": "pixels"}
 
-    monkeypatch.setitem(translation.DISTANCES, "ppl", distance)
+    monkeypatch.setitem(spaces.DISTANCES, "ppl", distance)
 
     def flat(z, context):
         return (z[:, :, None, None] > 0).float().expand(-1, 3, 64, 64)
@@ -133,7 +134,7 @@ def test_samples_that_are_not_finite_are_said_and_left_out(figures, monkeypatch)
     def one_lost(z, context):  # the first of each chunk
         return torch.where(torch.arange(len(z))[:, None, None, None] == 0, torch.nan, context)
 
-    monkeypatch.setitem(translation.DISTANCES, "ppl", distance)
+    monkeypatch.setitem(spaces.DISTANCES, "ppl", distance)
     few = measure(Told(StandardNormal(1), one_lost), figures, ["diversity_vgg"], count=200)
     assert few.values["diversity_vgg"] == 0
     assert few.facts["diversity_vgg"]["pairs"] == 199
@@ -154,8 +155,8 @@ def test_the_pose_error_is_that_of_the_joints_found(figures, monkeypatch):
             return torch.zeros(len(images), 15, 2) + shift
 
     network = Regressor()
-    monkeypatch.setitem(job._NETWORKS, "pose", lambda job: network)
-    monkeypatch.setattr(translation, "extract", lambda images, module: [module(images)])
+    monkeypatch.setitem(context._NETWORKS, "pose", lambda evaluation: network)
+    monkeypatch.setattr(conditional, "extract", lambda images, module: [module(images)])
     found = measure(Told(StandardNormal(1), lambda z, y: y), figures, ["condition_error"], count=40)
     truth = (test.known["joints"] - shift).norm(dim=2).mean().item()
     assert found.values["condition_error"] == pytest.approx(truth, rel=1e-5)
@@ -219,13 +220,13 @@ def test_figures_of_conditional_models(figures, tmp_path):
     draw = poses(figures)
     prior = StandardNormal(10)
     experiment = Experiment("t", figures, Told(prior, draw), ())
-    sheets = of_run.draw(experiment, tmp_path, list(conditional.DRAWERS))
+    sheets = of_run.draw(experiment, tmp_path, list(conditional_figures.DRAWERS))
     assert [path.stem for path in sheets] == ["conditions", "transfer", "appearance"]
     for path in sheets:
         with Image.open(path) as sheet:
             assert sheet.width > 64 * 8
     few = Experiment("t", Source(FIGURES, limit=5), Told(prior, poses(Source(FIGURES, limit=5))), ())
-    assert len(of_run.draw(few, tmp_path, list(conditional.DRAWERS))) == 3
+    assert len(of_run.draw(few, tmp_path, list(conditional_figures.DRAWERS))) == 3
     plain = Experiment(
         "t", Source("digits"), Autoencoder(nn.Flatten(), nn.Identity(), StandardNormal(64)), ()
     )
@@ -244,7 +245,7 @@ def test_twins_are_drawn_at_the_same_conditions(figures, tmp_path):
     )
     (path,) = of_study.draw(runs, ["conditions"], tmp_path)
     with Image.open(path) as sheet:
-        assert sheet.height > 2 * conditional.LINES * 64
+        assert sheet.height > 2 * conditional_figures.LINES * 64
 
 
 def test_conditions_from_pictures_sheets_folders_and_arrays(tmp_path):

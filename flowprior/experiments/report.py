@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from flowprior.commands.files import write_json
 from flowprior.errors import InputError
+from flowprior.files import write_json
 
 PACKAGES = ("flowprior", "torch", "torchvision", "nflows", "pyro-ppl", "gin-config", "numpy", "scikit-learn")
 

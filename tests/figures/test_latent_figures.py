@@ -9,15 +9,15 @@ from PIL import Image
 from flowprior.commands.figures import latents, of_run, of_study
 from flowprior.commands.figures.drawing import NotApplicable
 from flowprior.commands.figures.of_study import StudyRuns
-from flowprior.commands.measure import measure
 from flowprior.data.images import Source
 from flowprior.errors import InputError
+from flowprior.evaluation.measure import measure
+from flowprior.experiments.experiment import Experiment
 from flowprior.latent import least_supported
 from flowprior.metrics import CURVE_SHARES, leakage, normal_thresholds
 from flowprior.models import Autoencoder, GaussianLikelihood, GaussianPosterior
 from flowprior.networks import MLP, SmallDecoder, SmallEncoder
 from flowprior.priors import DecoupledPrior, FlowPrior, MixturePrior, StandardNormal
-from flowprior.training.experiment import Experiment
 
 OF_PRIORS = ("pockets", "leakage", "traversal", "factors")
 
@@ -187,7 +187,7 @@ def test_factors_move_the_most_informed_dimensions_from_the_reconstruction(monke
 
 
 def test_the_curve_in_the_report_is_the_score_at_its_thresholds(monkeypatch):
-    monkeypatch.setattr("flowprior.commands.pockets.DRAWS", 400)
+    monkeypatch.setattr("flowprior.evaluation.overlap.DRAWS", 400)
     experiment = vectors(decoupled())
     model = experiment.model
     curve = measure(model, experiment.source, ["leakage"], seed=0).facts["leakage"]["curve"]

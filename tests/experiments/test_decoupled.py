@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from flowprior import objectives
-from flowprior.config import load
 from flowprior.errors import InputError
+from flowprior.experiments.config import load
 from flowprior.priors import DecoupledPrior, StandardNormal
 
 TEXT = """

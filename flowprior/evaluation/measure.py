@@ -10,17 +10,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from flowprior.bindings import nearest
-from flowprior.commands import disentanglement, pockets, translation
-from flowprior.commands.job import Diverged, Job
-from flowprior.commands.pockets import Facts, Values
+from flowprior.checks import nearest
 from flowprior.data.dataset import thin
 from flowprior.data.images import Source
 from flowprior.errors import InputError
+from flowprior.evaluation import conditional, overlap, spaces
+from flowprior.evaluation.context import Diverged, Evaluation
+from flowprior.evaluation.overlap import Facts, Values
 from flowprior.models import Autoencoder
 from flowprior.tensors import as_input
 
-Metric = Callable[[Job], tuple[Values, Facts]]
+Metric = Callable[[Evaluation], tuple[Values, Facts]]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def check_metrics(names: Sequence[str], source: Source) -> None:
             raise InputError(f"Unknown metric '{name}'{offer}")
         if name not in OF_ANYTHING and len(source.image_shape) != 3:
             raise InputError(f"'{name}' needs images, but {source.name!r} holds vectors: leave it out.")
-        translation.check_source(name, source)
+        conditional.check_source(name, source)
 
 
 def measure(
@@ -102,7 +102,7 @@ def measure(
     """
     check_metrics(names, source)
     check_densities(names, model)
-    job = Job(model, source, count, weights, download, seed, importance_samples)
+    job = Evaluation(model, source, count, weights, download, seed, importance_samples)
     found = Measured()
     for name in dict.fromkeys(names):
         with torch.random.fork_rng(), torch.no_grad(), warnings.catch_warnings(record=True) as caught:
@@ -131,9 +131,9 @@ def check_densities(names: Sequence[str], model: Autoencoder) -> None:
                 "leave it out."
             )
         if name in OF_CONDITIONS:
-            translation.check(name, model)
+            conditional.check(name, model)
         if name in _OF_DENSITIES:
-            pockets.check_overlap(model, name, conditional=name == "iw_nll")
+            overlap.check_overlap(model, name, conditional=name == "iw_nll")
 
 
 def prepare(
@@ -149,11 +149,11 @@ def prepare(
     Raises:
         InputError: on missing data, labels or weights.
     """
-    job = Job(model, source, 0, weights, download, 0, 0)
+    job = Evaluation(model, source, 0, weights, download, 0, 0)
     for name in names:
-        distance = translation.DIVERSITIES.get(name, name)
-        if distance in disentanglement.DISTANCES:
-            disentanglement.DISTANCES[distance](model.device, weights)
+        distance = conditional.DIVERSITIES.get(name, name)
+        if distance in spaces.DISTANCES:
+            spaces.DISTANCES[distance](model.device, weights)
         if name.startswith("condition_error") and source.name == "stick_figures":
             job.network("pose")
         for table in (_FRECHET, _PRD, {"kid": "inception"}, SCORED):
@@ -167,7 +167,7 @@ def higher_is_better(metric: str) -> bool:
     return metric.startswith(_HIGHER)
 
 
-def _reconstruction(job: Job) -> tuple[Values, Facts]:
+def _reconstruction(job: Evaluation) -> tuple[Values, Facts]:
     from flowprior.metrics.reconstruction import reconstruction_error
 
     error = reconstruction_error(job.test.x, job.model.reconstruct, job.contexts, device=job.model.device)
@@ -181,7 +181,7 @@ def _seeded(*names: str) -> Callable[[Metric], Metric]:
     """
 
     def around(metric: Metric) -> Metric:
-        def seeded(job: Job) -> tuple[Values, Facts]:
+        def seeded(job: Evaluation) -> tuple[Values, Facts]:
             torch.manual_seed(job.seed)
             try:
                 return metric(job)
@@ -194,40 +194,40 @@ def _seeded(*names: str) -> Callable[[Metric], Metric]:
 
 
 @_seeded("nll")
-def _nll(job: Job) -> tuple[Values, Facts]:
+def _nll(job: Evaluation) -> tuple[Values, Facts]:
     from flowprior.metrics.likelihood import latent_nll
 
-    z, context = translation.latents(job)
+    z, context = conditional.latents(job)
     nll = latent_nll(job.model.prior.log_prob, z, context, device=job.model.device)
     return {"nll": nll.mean}, {"unit": "nats per latent"} | asdict(nll)
 
 
 @_seeded("skl", "skl_density")
-def _skl(job: Job) -> tuple[Values, Facts]:
-    return pockets.skl(job.model, job.aggregate)
+def _skl(job: Evaluation) -> tuple[Values, Facts]:
+    return overlap.skl(job.model, job.aggregate)
 
 
-@_seeded(*(f"leakage_{share}" for share in pockets.SHARES))
-def _leakage(job: Job) -> tuple[Values, Facts]:
-    return pockets.leakage(job.model, job.aggregate)
+@_seeded(*(f"leakage_{share}" for share in overlap.SHARES))
+def _leakage(job: Evaluation) -> tuple[Values, Facts]:
+    return overlap.leakage(job.model, job.aggregate)
 
 
 @_seeded("iw_nll")
-def _importance(job: Job) -> tuple[Values, Facts]:
-    rows = thin(len(job.test), pockets.EXAMPLES)
-    return pockets.importance(
+def _importance(job: Evaluation) -> tuple[Values, Facts]:
+    rows = thin(len(job.test), overlap.EXAMPLES)
+    return overlap.importance(
         job.model, as_input(job.test.x[rows]), job.context(rows), job.importance_samples
     )
 
 
 @_seeded("off_manifold")
-def _off_manifold(job: Job) -> tuple[Values, Facts]:
+def _off_manifold(job: Evaluation) -> tuple[Values, Facts]:
     low = torch.cat(list(job.low_posterior_samples())).cpu()
-    return pockets.off_manifold(low, as_input(job.source.train().x), as_input(job.test.x))
+    return overlap.off_manifold(low, as_input(job.source.train().x), as_input(job.test.x))
 
 
-def _frechet(name: str, kind: str, images: Callable[[Job], Iterator[Tensor]]) -> Metric:
-    def distance(job: Job) -> tuple[Values, Facts]:
+def _frechet(name: str, kind: str, images: Callable[[Evaluation], Iterator[Tensor]]) -> Metric:
+    def distance(job: Evaluation) -> tuple[Values, Facts]:
         from flowprior.metrics.frechet import cached_statistics, frechet
 
         network = job.network(kind)
@@ -239,7 +239,7 @@ def _frechet(name: str, kind: str, images: Callable[[Job], Iterator[Tensor]]) ->
     return distance
 
 
-def _features(job: Job, kind: str) -> tuple[Tensor, Tensor, Facts]:
+def _features(job: Evaluation, kind: str) -> tuple[Tensor, Tensor, Facts]:
     """Features of samples and of test images, equally many, and what they depend on."""
     from flowprior.metrics.features import extract
 
@@ -252,7 +252,7 @@ def _features(job: Job, kind: str) -> tuple[Tensor, Tensor, Facts]:
 
 
 def _prd(name: str, kind: str) -> Metric:
-    def summary(job: Job) -> tuple[Values, Facts]:
+    def summary(job: Evaluation) -> tuple[Values, Facts]:
         from flowprior.metrics.precision_recall import prd
 
         ours, theirs, facts = _features(job, kind)
@@ -264,7 +264,7 @@ def _prd(name: str, kind: str) -> Metric:
 
 
 def _inception_score(name: str) -> Metric:
-    def score(job: Job) -> tuple[Values, Facts]:
+    def score(job: Evaluation) -> tuple[Values, Facts]:
         from flowprior.metrics import extract, inception_score
 
         network = job.network(SCORED[name])
@@ -275,7 +275,7 @@ def _inception_score(name: str) -> Metric:
     return score
 
 
-def _kid(job: Job) -> tuple[Values, Facts]:
+def _kid(job: Evaluation) -> tuple[Values, Facts]:
     from flowprior.metrics.kernel_distance import kernel_distance
 
     ours, theirs, facts = _features(job, "inception")
@@ -283,21 +283,21 @@ def _kid(job: Job) -> tuple[Values, Facts]:
     return {"kid": result.mean}, facts | {"standard_deviation": result.std, "samples": result.samples}
 
 
-def _separability(job: Job) -> tuple[Values, Facts]:
-    return disentanglement.separability(job.model, job.source, job.count, job.seed)
+def _separability(job: Evaluation) -> tuple[Values, Facts]:
+    return spaces.separability(job.model, job.source, job.count, job.seed)
 
 
 def _path_length(name: str) -> Metric:
-    return lambda job: disentanglement.path_length(name, job.model, job.count, job.seed, job.weights)
+    return lambda job: spaces.path_length(name, job.model, job.count, job.seed, job.weights)
 
 
 _FRECHET = {"fid": "inception", "fd_squeezenet": "squeezenet", "fd_classifier": "classifier"}
 _PRD = {"prd": "inception", "prd_squeezenet": "squeezenet", "prd_classifier": "classifier"}
 SCORED = {"is": "inception_logits", "is_classifier": "classifier_logits"}
-OF_CONDITIONS = (*translation.DIVERSITIES, *translation.SOURCES, "context_gain")
+OF_CONDITIONS = (*conditional.DIVERSITIES, *conditional.SOURCES, "context_gain")
 OF_ANYTHING = ("reconstruction", "nll", "skl", "leakage", "off_manifold", "iw_nll", "context_gain")
 OF_PRIOR_DENSITY = ("nll", "skl", "leakage", "iw_nll", "context_gain")
-_HIGHER = ("prd", "is", *translation.DIVERSITIES, "factors_spread", "context_gain")
+_HIGHER = ("prd", "is", *conditional.DIVERSITIES, "factors_spread", "context_gain")
 _OF_DENSITIES = ("skl", "leakage", "off_manifold", "iw_nll", *(f"lp_{name}" for name in _FRECHET))
 METRICS: dict[str, Metric] = {
     "reconstruction": _reconstruction,
@@ -306,20 +306,22 @@ METRICS: dict[str, Metric] = {
     "leakage": _leakage,
     "off_manifold": _off_manifold,
     "iw_nll": _importance,
-    **{name: _frechet(name, kind, Job.samples) for name, kind in _FRECHET.items()},
-    **{f"lp_{n}": _frechet(f"lp_{n}", kind, Job.low_posterior_samples) for n, kind in _FRECHET.items()},
+    **{name: _frechet(name, kind, Evaluation.samples) for name, kind in _FRECHET.items()},
     **{
-        f"{n}_reconstruction": _frechet(f"{n}_reconstruction", kind, Job.reconstructions)
+        f"lp_{n}": _frechet(f"lp_{n}", kind, Evaluation.low_posterior_samples) for n, kind in _FRECHET.items()
+    },
+    **{
+        f"{n}_reconstruction": _frechet(f"{n}_reconstruction", kind, Evaluation.reconstructions)
         for n, kind in _FRECHET.items()
     },
     **{name: _prd(name, kind) for name, kind in _PRD.items()},
     "kid": _kid,
     "separability": _separability,
-    **{name: _path_length(name) for name in disentanglement.DISTANCES},
-    **{name: partial(translation.diversity, name) for name in translation.DIVERSITIES},
+    **{name: _path_length(name) for name in spaces.DISTANCES},
+    **{name: partial(conditional.diversity, name) for name in conditional.DIVERSITIES},
     **{name: _inception_score(name) for name in SCORED},
-    "condition_error": translation.condition_error,
-    "condition_error_reconstruction": translation.condition_error_reconstruction,
-    "factors": translation.factors,
-    "context_gain": _seeded("context_gain")(translation.context_gain),
+    "condition_error": conditional.condition_error,
+    "condition_error_reconstruction": conditional.condition_error_reconstruction,
+    "factors": conditional.factors,
+    "context_gain": _seeded("context_gain")(conditional.context_gain),
 }

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from flowprior import buildable
-from flowprior.config import load
 from flowprior.errors import InputError
+from flowprior.experiments.config import load
 from flowprior.models import GaussianPosterior, LaplaceLikelihood, UnitGaussianPosterior, VariationalUnet
 from flowprior.objectives import ELBO, LinearAnnealing
 from flowprior.priors import EmbeddedPrior, FlowPrior, StandardNormal

@@ -1,6 +1,5 @@
 """The bindings of a config: what they are, whether their names are known and their values fit."""
 
-import difflib
 import inspect
 import math
 import re
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from flowprior.checks import nearest
 from flowprior.errors import InputError
 
 
@@ -122,19 +122,6 @@ def _settled(value: Any, values: Mapping[str, Any], place: str, depth: int = 0) 
         chosen = options.get(values.get("DATA"), value) if isinstance(options, dict) else value
         return value if chosen is value else _settled(chosen, values, place, depth + 1)
     return value
-
-
-def nearest(name: str, options: Iterable[str]) -> str:
-    """The end of a sentence that offers the valid names closest to `name`; empty where nothing is close.
-
-    >>> nearest("FlowPrio", ["FlowPrior", "Autoencoder"])
-    ': did you mean `FlowPrior`?'
-    """
-    lowered = {option.lower(): option for option in options}
-    close = difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)
-    if not close:  # `digits` should find `glf/digits`
-        close = [low for low in lowered if name and name.lower() in low][:3]
-    return ": did you mean " + " or ".join(f"`{lowered[match]}`" for match in close) + "?" if close else ""
 
 
 def parameters_of(target: Callable[..., Any]) -> dict[str, Any]:

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from flowprior.config import load
 from flowprior.errors import InputError
-from flowprior.shipped import shipped, summary
+from flowprior.experiments.config import load
+from flowprior.experiments.shipped import shipped, summary
 
 WIDTH = ("WIDTH = 0.02", "FEATURES = 3")
 UNET = ("filters = 2", "max_filters = 2", "latent_channels = 2", "blocks = 1")

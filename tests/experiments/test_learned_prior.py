@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from flowprior.bijectors.conditioner import AffineConditioner
-from flowprior.config import load
+from flowprior.experiments.config import load
 from flowprior.models import GaussianPosterior
 from flowprior.objectives import AdversarialAutoencoder, Bilevel, LinearAnnealing, MomentMatching
 from flowprior.priors import FlowPrior, ImplicitPrior, StandardNormal

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from torch.distributions import MultivariateNormal
 
-from flowprior.commands import job, pockets
-from flowprior.commands.measure import measure
 from flowprior.data.images import Source
 from flowprior.errors import InputError
+from flowprior.evaluation import context, overlap
+from flowprior.evaluation.measure import measure
 from flowprior.metrics.features import FeatureNetwork
 from flowprior.models import Autoencoder, GaussianLikelihood, GaussianPosterior
 from flowprior.networks import MLP, SmallDecoder, SmallEncoder
@@ -21,7 +21,7 @@ NAMES = ("skl", "leakage", "iw_nll")
 
 @pytest.fixture(autouse=True)
 def few_draws(monkeypatch):
-    monkeypatch.setattr(pockets, "DRAWS", 1000)
+    monkeypatch.setattr(overlap, "DRAWS", 1000)
 
 
 def linear(prior) -> Autoencoder:
@@ -50,14 +50,14 @@ def test_overlap_and_leakage_agree_with_the_prior_asked_directly():
     model, source = linear(StandardNormal(2)), Source("moons", limit=300)
     found = measure(model, source, ["skl", "leakage"])
     q = model.encode(source.train().x)
-    aggregate = pockets.aggregate_of(model, source.train().x.split(100))
+    aggregate = overlap.aggregate_of(model, source.train().x.split(100))
     torch.testing.assert_close(aggregate.loc, q.mean.detach())
     torch.testing.assert_close(aggregate.scale, q.stddev.detach())
     assert found.values["skl"] == pytest.approx(found.values["skl_density"], abs=0.3)
     thresholds = found.facts["leakage"]["thresholds"]
     torch.manual_seed(0)
     curve = DecoupledPrior(model.prior).leakage(aggregate, thresholds, samples=1000)
-    values = [found.values[f"leakage_{share}"] for share in pockets.SHARES]
+    values = [found.values[f"leakage_{share}"] for share in overlap.SHARES]
     assert values == pytest.approx(curve.scores, abs=1e-6)
     assert found.facts["leakage"]["scores_as_printed"] == pytest.approx(values)
     assert found.values == measure(model, source, ["skl", "leakage"]).values  # seeded
@@ -87,16 +87,16 @@ def test_low_posterior_samples_are_measured_as_images(monkeypatch):
     network = FeatureNetwork(
         nn.Sequential(nn.AvgPool2d(4), nn.Flatten()), metric="fd_pooled", resize="none", checksum="0"
     )
-    monkeypatch.setitem(job._NETWORKS, "classifier", lambda _: network)
+    monkeypatch.setitem(context._NETWORKS, "classifier", lambda _: network)
     source = Source("digits", limit=80)
     found = measure(model, source, ["fd_classifier", "lp_fd_classifier"], count=60)
     assert found.values.keys() == {"fd_classifier", "lp_fd_classifier"}
     assert found.facts["lp_fd_classifier"]["samples"] == 60
-    aggregate = pockets.aggregate_of(model, [source.train().x.float() / 255])
+    aggregate = overlap.aggregate_of(model, [source.train().x.float() / 255])
     torch.manual_seed(0)
-    draws = model.prior.sample(pockets.LP_DRAWS * 60)
+    draws = model.prior.sample(overlap.LP_DRAWS * 60)
     torch.manual_seed(0)
-    kept = pockets.low_posterior(model, aggregate, 60)
+    kept = overlap.low_posterior(model, aggregate, 60)
     expected = draws[aggregate.log_prob(draws).argsort()[:60]]
     torch.testing.assert_close(kept, expected)
 
@@ -105,7 +105,7 @@ def test_samples_off_the_manifold_are_counted_as_by_a_loop():
     generator = torch.Generator().manual_seed(0)
     train, test = (torch.randn(n, 2, generator=generator) for n in (300, 200))
     samples = torch.randn(100, 2, generator=generator) * 1.5
-    values, facts = pockets.off_manifold(samples, train, test)
+    values, facts = overlap.off_manifold(samples, train, test)
 
     def distance(x):
         return min(math.dist(x.tolist(), y.tolist()) for y in train)
@@ -114,7 +114,7 @@ def test_samples_off_the_manifold_are_counted_as_by_a_loop():
     assert facts["threshold"] == pytest.approx(threshold)
     assert values["off_manifold"] == sum(distance(x) > threshold for x in samples) / 100
     assert 0 < values["off_manifold"] < 1
-    assert pockets.off_manifold(train[:50], train, test)[0] == {"off_manifold": 0.0}
+    assert overlap.off_manifold(train[:50], train, test)[0] == {"off_manifold": 0.0}
 
 
 def test_low_posterior_samples_in_a_pocket_are_off_the_manifold():
