@@ -7,8 +7,9 @@ from typing import Any, Literal
 import gin
 import pytest
 
-from flowprior import buildable, config
 from flowprior.errors import InputError
+from flowprior.experiments import builders as buildable
+from flowprior.experiments import config
 from flowprior.experiments.bindings import check
 
 

@@ -6,8 +6,8 @@ import types
 import pytest
 import torch
 
-from flowprior import buildable
 from flowprior.errors import InputError
+from flowprior.experiments import builders as buildable
 from flowprior.experiments.config import load
 from flowprior.models import GaussianPosterior, LaplaceLikelihood, UnitGaussianPosterior, VariationalUnet
 from flowprior.objectives import ELBO, LinearAnnealing
