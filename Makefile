@@ -3,18 +3,20 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test clean
+.PHONY: demo test lint clean
 
 demo: $(VENV)/installed
 	rm -rf runs/demo
 	$(BIN)/flowprior train glf/digits --out runs/demo
 
-test: $(VENV)/installed-test
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2  # two workers share two cores
+
+lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2  # two workers share two cores
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "flowprior needs Python 3.11 or newer, this is %d.%d: set PYTHON=python3.11" % sys.version_info[:2])'
