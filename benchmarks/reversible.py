@@ -52,11 +52,11 @@ def gradient(prior: FlowPrior, z: torch.Tensor) -> torch.Tensor:
 
 
 def measure(recipe: str, start: str, depth: int, latents: torch.Tensor) -> dict:
-    torch.manual_seed(0)
     chosen = replace(RECIPES[recipe], last_layer_gain=1.0) if start == "strong" else recipe
+    torch.manual_seed(0)
     reversible = FlowPrior(20, recipe=chosen, transforms=depth, reversible=True)
+    torch.manual_seed(0)
     ordinary = FlowPrior(20, recipe=chosen, transforms=depth)
-    ordinary.load_state_dict(reversible.state_dict())
     if start == "trained":
         train(ordinary, latents)
         reversible.load_state_dict(ordinary.state_dict())
