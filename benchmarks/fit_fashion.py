@@ -110,13 +110,13 @@ def main() -> None:
     rows = []
     for components in MIXTURES:
         began = time.perf_counter()
-        found = GaussianMixture(components, random_state=0).fit(scores.codes.numpy())
+        fitted = GaussianMixture(components, random_state=0).fit(scores.codes.numpy())
         seconds = time.perf_counter() - began
-        nll = -found.score(scores.test_codes.numpy())
+        nll = -fitted.score(scores.test_codes.numpy())
 
-        def draw(seed: int, found: GaussianMixture = found) -> Tensor:
-            found.random_state = seed
-            return torch.from_numpy(found.sample(SAMPLES)[0]).float()
+        def draw(seed: int, fitted: GaussianMixture = fitted) -> Tensor:
+            fitted.random_state = seed
+            return torch.from_numpy(fitted.sample(SAMPLES)[0]).float()
 
         rows.append(scores.row(f"scikit-learn mixture, {components} components", seconds, nll, draw))
     for name, (make, changes) in PRIORS.items():

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import results
 
-from flowprior.commands.flow_costs import spread
+from flowprior.evaluation.costs import spread
 
 COMMAND = "from flowprior.cli import main; main({words}, standalone_mode=False)"
 CASES = {  # what is run, and what it is compared with

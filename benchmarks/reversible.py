@@ -20,7 +20,7 @@ import torch
 
 from flowprior import FlowPrior
 from flowprior.bijectors import RECIPES
-from flowprior.commands.flow_costs import saved_bytes
+from flowprior.evaluation.costs import saved_bytes
 
 DEPTHS = (2, 8, 32, 64, 128)
 STARTS = ("as built", "trained", "strong")
@@ -32,8 +32,8 @@ def codes() -> torch.Tensor:
     from sklearn.datasets import load_digits
     from sklearn.decomposition import PCA
 
-    found = PCA(20, whiten=True, random_state=0).fit_transform(load_digits().data)
-    return torch.from_numpy(found).float()
+    components = PCA(20, whiten=True, random_state=0).fit_transform(load_digits().data)
+    return torch.from_numpy(components).float()
 
 
 def train(prior: FlowPrior, z: torch.Tensor) -> None:
@@ -45,18 +45,18 @@ def train(prior: FlowPrior, z: torch.Tensor) -> None:
 
 
 def gradient(prior: FlowPrior, z: torch.Tensor) -> torch.Tensor:
-    """Of the mean log-density, in z and all parameters, as one vector."""
+    """The gradient of the mean log-density in z and all parameters, as one vector."""
     z = z.clone().requires_grad_()
-    found = torch.autograd.grad(prior.log_prob(z).mean(), [z, *prior.parameters()])
-    return torch.cat([each.flatten() for each in found]).double()
+    gradients = torch.autograd.grad(prior.log_prob(z).mean(), [z, *prior.parameters()])
+    return torch.cat([each.flatten() for each in gradients]).double()
 
 
 def measure(recipe: str, start: str, depth: int, latents: torch.Tensor) -> dict:
-    torch.manual_seed(0)
     chosen = replace(RECIPES[recipe], last_layer_gain=1.0) if start == "strong" else recipe
+    torch.manual_seed(0)
     reversible = FlowPrior(20, recipe=chosen, transforms=depth, reversible=True)
-    ordinary = copy.deepcopy(reversible)
-    ordinary.bijector.schedule.reversible = False
+    torch.manual_seed(0)
+    ordinary = FlowPrior(20, recipe=chosen, transforms=depth)
     if start == "trained":
         train(ordinary, latents)
         reversible.load_state_dict(ordinary.state_dict())

@@ -3,8 +3,8 @@
     python benchmarks/scaling.py
     python benchmarks/scaling.py --data-root DATA        with processes on glf/fashion_mnist as well
 
-Sweeps: one of a flow's numbers at a time, away from 64 features, 8 couplings, width 256, batch 100; rows as
-`flowprior benchmark` writes them. Calls: operations that torch dispatches, views left out, in all and by
+Sweeps: one of a flow's numbers at a time, away from 64 features, 8 couplings, width 256, batch 100, measured
+as in benchmarks/flow.py. Calls: operations that torch dispatches, views left out, in all and by
 coupling, and milliseconds at 20, 8, 64, 100 beside those of the bare products and of as many calls on one
 number. Latents: an epoch of `fit` on that many rows, and its start. Processes: an epoch of `flowprior train`
 with one and with two, one thread each, by the loop's own clock.
@@ -17,23 +17,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import results
 import torch
+from contest import contest
+from peers import products
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from flowprior import FlowPrior, fit
-from flowprior.commands.benchmark import measure
-from flowprior.commands.flow_costs import (
-    OPERATIONS,
-    Setting,
-    Size,
-    contestants,
-    rounds,
-    spread,
-)
+from flowprior.evaluation.costs import OPERATIONS, Size, flowpriors, rounds, spread
 
 BASE = Size(features=64, depth=8, width=256, batch=100)
 SMALL = Size(features=20, depth=8, width=64, batch=100)
@@ -71,20 +64,19 @@ class Counter(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def sweeps(seconds: float, threads: int) -> list[dict]:
-    sizes = {name: [replace(BASE, **{name: value}) for value in SWEEPS[name]] for name in SWEEPS}
-    options = {"device": "cpu", "peers": "none", "seconds": seconds, "least": 3, "threads": threads}
-    kept = ("features", "depth", "width", "batch", "operation", "ms", "rate_share", "to_products", "memory")
-    found = []
-    for name, chosen in sizes.items():
-        table = measure(chosen, **options)
-        ours = [row for row in table["rows"] if row["contestant"] == "flowprior"]
-        found += [{"sweep": name, **{key: row[key] for key in kept}} for row in ours]
-    return found
+def sweeps(seconds: float) -> list[dict]:
+    kept = (*Size._fields, "operation", "ms", "rate_share", "to_products", "memory")
+    rows = []
+    for name, values in SWEEPS.items():
+        sizes = [BASE._replace(**{name: value}) for value in values]
+        measured, _ = contest(sizes, seconds=seconds, least=3)
+        ours = [row for row in measured if row["contestant"] == "flowprior"]
+        rows += [{"sweep": name, **{key: row[key] for key in kept}} for row in ours]
+    return rows
 
 
 def latents() -> list[dict]:
-    found = []
+    table = []
     for rows in LATENTS:
         torch.manual_seed(0)
         z, prior = torch.randn(rows, SMALL.features), FlowPrior(SMALL.features)
@@ -93,30 +85,29 @@ def latents() -> list[dict]:
         start = time.perf_counter() - began
         history = fit(prior, z, epochs=2, device="cpu", progress=False).history
         seconds = history[1]["seconds"]  # the second: the first one also waits for what is new
-        found.append({"rows": rows, "epoch_s": seconds, "rows_per_s": rows / seconds, "start_s": start})
+        table.append({"rows": rows, "epoch_s": seconds, "rows_per_s": rows / seconds, "start_s": start})
         print(f"{rows} rows: {seconds:.3f} s an epoch, {start:.3f} s to start", flush=True)
-    return found
+    return table
 
 
 def calls(seconds: float) -> list[dict]:
-    """Of the small size."""
-    setting, found = Setting("cpu", "float32"), []
+    """What the small size calls, and how long it, its products and as many empty calls take."""
+    table = []
     counts: dict[int, dict[str, int]] = {}
     for depth in (SMALL.depth, 2 * SMALL.depth):
-        ours = contestants(replace(SMALL, depth=depth), setting, ("nflows",), ("none",), ())[0]
+        (ours,) = flowpriors(SMALL._replace(depth=depth), "cpu")
         counts[depth] = {}
         for operation in OPERATIONS:
             ours.calls[operation]()
             with Counter() as counter:
                 ours.calls[operation]()
             counts[depth][operation] = counter.count
-    ours, *_, products = contestants(SMALL, setting, ("nflows",), ("none",), ())
-    one = torch.zeros(1)
+    (ours,), bare, one = flowpriors(SMALL, "cpu"), products(SMALL, "cpu"), torch.zeros(1)
     for operation in OPERATIONS:
         total = counts[SMALL.depth][operation]
         chosen = {
             "flow": ours.calls[operation],
-            "products": products.calls[operation],
+            "products": bare.calls[operation],
             "calls": lambda total=total: [torch.add(one, one) for _ in range(total)],
         }
         with torch.no_grad() if operation != "step" else torch.enable_grad():
@@ -127,13 +118,13 @@ def calls(seconds: float) -> list[dict]:
             "calls_a_coupling": (counts[2 * SMALL.depth][operation] - total) / SMALL.depth,
             **{f"{name}_ms": 1e3 * value for name, value in times.items()},
         }
-        found.append(row)
+        table.append(row)
         print(row, flush=True)
-    return found
+    return table
 
 
 def processes(root: Path | None) -> list[dict]:
-    found = []
+    table = []
     for config, count in CONFIGS.items():
         if config == "glf/fashion_mnist" and root is None:
             continue
@@ -149,9 +140,9 @@ def processes(root: Path | None) -> list[dict]:
                 report = json.loads(Path(folder, "run", "report.json").read_text(encoding="utf-8"))
             row[f"epoch_s_{devices}"] = next(iter(report["seconds_per_epoch"].values()))
         row["speedup"] = row["epoch_s_1"] / row["epoch_s_2"]
-        found.append(row)
+        table.append(row)
         print(row, flush=True)
-    return found
+    return table
 
 
 def main() -> None:
@@ -162,7 +153,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/scaling_cpu.json"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    rows = sweeps(options.seconds, options.threads)
+    rows = sweeps(options.seconds)
     facts = {"calls": calls(options.seconds), "latents": latents(), "processes": processes(options.data_root)}
     command = f"python benchmarks/scaling.py --threads {options.threads} --seconds {options.seconds:g}"
     command += "" if options.data_root is None else " --data-root DATA"

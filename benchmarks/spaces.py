@@ -32,7 +32,7 @@ def main() -> None:
     options = parser.parse_args()
     rows = []
     for row in options.rows.split(","):
-        found = []
+        reports = []
         for run in sorted((options.study / row).glob("seed[0-9]")):
             kept = report.read(run / "report.json").get("metric_facts", {})
             if not set(METRICS) <= set(kept):
@@ -40,13 +40,16 @@ def main() -> None:
                 experiment = load([str(run / "config.gin")], [binding]).experiment
                 names = ",".join(METRICS)
                 evaluate.run(experiment, run, metrics=names, count=options.samples, weights=options.weights)
-            found.append(report.read(run / "report.json"))
-        names = [name for name in found[0]["metrics"] if name.startswith(METRICS)]
-        metrics = {name: summary([each["metrics"][name] for each in found]) for name in names}
+            reports.append(report.read(run / "report.json"))
+        names = [name for name in reports[0]["metrics"] if name.startswith(METRICS)]
+        metrics = {name: summary([each["metrics"][name] for each in reports]) for name in names}
         notes = [
-            note for each in found for name in METRICS for note in each["metric_facts"][name].get("notes", [])
+            note
+            for each in reports
+            for name in METRICS
+            for note in each["metric_facts"][name].get("notes", [])
         ]
-        rows.append({"name": row, "seeds": len(found), "metrics": metrics, "notes": notes})
+        rows.append({"name": row, "seeds": len(reports), "metrics": metrics, "notes": notes})
     command = (
         f"python benchmarks/spaces.py STUDY/fashion_mnist --rows {options.rows} --samples {options.samples}"
     )

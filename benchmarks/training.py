@@ -29,8 +29,8 @@ import results
 import torch
 from torch import Tensor
 
-from flowprior.commands.flow_costs import rounds, spread
 from flowprior.data.batches import Batches
+from flowprior.evaluation.costs import rounds, spread
 from flowprior.experiments.config import load
 from flowprior.experiments.experiment import Experiment
 from flowprior.models import Autoencoder
@@ -82,11 +82,11 @@ def steps(root: Path, device: str, seconds: float, least: int) -> list[dict]:
     alone = prior_stage(flow, latents, batch_size=BATCH, initialize=False, ema=None)
     calls[ALONE], batches[ALONE] = step_of(alone, device)
     times = rounds(calls, device, seconds, least)
-    found = []
+    rows = []
     for config, values in times.items():
         middle, low, high = spread(values)
         ratio = spread([own / other for own, other in zip(values, times["glf/vae"], strict=True)])
-        found.append(
+        rows.append(
             {
                 "config": config,
                 "batch": batches[config],
@@ -99,7 +99,7 @@ def steps(root: Path, device: str, seconds: float, least: int) -> list[dict]:
             }
         )
         print(f"{config}: {1e3 * middle:.1f} ms a step, {ratio[0]:.3f} of glf/vae's", flush=True)
-    return found
+    return rows
 
 
 def by_hand(model: Autoencoder, x: Tensor) -> float:

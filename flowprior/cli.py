@@ -322,14 +322,13 @@ def fit(latents: Path, quiet: bool, **options: Any) -> None:
 
 
 @main.command()
-@click.option("--depth", "depths", default="2,8,32", show_default=True, callback=_integers, help="Couplings.")
-@click.option("--width", "widths", default="64,256", show_default=True, callback=_integers)
 @click.option("--features", default="20", show_default=True, callback=_integers)
-@click.option("--batch", "batches", default="100,1000", show_default=True, callback=_integers)
-@click.option("--backend", "backends", default="nflows", show_default=True, callback=_words)
+@click.option("--depth", default="2,8,32", show_default=True, callback=_integers, help="Couplings.")
+@click.option("--width", default="64,256", show_default=True, callback=_integers)
+@click.option("--batch", default="100,1000", show_default=True, callback=_integers)
+@click.option("--backend", default="nflows", show_default=True, callback=_words)
 @click.option(
     "--precision",
-    "precisions",
     default="float32",
     show_default=True,
     callback=_words,
@@ -337,16 +336,12 @@ def fit(latents: Path, quiet: bool, **options: Any) -> None:
 )
 @click.option(
     "--compile",
-    "compiles",
     default="none",
     show_default=True,
     callback=_words,
     help="torch.compile's mode: none, default, reduce-overhead (CUDA graphs).",
 )
 @_device
-@click.option(
-    "--peers", default="installed", show_default=True, help="Other libraries beside it: names, or none."
-)
 @click.option("--threads", type=click.IntRange(min=1), help="Of the CPU [default: torch's].")
 @click.option(
     "--seconds",
@@ -359,22 +354,12 @@ def fit(latents: Path, quiet: bool, **options: Any) -> None:
 @_seed
 @click.option("--quick", is_flag=True, help="Small sizes, few rounds: within two minutes.")
 @click.pass_context
-def benchmark(
-    ctx: click.Context,
-    depths: tuple[int, ...],
-    widths: tuple[int, ...],
-    features: tuple[int, ...],
-    batches: tuple[int, ...],
-    out: Path,
-    quick: bool,
-    **options: Any,
-) -> None:
-    """Measure what a flow costs: every combination of the sizes, beside other libraries and bare products.
+def benchmark(ctx: click.Context, out: Path, quick: bool, **options: Any) -> None:
+    """Measure what a flow costs, all combinations of sizes, backends, precisions and compilers.
 
-    Sizes, backends, precisions, modes and peers take several values with commas between. Writes
-    OUT/benchmark.json, OUT/benchmark.csv, depth_width.png and scaling.png.
+    These take several values with commas between. Writes OUT/benchmark.json, benchmark.csv and costs.png.
     """
-    from flowprior.commands import benchmark as command
+    from flowprior.commands.benchmark import KNOWN, LEAST, run
 
     given = [
         parameter.opts[0] if parameter.name == "quick" else f"{parameter.opts[0]} {_spelled(value)}"
@@ -384,16 +369,11 @@ def benchmark(
         and parameter.name != "out"
         and ctx.get_parameter_source(parameter.name) is click.core.ParameterSource.COMMANDLINE
     ]
+    options["least"] = 5
     if quick:
-        depths, widths, batches, options["seconds"], options["least"] = (
-            (2, 4, 8),
-            (32, 64),
-            (100, 400),
-            0.3,
-            3,
-        )
-    chosen = command.sizes(features, depths, widths, batches)
-    command.run(chosen, folder=out, command=" ".join(["flowprior benchmark", *given]), **options)
+        options |= {"depth": (2, 4, 8), "width": (32, 64), "batch": (100, 400), "seconds": 0.3, "least": 3}
+    sweep = {name: options.pop(name) for name in (*LEAST, *KNOWN)}
+    run(sweep, folder=out, command=" ".join(["flowprior benchmark", *given]), **options)
 
 
 def _spelled(value: Any) -> str:

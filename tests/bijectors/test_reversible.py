@@ -10,8 +10,8 @@ from torch import Tensor
 from flowprior import FlowPrior
 from flowprior.bijectors import RECIPES, Recipe, build_bijector
 from flowprior.bijectors.cascade import Cascade
-from flowprior.commands.flow_costs import saved_bytes
 from flowprior.errors import InputError
+from flowprior.evaluation.costs import saved_bytes
 
 AFFINE = [name for name, recipe in RECIPES.items() if recipe.coupling == "affine"]
 VARIANTS = {

@@ -54,7 +54,7 @@ def test_the_fixed_options_are_there() -> None:
         "plot": "RUN",
         "fit": "--out --context --key",
         "compare": "STUDY --size --seeds --out --row --jobs -b --data-root --weights",
-        "benchmark": "--depth --width --features --batch --backend --precision --compile --peers --quick",
+        "benchmark": "--depth --width --features --batch --backend --precision --compile --threads --quick",
     }.items():
         text = call(verb, "--help").stdout
         assert all(option in text for option in options.split()), verb

@@ -1,20 +1,18 @@
-"""What a flow costs: over depth and width as a map, along one of them as curves."""
-
-from __future__ import annotations
+"""Figures of what a flow costs: over depth and width as a map, along one of them as curves."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from peers import flop
 
-from flowprior.errors import InputError
+from flowprior.evaluation.costs import OPERATIONS, Row, Size
 from flowprior.plots.style import COLORS, panels
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
+AXES = {"depth": "depth (couplings)", "width": "width", "batch": "batch"}
 LINEAR = 1.25  # a cost at most this many times the line of the arithmetic counts as on it
 
 
@@ -43,12 +41,61 @@ def leaves_linear(x: Sequence[float], cost: Sequence[float], work: Mapping[float
     >>> leaves_linear([1, 2, 4, 8], [3.0, 3.1, 4.2, 8.0], {1: 1.0, 2: 2.0, 4: 4.0, 8: 8.0})
     4
     """
-    found = None
+    start = None
     for value, own in list(zip(x, cost, strict=True))[-2::-1]:
         if own > LINEAR * cost[-1] * work[value] / work[x[-1]]:
             break
-        found = value
-    return found
+        start = value
+    return start
+
+
+def draw(rows: Sequence[Row]) -> dict[str, Figure]:
+    """The map over depth and width, and the curves along each size that was swept.
+
+    Both show the first precision; the map the first contestant, at the features and batch with most sizes.
+    """
+    rows = [row for row in rows if row["precision"] == rows[0]["precision"]]
+    first, precise = rows[0]["contestant"], f"{rows[0]['precision']}, {rows[0]['device']}"
+    own = [row for row in rows if row["contestant"] == first]
+    features, batch = _commonest(own, ("features", "batch"))
+    own = [row for row in own if (row["features"], row["batch"]) == (features, batch)]
+    maps = {
+        operation: {(row["depth"], row["width"]): row["ms"] for row in own if row["operation"] == operation}
+        for operation in OPERATIONS
+    }
+    figures = {
+        "depth_width": cost_maps(maps, title=f"{first}: {features} features, batch {batch}, {precise}")
+    }
+    swept = [axis for axis in AXES if len({row[axis] for row in rows}) > 1]
+    if swept:
+        grid = [[_scaling(rows, operation, axis) for axis in swept] for operation in OPERATIONS]
+        figures["scaling"] = scaling_panels(grid, title=f"Cost of a flow, {precise}")
+    return figures
+
+
+def _commonest(rows: Sequence[Row], names: tuple[str, ...]) -> tuple[int, ...]:
+    """The values of `names` that most rows have; the middle ones of several."""
+    values = [tuple(row[name] for name in names) for row in rows]
+    most = max(map(values.count, values))
+    best = sorted({each for each in values if values.count(each) == most})
+    return best[len(best) // 2]
+
+
+def _scaling(rows: Sequence[Row], operation: str, axis: str) -> Scaling:
+    """The panel of an operation along `axis`, with everything else where most of it was measured."""
+    rows = [row for row in rows if row["operation"] == operation]
+    names = tuple(name for name in Size._fields if name != axis)
+    fixed = _commonest(rows, names)
+    shown = sorted(
+        (row for row in rows if tuple(row[name] for name in names) == fixed), key=lambda row: row[axis]
+    )
+    lines: dict[str, tuple[Any, Any]] = {
+        name: tuple([row[value] for row in shown if row["contestant"] == name] for value in (axis, "ms"))
+        for name in dict.fromkeys(row["contestant"] for row in rows)
+    }
+    work = {row[axis]: flop(Size(*(row[name] for name in Size._fields)), operation) for row in shown}
+    held = ", ".join(f"{name} {value}" for name, value in zip(names, fixed, strict=True))
+    return Scaling(f"{operation}\n{held}", AXES[axis], lines, work)
 
 
 def cost_maps(
@@ -57,10 +104,10 @@ def cost_maps(
     """A panel for each name: the numbers at (depth, width), colored by their logarithm.
 
     Raises:
-        InputError: if there is no number.
+        ValueError: if there is no number.
     """
     if not maps or not all(maps.values()):
-        raise InputError("`maps` holds no cost: give at least one for each name.")
+        raise ValueError("`maps` holds no cost: give at least one for each name.")
     depths = sorted({depth for costs in maps.values() for depth, _ in costs})
     widths = sorted({width for costs in maps.values() for _, width in costs})
     figure, axes = panels(1, len(maps), 1.2 + 0.75 * len(depths), 1.3 + 0.5 * len(widths))
@@ -90,10 +137,10 @@ def scaling_panels(rows: Sequence[Sequence[Scaling]], *, title: str | None = Non
     A dotted line stands where the first curve leaves that line (see `leaves_linear`).
 
     Raises:
-        InputError: if there is no panel, or the rows have different lengths.
+        ValueError: if there is no panel, or the rows have different lengths.
     """
     if not rows or not rows[0] or len({len(row) for row in rows}) != 1:
-        raise InputError("`rows` must hold as many panels in each row, at least one.")
+        raise ValueError("`rows` must hold as many panels in each row, at least one.")
     every = [panel for row in rows for panel in row]
     names = list(dict.fromkeys(name for panel in every for name in panel.lines))
     colors = {name: COLORS[i % len(COLORS)] for i, name in enumerate(names)}

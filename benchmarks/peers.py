@@ -1,18 +1,64 @@
-"""The flow of recipe `glf` in other libraries: what `flowprior benchmark` measures beside flowprior.
+"""Who is measured beside flowprior: the flow of recipe `glf` in other libraries, and its bare products.
 
 Each does the same work: as many affine couplings with bounded log-scales, halves that swap from one coupling
-to the next, conditioners of the same layers, and a permutation after every second coupling. Import lazily.
+to the next, conditioners of the same layers, and a permutation after every second coupling. Libraries are
+imported where they are used. Another contestant is one more function `(size, device) -> Contestant` in
+`PEERS`; it may lack an operation (an inference engine has no "step").
 """
 
 import math
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from flowprior.errors import InputError
+from flowprior.evaluation.costs import Contestant, Size, contestant
+
+
+def kept_features(features: int, index: int) -> int:
+    """How many features coupling `index` passes on, and its conditioner reads."""
+    return (features + 1) // 2 if index % 2 == 0 else features // 2
+
+
+def layers(size: Size) -> list[tuple[int, int]]:
+    """(inputs, outputs) of all linear layers of the conditioners."""
+    pairs: list[tuple[int, int]] = []
+    for index in range(size.depth):
+        kept = kept_features(size.features, index)
+        pairs += pairwise((kept, size.width, size.width, 2 * (size.features - kept)))
+    return pairs
+
+
+def flop(size: Size, operation: str) -> int:
+    """Floating-point operations of the conditioners' matrix products; a training step has three times
+    those of `log_prob`."""
+    forward = 2 * size.batch * sum(inputs * outputs for inputs, outputs in layers(size))
+    return 3 * forward if operation == "step" else forward
+
+
+def products(size: Size, device: str) -> Contestant:
+    """The conditioners' matrix products alone, without biases and activations; a step's with its backward."""
+    operands = [
+        tuple(torch.randn(shape, device=device) for shape in ((size.batch, i), (o, i), (size.batch, o)))
+        for i, o in layers(size)
+    ]
+
+    def forward() -> None:
+        for inputs, weight, _ in operands:
+            torch.mm(inputs, weight.t())
+
+    def with_backward() -> None:
+        forward()
+        for inputs, weight, gradient in operands:
+            torch.mm(gradient.t(), inputs)
+            torch.mm(gradient, weight)
+
+    return Contestant("products", {"log_prob": forward, "sample": forward, "step": with_backward})
 
 
 class _Network(nn.Module):
@@ -29,11 +75,6 @@ class _Network(nn.Module):
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> Tensor:
         return self.layers(inputs)
-
-
-def kept_features(features: int, index: int) -> int:
-    """How many features coupling `index` passes on, and its conditioner reads."""
-    return (features + 1) // 2 if index % 2 == 0 else features // 2
 
 
 def nflows_flow(features: int, depth: int, width: int) -> nn.Module:
@@ -54,7 +95,7 @@ def nflows_flow(features: int, depth: int, width: int) -> nn.Module:
     return Flow(CompositeTransform(steps), StandardNormal([features]))
 
 
-class _Normflows(nn.Module):
+class Normflows(nn.Module):
     """normflows' couplings, scale sigmoid(s + 2)."""
 
     def __init__(self, features: int, depth: int, width: int) -> None:
@@ -79,7 +120,7 @@ class _Normflows(nn.Module):
         return self.flow.sample(count)[0]
 
 
-class _Zuko(nn.Module):
+class Zuko(nn.Module):
     """zuko's couplings, log-scale s / (1 + |s| / 6.9)."""
 
     def __init__(self, features: int, depth: int, width: int) -> None:
@@ -115,7 +156,7 @@ class _Parts(_Network):
         return super().forward(inputs).chunk(2, dim=-1)
 
 
-class _Pyro(nn.Module):
+class Pyro(nn.Module):
     """Pyro's couplings, log-scale clipped to [-5, 3]; the swap and the permutation are one reordering."""
 
     def __init__(self, features: int, depth: int, width: int) -> None:
@@ -141,7 +182,7 @@ class _Pyro(nn.Module):
         return self.flow.sample((count,))
 
 
-class _Freia(nn.Module):
+class Freia(nn.Module):
     """FrEIA's couplings, log-scale 2 tanh(s); one of its blocks is two couplings."""
 
     def __init__(self, features: int, depth: int, width: int) -> None:
@@ -168,20 +209,24 @@ class _Freia(nn.Module):
         return self.flow(z0, rev=True)[0]
 
 
-PEERS: dict[str, Callable[[int, int, int], nn.Module]] = {
+def _library(name: str, build: Callable[[int, int, int], nn.Module], size: Size, device: str) -> Contestant:
+    with torch.device(device):  # some hold tensors that do not follow `.to`
+        flow = build(size.features, size.depth, size.width).to(device)
+    adam = torch.optim.Adam([p for p in flow.parameters() if p.requires_grad], lr=1e-5)
+    return contestant(name, flow, adam, size, device)
+
+
+FLOWS: dict[str, Callable[[int, int, int], nn.Module]] = {
     "nflows": nflows_flow,
-    "normflows": _Normflows,
-    "zuko": _Zuko,
-    "pyro": _Pyro,
-    "FrEIA": _Freia,
+    "normflows": Normflows,
+    "zuko": Zuko,
+    "pyro": Pyro,
+    "FrEIA": Freia,
 }
-PACKAGES = {
-    "nflows": "nflows",
-    "normflows": "normflows",
-    "zuko": "zuko",
-    "pyro": "pyro-ppl",
-    "FrEIA": "FrEIA",
+PEERS: dict[str, Callable[[Size, str], Contestant]] = {
+    name: partial(_library, name, build) for name, build in FLOWS.items()
 }
+PACKAGES = {"pyro": "pyro-ppl"}  # where pip knows a library by another name
 
 
 def installed() -> tuple[str, ...]:
@@ -200,7 +245,8 @@ def choose(names: str) -> tuple[str, ...]:
     chosen = tuple(name.strip() for name in names.split(","))
     for name in chosen:
         if name not in PEERS:
-            raise InputError(f"`peers` (={name!r}) must be 'installed', 'none' or of {', '.join(PEERS)}.")
+            raise InputError(f"`peers` (={name!r}) must be 'installed', 'none' or among {', '.join(PEERS)}.")
         if name not in installed():
-            raise InputError(f"`peers` (={name!r}) is not installed: run `pip install {PACKAGES[name]}`.")
+            package = PACKAGES.get(name, name)
+            raise InputError(f"`peers` (={name!r}) is not installed: run `pip install {package}`.")
     return chosen
