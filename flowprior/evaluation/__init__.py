@@ -1,0 +1,34 @@
+"""Evaluation: metrics of a trained model on its data set, one record each in `flowprior.registry`."""
+
+from flowprior.evaluation import conditional, images, likelihood, overlap, spaces
+from flowprior.evaluation.context import (
+    BACKBONES,
+    Diverged,
+    Evaluation,
+    aggregate_over_training,
+    backbone,
+    contexts_of,
+)
+from flowprior.evaluation.measure import Measured, describe_metrics, higher_is_better, measure, prepare
+from flowprior.evaluation.needs import applicable, check_metrics
+
+__all__ = [
+    "BACKBONES",
+    "Diverged",
+    "Evaluation",
+    "Measured",
+    "aggregate_over_training",
+    "applicable",
+    "backbone",
+    "check_metrics",
+    "conditional",
+    "contexts_of",
+    "describe_metrics",
+    "higher_is_better",
+    "images",
+    "likelihood",
+    "measure",
+    "overlap",
+    "prepare",
+    "spaces",
+]

@@ -5,168 +5,180 @@ from dataclasses import asdict
 from itertools import tee
 
 import torch
+from einops import rearrange, repeat
 from torch import Tensor
 
 from flowprior.data.garments import edges, silhouette
-from flowprior.data.images import Source
 from flowprior.data.stick_figures import FACTORS, recover_factors, true_factors
-from flowprior.errors import InputError
-from flowprior.evaluation.context import CHUNK, Evaluation
-from flowprior.evaluation.overlap import Facts, Values
-from flowprior.evaluation.spaces import DISTANCES
-from flowprior.metrics import edge_agreement, silhouette_iou
-from flowprior.metrics.features import extract
+from flowprior.evaluation.context import Evaluation, Facts, Values, backbone
+from flowprior.metrics import (
+    FeatureNetwork,
+    conditional_spread,
+    edge_agreement,
+    extract,
+    factor_distance,
+    latent_nll,
+    pair_diversity,
+    silhouette_iou,
+)
 from flowprior.metrics.pose import joint_distances
-from flowprior.models import Autoencoder
+from flowprior.registry import metric
 from flowprior.tensors import as_input
 
 EACH = 10  # samples at each condition, for the spread of factors
-DIVERSITIES = {"lpips": "ppl_lpips", "diversity_vgg": "ppl", "diversity_squeezenet": "ppl_squeezenet"}
-"""The metrics of diversity, and the path lengths that use the same distance."""
+DIVERSITIES = {
+    "lpips": "lpips distance",
+    "diversity_vgg": "vgg distance",
+    "diversity_squeezenet": "squeezenet distance",
+}
+Errors = Callable[[Tensor, Tensor], Tensor]
+"""Images (n, C, H, W) and the test examples (n,) whose conditions they were given, to errors (n,)."""
 
 
-def check(name: str, model: Autoencoder) -> None:
-    """Refuse models that have no condition.
+def _register_diversity(name: str, kind: str) -> None:
+    @metric(
+        name,
+        better="higher",
+        unit="distance",
+        needs=("conditional model", kind),
+        summary=f"E d(x, x') of two samples at one condition, `count` pairs, by the {kind}.",
+    )
+    def diversity(evaluation: Evaluation) -> tuple[Values, Facts]:
+        distance, facts = evaluation.backbone(kind)
+        first, second = tee(images for _, images in evaluation.at_conditions(evaluation.count, 2))
+        result = pair_diversity((pair[:, 0] for pair in first), (pair[:, 1] for pair in second), distance)
+        return {name: result.value}, facts | asdict(result)
 
-    Raises:
-        InputError: as said.
+
+for _name, _kind in DIVERSITIES.items():
+    _register_diversity(_name, _kind)
+
+
+def _silhouettes(evaluation: Evaluation) -> Errors:
+    given = evaluation.test.tensors()["context"]
+    return lambda images, rows: 1 - silhouette_iou(silhouette(images), given[rows])
+
+
+def _edges(evaluation: Evaluation) -> Errors:
+    given = evaluation.test.tensors()["context"]
+    return lambda images, rows: 1 - edge_agreement(edges(images), given[rows]).f_score
+
+
+def _joints(evaluation: Evaluation) -> Errors:
+    def errors(images: Tensor, rows: Tensor) -> Tensor:
+        given = evaluation.test.known["joints"][rows]
+        joints = torch.cat(list(extract(images.to(evaluation.device), evaluation.backbone("pose"))))
+        return joint_distances(joints.view(given.shape), given).mean(1)
+
+    evaluation.backbone("pose")
+    return errors
+
+
+CONDITIONS: dict[str, tuple[str, Callable[[Evaluation], Errors]]] = {
+    "fashion_silhouettes": ("1 - intersection over union", _silhouettes),
+    "fashion_edges": ("1 - F-score within a pixel", _edges),
+    "stick_figures": ("pixels from joint to joint", _joints),
+}
+"""Data whose condition can be read back from images: the unit, and what makes the errors."""
+READ_BACK = ("conditional model", "condition reader")
+
+
+@backbone("pose")
+def _pose(evaluation: Evaluation) -> FeatureNetwork:
+    """What finds joints, trained on the real images of the data set and kept."""
+    from flowprior.metrics import pose_regressor
+
+    train, test = evaluation.train, evaluation.test
+    return evaluation.learned(pose_regressor, train.known["joints"], test.known["joints"])
+
+
+@backbone("condition reader")
+def _reader(evaluation: Evaluation) -> Errors:
+    return CONDITIONS[evaluation.source.name][1](evaluation)
+
+
+@metric("condition_error", better="lower", unit="by the data set", needs=READ_BACK, data=tuple(CONDITIONS))
+def _condition_error(evaluation: Evaluation) -> tuple[Values, Facts]:
+    """How far the condition read back from samples lies from the given one, one sample at each of `count`.
+
+    "real" in the facts is of the test images themselves, which stick figures' joints, found by a network, do
+    not hold to the pixel.
     """
-    if not model.conditional:
-        raise InputError(f"'{name}' is of conditional models, and this one has no context: leave it out.")
+    errors: Errors = evaluation.backbone("condition reader")
+    sampled = [
+        errors(images[:, 0].cpu(), rows) for rows, images in evaluation.at_conditions(evaluation.count, 1)
+    ]
+    real = [errors(as_input(evaluation.test.x[rows]), rows) for rows in evaluation.chunks()]
+    facts = {"unit": _unit(evaluation), "samples": sum(map(len, sampled)), "real": _mean(real)}
+    return {"condition_error": _mean(sampled)}, facts
 
 
-def check_source(name: str, source: Source) -> None:
-    """Refuse data for which metric `name` has no meaning.
-
-    Raises:
-        InputError: as said.
-    """
-    known = SOURCES.get(name)
-    if known is not None and source.name not in known:
-        raise InputError(
-            f"'{name}' is of {' or '.join(known)}, where the condition can be read back from an image, "
-            f"and not of {source.name!r}: leave it out."
-        )
-
-
-def latents(job: Evaluation) -> tuple[Tensor, Tensor | None]:
-    """A draw z of q for each test example, and what the prior sees of its context."""
-    z, seen = [], []
-    for x, context in job.examples():
-        z.append(job.model.encode(x, context).sample())
-        seen.append(job.model.prior_context(job.model.condition(context)))
-    return torch.cat(z), None if seen[0] is None else torch.cat([part for part in seen if part is not None])
+@metric(
+    "condition_error_reconstruction",
+    better="lower",
+    unit="by the data set",
+    needs=READ_BACK,
+    data=tuple(CONDITIONS),
+)
+def _condition_error_reconstruction(evaluation: Evaluation) -> tuple[Values, Facts]:
+    """`condition_error` of reconstructed test images: what the networks lose before the prior does."""
+    errors: Errors = evaluation.backbone("condition reader")
+    pairs = zip(evaluation.reconstructions(), evaluation.chunks(), strict=True)
+    error = _mean([errors(images.cpu(), rows) for images, rows in pairs])
+    return {"condition_error_reconstruction": error}, {"unit": _unit(evaluation)}
 
 
-def diversity(name: str, job: Evaluation) -> tuple[Values, Facts]:
-    """E d(x, x') of two samples at the same condition, `count` pairs on the test contexts in turn."""
-    from flowprior.metrics import pair_diversity
-
-    distance, facts = DISTANCES[DIVERSITIES[name]](job.model.device, job.weights)
-    first, second = tee(images for _, images in job.at_conditions(job.count, 2))
-    found = pair_diversity((pair[:, 0] for pair in first), (pair[:, 1] for pair in second), distance)
-    return {name: found.value}, facts | asdict(found)
-
-
-def condition_error(job: Evaluation) -> tuple[Values, Facts]:
-    """How far the condition that is read back from an image lies from the given one; the less, the better.
-
-    "condition_error" is of samples, one at each of `count` contexts; "real" in the facts of the test images
-    themselves, which stick figures' joints, found by a network, do not hold to the pixel.
-    """
-    unit, errors = CONDITIONS[job.source.name]
-    found = [errors(job, images[:, 0].cpu(), rows) for rows, images in job.at_conditions(job.count, 1)]
-    real = [errors(job, as_input(job.test.x[rows]), rows) for rows in _every(job)]
-    facts = {"unit": unit, "samples": sum(map(len, found)), "real": _mean(real)}
-    return {"condition_error": _mean(found)}, facts
-
-
-def condition_error_reconstruction(job: Evaluation) -> tuple[Values, Facts]:
-    """`condition_error` of the reconstructed test images, each at its own condition: what the networks lose
-    before the prior does."""
-    unit, errors = CONDITIONS[job.source.name]
-    pairs = zip(job.reconstructions(), _every(job), strict=True)
-    found = [errors(job, images.cpu(), rows) for images, rows in pairs]
-    return {"condition_error_reconstruction": _mean(found)}, {"unit": unit}
-
-
-def factors(job: Evaluation) -> tuple[Values, Facts]:
+@metric(
+    "factors",
+    better="lower",
+    unit="standard deviations",
+    needs=("images", "conditional model"),
+    values={"factors": "lower", "factors_energy": "lower", "factors_spread": "higher"},
+    data=("stick_figures",),
+)
+def _factors(evaluation: Evaluation) -> tuple[Values, Facts]:
     """The appearance of sampled stick figures against the true law, which does not depend on the pose.
 
     "factors": mean 1-Wasserstein distance of the factors, in standard deviations; "factors_energy": of all
     together; "factors_spread": spread at one pose over that of the true law.
     """
-    from flowprior.metrics import conditional_spread, factor_distance
-
-    poses = max(2, job.count // EACH)
-    joints = job.test.known["joints"]
-    read = []
-    for rows, images in job.at_conditions(poses, EACH):
-        images = images.transpose(0, 1).flatten(0, 1).cpu()  # (EACH n, C, H, W)
-        at = joints[rows].repeat(EACH, 1, 1)
-        read.append(recover_factors(images, at).unflatten(0, (EACH, len(rows))))
-    found = torch.cat(read, 1)  # (EACH, poses, F)
-    real = true_factors(found[..., 0].numel(), job.seed)
-    far, spread = factor_distance(found.flatten(0, 1), real), conditional_spread(found, real)
-    floor = factor_distance(true_factors(len(real), job.seed + 1), real)
+    poses = max(2, evaluation.count // EACH)
+    joints, seed = evaluation.test.known["joints"], evaluation.seed
+    parts = []
+    for rows, images in evaluation.at_conditions(poses, EACH):
+        flat = rearrange(images, "n each ... -> (each n) ...").cpu()
+        at = repeat(joints[rows], "n joints xy -> (each n) joints xy", each=EACH)
+        parts.append(recover_factors(flat, at).unflatten(0, (EACH, len(rows))))
+    factors = torch.cat(parts, 1)  # (EACH, poses, F)
+    real = true_factors(factors[..., 0].numel(), seed)
+    far, spread = factor_distance(factors.flatten(0, 1), real), conditional_spread(factors, real)
+    floor = factor_distance(true_factors(len(real), seed + 1), real)
     values = {"factors": far.value, "factors_energy": far.energy, "factors_spread": spread.value}
     facts = {"names": tuple(FACTORS), "distance": asdict(far), "spread": asdict(spread)}
     return values, facts | {"two_true_draws": asdict(floor)}
 
 
-def context_gain(job: Evaluation) -> tuple[Values, Facts]:
-    """E log p(z|y) - E log p(z|y'), y' the context of another example, in nats; 0 if the prior ignores it."""
-    from flowprior.metrics.likelihood import latent_nll
-
-    z, context = latents(job)
+@metric(
+    "context_gain",
+    better="higher",
+    unit="nats",
+    needs=("prior density", "conditional model"),
+    undefined="worst",
+)
+def _context_gain(evaluation: Evaluation) -> tuple[Values, Facts]:
+    """E log p(z|y) - E log p(z|y'), y' the context of another example; 0 if the prior ignores it."""
+    z, context = evaluation.posterior_draws()
     if context is None:
         return {"context_gain": 0.0}, {"notes": ["the prior has no context"]}
-    log_prob, place = job.model.prior.log_prob, job.model.device
-    own = latent_nll(log_prob, z, context, device=place)
-    other = latent_nll(log_prob, z, context.roll(1, 0), device=place)
-    return {"context_gain": other.mean - own.mean}, {
-        "unit": "nats",
-        "own": asdict(own),
-        "other": asdict(other),
-    }
+    log_prob, device = evaluation.model.prior.log_prob, evaluation.device
+    own = latent_nll(log_prob, z, context, device=device)
+    other = latent_nll(log_prob, z, context.roll(1, 0), device=device)
+    return {"context_gain": other.mean - own.mean}, {"own": asdict(own), "other": asdict(other)}
 
 
-def _every(job: Evaluation) -> tuple[Tensor, ...]:
-    """All test examples, in chunks."""
-    return torch.arange(len(job.test)).split(CHUNK)
+def _unit(evaluation: Evaluation) -> str:
+    return CONDITIONS[evaluation.source.name][0]
 
 
 def _mean(parts: list[Tensor]) -> float:
     return torch.cat(parts).double().mean().item()
-
-
-def _silhouettes(job: Evaluation, images: Tensor, rows: Tensor) -> Tensor:
-    return 1 - silhouette_iou(silhouette(images), _given(job, rows))
-
-
-def _edges(job: Evaluation, images: Tensor, rows: Tensor) -> Tensor:
-    return 1 - edge_agreement(edges(images), _given(job, rows)).f_score
-
-
-def _joints(job: Evaluation, images: Tensor, rows: Tensor) -> Tensor:
-    found = torch.cat(list(extract(images.to(job.model.device), job.network("pose"))))
-    given = job.test.known["joints"][rows]
-    return joint_distances(found.view(given.shape), given).mean(1)
-
-
-def _given(job: Evaluation, rows: Tensor) -> Tensor:
-    return job.test.tensors()["context"][rows]
-
-
-CONDITIONS: dict[str, tuple[str, Callable[[Evaluation, Tensor, Tensor], Tensor]]] = {
-    "fashion_silhouettes": ("1 - intersection over union", _silhouettes),
-    "fashion_edges": ("1 - F-score within a pixel", _edges),
-    "stick_figures": ("pixels from joint to joint", _joints),
-}
-"""Data whose condition can be read back from images: the unit, and the errors (N,) of images at some rows."""
-SOURCES = {
-    "condition_error": tuple(CONDITIONS),
-    "condition_error_reconstruction": tuple(CONDITIONS),
-    "factors": ("stick_figures",),
-}
-"""The data that a metric has a meaning for, of those which need certain data."""

@@ -8,72 +8,92 @@ import torch
 from torch import Tensor
 
 from flowprior.data.attributes import read_attributes
-from flowprior.data.images import Source
-from flowprior.errors import InputError
-from flowprior.evaluation.context import CHUNK, finite
-from flowprior.evaluation.overlap import Facts, Values
+from flowprior.evaluation.context import CHUNK, Evaluation, Facts, Values, backbone
 from flowprior.latent import lerp, slerp
-from flowprior.metrics.path_length import Path, perceptual_path_length
-from flowprior.metrics.perceptual import PerceptualDistance, lpips_weights
-from flowprior.models import Autoencoder
+from flowprior.metrics import (
+    FeatureNetwork,
+    PerceptualDistance,
+    extract,
+    lpips_weights,
+    perceptual_path_length,
+    separability,
+)
+from flowprior.metrics.path_length import Path
 from flowprior.priors import InvertiblePrior
+from flowprior.registry import metric
 
 KEPT_DRAWS = 20  # draws of the prior for each of `count`: 200,000, as StyleGAN, for 10,000
 PAIRS = 64  # paths at once through the perceptual network
 LPIPS_FILE = "vgg16-397923af.pth"  # torchvision's name for its VGG-16
 LPIPS_STAGES = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
+PATH_LENGTHS = {"ppl": "vgg distance", "ppl_lpips": "lpips distance", "ppl_squeezenet": "squeezenet distance"}
 
 
-def separability(model: Autoencoder, source: Source, count: int, seed: int) -> tuple[Values, Facts]:
-    """exp Σ_i H(Y_i | X_i) in z and in z0 (Morrow & Chiu, section 6.1), of `KEPT_DRAWS` times `count` draws.
+@backbone("attribute classifier")
+def _attribute_classifier(evaluation: Evaluation) -> tuple[FeatureNetwork, Facts]:
+    """A small classifier of the training images: of CelebA's attributes, or elsewhere of the classes."""
+    from flowprior.metrics import attribute_classifier
 
-    The attributes are CelebA's, or elsewhere the classes; a small classifier of the training images decides.
+    train, test = (read_attributes(evaluation.source, train=train) for train in (True, False))
+    classes = evaluation.train.label
+    targets = (train.values, test.values) if classes is None else (classes, evaluation.test.label)
+    facts = {"attributes": train.names, "by_class": classes is not None}
+    return evaluation.learned(attribute_classifier, *targets), facts
 
-    Raises:
-        InputError: if the model is conditional, or the data has no attributes.
+
+@metric(
+    "separability",
+    better="lower",
+    unit="exp of nats",
+    needs=("unconditional model", "attribute classifier"),
+    values=("separability_z", "separability_z0"),
+)
+def _separability(evaluation: Evaluation) -> tuple[Values, Facts]:
+    """exp Σ_i H(Y_i | X_i) of attributes decided by hyperplanes in z and in z0, of 20 `count` draws.
+
+    Source: Morrow & Chiu, section 6.1; StyleGAN, section 4.2.
     """
-    from flowprior.metrics import separability as score
-    from flowprior.metrics.classifier import attribute_classifier
-    from flowprior.metrics.features import extract
-
-    z, z0 = draws(model, KEPT_DRAWS * count, seed, "separability")
-    train, test = source.train(), source.test()
-    attributes = read_attributes(source, train=True)
-    by_class = train.label is not None
-    classifier = attribute_classifier(
-        train.x,
-        train.label if train.label is not None else attributes.values,
-        test.x,
-        test.label if train.label is not None else read_attributes(source, train=False).values,
-        data_fingerprint=f"{train.fingerprint} {test.fingerprint}",
-        device=model.device,
-    )
-    log_odds = torch.cat(
-        [odds.cpu() for part in z.split(CHUNK) for odds in extract(model.decode(part), classifier)]
-    )
-    values, facts = {}, {"attributes": attributes.names, "by_class": by_class} | classifier.facts
+    z, z0 = evaluation.draws(KEPT_DRAWS * evaluation.count)
+    classifier, facts = evaluation.backbone("attribute classifier")
+    images = (evaluation.model.decode(part) for part in z.split(CHUNK))
+    log_odds = torch.cat([odds.cpu() for part in images for odds in extract(part, classifier)])
+    values, facts = {}, facts | classifier.facts
     for space, latents in (("z", z), ("z0", z0)):
         if latents is not None:
-            found = score(latents, log_odds)
-            values[f"separability_{space}"] = found.value
-            facts[space] = asdict(found)
+            result = separability(latents, log_odds)
+            values[f"separability_{space}"] = result.value
+            facts[space] = asdict(result)
     return values, facts
 
 
-def path_length(
-    name: str, model: Autoencoder, count: int, seed: int, weights: File | None
-) -> tuple[Values, Facts]:
-    """Perceptual path length of `count` pairs of draws, by the distance of metric `name`.
+def _register_path_length(name: str, kind: str) -> None:
+    @metric(
+        name,
+        better="lower",
+        unit="squared distance per squared step",
+        needs=("unconditional model", kind),
+        values=tuple(f"{name}_{space}" for space in ("z", "z0", "z0_lerp")),
+        summary=f"Perceptual path length of `count` pairs of draws in z and z0, by the {kind}.",
+    )
+    def path_length(evaluation: Evaluation) -> tuple[Values, Facts]:
+        """`_z` is along straight lines in z; `_z0` along the sphere, for a base N(0, I), and `_z0_lerp` along
+        straight lines in z0, both mapped back. The pairs are the same. z has no sphere to follow."""
+        distance, facts = evaluation.backbone(kind)
+        values, facts = {}, dict(facts)
+        for space, (latents, decode, path) in _spaces(evaluation).items():
+            start, end = latents.chunk(2)
+            result = perceptual_path_length(
+                decode, distance, path, start, end, seed=evaluation.seed, batch_size=PAIRS
+            )
+            values[f"{name}_{space}"] = result.value
+            facts[space] = asdict(result)
+        return values, facts
 
-    `_z` is along straight lines in z; `_z0` along the sphere, for a base N(0, I), and `_z0_lerp` along
-    straight lines in z0, both mapped back. The pairs are the same. z has no sphere to follow.
 
-    Raises:
-        InputError: if the model is conditional, or weights are missing.
-    """
-    z, z0 = draws(model, 2 * count, seed, name)
-    distance, facts = DISTANCES[name](model.device, weights)
-    prior = model.prior
+def _spaces(evaluation: Evaluation) -> dict[str, tuple[Tensor, Callable[[Tensor], Tensor], Path]]:
+    """By space: draws, what decodes them, and the paths between them."""
+    model, prior = evaluation.model, evaluation.model.prior
+    z, z0 = evaluation.draws(2 * evaluation.count)
     spaces: dict[str, tuple[Tensor, Callable[[Tensor], Tensor], Path]] = {"z": (z, model.decode, lerp)}
     if z0 is not None and isinstance(prior, InvertiblePrior):
 
@@ -83,35 +103,15 @@ def path_length(
         if prior.has_normal_base:
             spaces["z0"] = (z0, decode, slerp)
         spaces["z0_lerp"] = (z0, decode, lerp)
-    values = {}
-    for space, (latents, decoder, path) in spaces.items():
-        start, end = latents.chunk(2)
-        found = perceptual_path_length(decoder, distance, path, start, end, seed=seed, batch_size=PAIRS)
-        values[f"{name}_{space}"] = found.value
-        facts[space] = asdict(found)
-    return values, facts
+    return spaces
 
 
-def draws(model: Autoencoder, count: int, seed: int, name: str) -> tuple[Tensor, Tensor | None]:
-    """`count` draws z of the prior and, where it is invertible, their z0; those that are not finite are left
-    out with a warning.
-
-    Raises:
-        InputError: if the model is conditional, `name` says what for, or too many draws are not finite.
-    """
-    prior = model.prior
-    if model.conditional:
-        raise InputError(f"'{name}' is of one prior's spaces, but this model is conditional: leave it out.")
-    torch.manual_seed(seed)
-    z = torch.cat([part for (part,) in finite(((z,) for z in prior.sample(count).split(CHUNK)), "draws")])
-    z = z[: len(z) // 2 * 2]  # pairs of them are wanted
-    if not isinstance(prior, InvertiblePrior):
-        return z, None
-    return z, torch.cat([prior.to_base(part)[0] for part in z.split(CHUNK)])
+for _name, _kind in PATH_LENGTHS.items():
+    _register_path_length(_name, _kind)
 
 
 def vgg_distance(device: torch.device, weights: File | None) -> tuple[PerceptualDistance, Facts]:
-    """Normalised VGG-19 up to relu3_1, every channel with weight 1.
+    """Normalized VGG-19 up to relu3_1, every channel with weight 1.
 
     Raises:
         InputError: if its file is neither in `weights` nor in FLOWPRIOR_WEIGHTS.
@@ -122,27 +122,28 @@ def vgg_distance(device: torch.device, weights: File | None) -> tuple[Perceptual
     return PerceptualDistance(maps), _facts(DEFAULT_FILE, maps.stages, "1", "none")
 
 
-def _lpips(device: torch.device, weights: File | None) -> tuple[PerceptualDistance, Facts]:
+@backbone("vgg distance")
+def _vgg(evaluation: Evaluation) -> tuple[PerceptualDistance, Facts]:
+    return vgg_distance(evaluation.device, evaluation.weights)
+
+
+@backbone("lpips distance")
+def _lpips(evaluation: Evaluation) -> tuple[PerceptualDistance, Facts]:
     from flowprior.networks.vgg import VGGFeatures
 
-    maps = VGGFeatures(LPIPS_FILE if weights is None else weights / LPIPS_FILE, LPIPS_STAGES).to(device)
+    device, folder = evaluation.device, evaluation.weights
+    maps = VGGFeatures(LPIPS_FILE if folder is None else folder / LPIPS_FILE, LPIPS_STAGES).to(device)
     heads = [weight.to(device) for weight in lpips_weights("vgg")]
     return PerceptualDistance(maps, heads), _facts(LPIPS_FILE, maps.stages, "LPIPS 0.1", "none")
 
 
-def _squeezenet(device: torch.device, weights: File | None) -> tuple[PerceptualDistance, Facts]:
+@backbone("squeezenet distance")
+def _squeezenet(evaluation: Evaluation) -> tuple[PerceptualDistance, Facts]:
     from flowprior.metrics.features import SQUEEZENET_FILE, SqueezeNetMaps
 
-    maps = SqueezeNetMaps(weights).to(device)
+    maps = SqueezeNetMaps(evaluation.weights).to(evaluation.device)
     return PerceptualDistance(maps), _facts(SQUEEZENET_FILE, maps.stages, "1", maps.resize)
 
 
 def _facts(file: str, stages: tuple[object, ...], layer_weights: str, resize: str) -> Facts:
     return {"features": file, "layers": stages, "layer_weights": layer_weights, "resize": resize}
-
-
-DISTANCES: dict[str, Callable[[torch.device, File | None], tuple[PerceptualDistance, Facts]]] = {
-    "ppl": vgg_distance,
-    "ppl_lpips": _lpips,
-    "ppl_squeezenet": _squeezenet,
-}
