@@ -1,8 +1,9 @@
 """Evaluation: metrics of a trained model on its data set, one record each in `flowprior.registry`."""
 
-from flowprior.evaluation import conditional, images, likelihood, overlap, spaces
+from flowprior.evaluation import conditional, images, likelihood, overlap, spaces  # noqa: F401 (register)
 from flowprior.evaluation.context import (
     BACKBONES,
+    Backbone,
     Diverged,
     Evaluation,
     aggregate_over_training,
@@ -14,6 +15,7 @@ from flowprior.evaluation.needs import applicable, check_metrics
 
 __all__ = [
     "BACKBONES",
+    "Backbone",
     "Diverged",
     "Evaluation",
     "Measured",
@@ -21,14 +23,9 @@ __all__ = [
     "applicable",
     "backbone",
     "check_metrics",
-    "conditional",
     "contexts_of",
     "describe_metrics",
     "higher_is_better",
-    "images",
-    "likelihood",
     "measure",
-    "overlap",
     "prepare",
-    "spaces",
 ]

@@ -9,7 +9,7 @@ import torch
 
 from flowprior.data.images import Source
 from flowprior.errors import InputError
-from flowprior.evaluation.context import Diverged, Evaluation, Facts, Values
+from flowprior.evaluation.context import Diverged, Evaluation, Facts, Result, Values
 from flowprior.evaluation.needs import check_metrics, make_ready
 from flowprior.models import Autoencoder
 from flowprior.registry import METRICS, Metric
@@ -94,7 +94,7 @@ def describe_metrics() -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _measured(record: Metric, evaluation: Evaluation) -> tuple[Values, Facts]:
+def _measured(record: Metric, evaluation: Evaluation) -> Result:
     """Values and facts of one metric; what is wrong with the prior is measured, not hidden."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -1,7 +1,7 @@
 """What metrics need, and the sentences that refuse them where it is missing."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
 
 from flowprior.checks import check_known
 from flowprior.data.images import Source
@@ -10,8 +10,38 @@ from flowprior.evaluation.context import BACKBONES, Evaluation
 from flowprior.models import Autoencoder
 from flowprior.registry import METRICS, Metric
 
-Missing = Mapping[str, Callable[[Any], str | None]]
-"""By need: of what should have it, how a sentence that begins with "needs" goes on where it is missing."""
+
+class Need(NamedTuple):
+    """Something that a model, a source or, once it is read, its examples have or lack."""
+
+    of: Literal["model", "source", "examples"]
+    has: Callable[[Any], bool]
+    lacks: str  # how the sentence goes on after "needs", formatted with the model or the source
+
+
+NEEDS = {
+    "images": Need("source", lambda s: len(s.image_shape) == 3, "images, but {.name!r} holds vectors"),
+    "labels": Need("examples", lambda s: s.train().label is not None, "labels, but {.name!r} has none"),
+    "prior density": Need(
+        "model",
+        lambda model: model.prior.has_density,
+        "a density of the prior, but {.prior.__class__.__name__} has only samples",
+    ),
+    "posterior density": Need(
+        "model",
+        lambda model: not model.posterior.deterministic,
+        "a posterior with a density, such as GaussianPosterior(), but this model's is a "
+        "{.posterior.__class__.__name__}",
+    ),
+    "conditional model": Need(
+        "model", lambda model: model.conditional, "a conditional model, but this one has no context"
+    ),
+    "unconditional model": Need(
+        "model",
+        lambda model: not model.conditional,
+        "one prior for all examples, but this model is conditional",
+    ),
+}
 
 
 def check_metrics(names: Sequence[str], source: Source, model: Autoencoder | None = None) -> None:
@@ -26,15 +56,13 @@ def check_metrics(names: Sequence[str], source: Source, model: Autoencoder | Non
         check_known("metric", name, METRICS)
         record = METRICS[name]
         for need in record.needs:
-            known = (*OF_SOURCE, *OF_EXAMPLES, *OF_MODEL, *BACKBONES)
-            check_known(f"need of the metric '{name}',", need, known)
-        _check(record, OF_SOURCE, source)
+            check_known(f"need of the metric '{name}',", need, (*NEEDS, *BACKBONES))
+        _check(record, "source", source)
         if record.data and source.name not in record.data:
-            raise InputError(
-                f"'{name}' is for {' or '.join(record.data)}, and not for {source.name!r}: leave it out."
-            )
+            known = " or ".join(record.data)
+            raise InputError(f"'{name}' is for {known}, and not for {source.name!r}: leave it out.")
         if model is not None:
-            _check(record, OF_MODEL, model)
+            _check(record, "model", model)
 
 
 def make_ready(evaluation: Evaluation, names: Sequence[str]) -> None:
@@ -45,7 +73,7 @@ def make_ready(evaluation: Evaluation, names: Sequence[str]) -> None:
     """
     _ = evaluation.contexts
     for name in names:
-        _check(METRICS[name], OF_EXAMPLES, evaluation.source)
+        _check(METRICS[name], "examples", evaluation.source)
         for need in METRICS[name].needs:
             if need in BACKBONES:
                 evaluation.backbone(need)
@@ -53,53 +81,13 @@ def make_ready(evaluation: Evaluation, names: Sequence[str]) -> None:
 
 def applicable(names: Sequence[str], model: Autoencoder) -> tuple[str, ...]:
     """`names` without the metrics that need a density of a prior which has samples only."""
-    if model.prior.has_density:
-        return tuple(names)
-    return tuple(name for name in names if name not in METRICS or "prior density" not in METRICS[name].needs)
+    density = model.prior.has_density
+    return tuple(n for n in names if density or n not in METRICS or "prior density" not in METRICS[n].needs)
 
 
-def _check(record: Metric, table: Missing, subject: Source | Autoencoder) -> None:
-    also = (need for name in record.needs if name in BACKBONES for need in BACKBONES[name].needs)
-    for need in (*record.needs, *also):
-        missing = table[need](subject) if need in table else None
-        if missing is not None:
-            raise InputError(f"'{record.name}' needs {missing}: leave it out.")
-
-
-def _images(source: Source) -> str | None:
-    return None if len(source.image_shape) == 3 else f"images, but {source.name!r} holds vectors"
-
-
-def _labels(source: Source) -> str | None:
-    return None if source.train().label is not None else f"labels, but {source.name!r} has none"
-
-
-def _prior_density(model: Autoencoder) -> str | None:
-    if model.prior.has_density:
-        return None
-    return f"a density of the prior, but {type(model.prior).__name__} has only samples"
-
-
-def _posterior_density(model: Autoencoder) -> str | None:
-    if not model.posterior.deterministic:
-        return None
-    kind = type(model.posterior).__name__
-    return f"a posterior with a density, such as GaussianPosterior(), but this model's is a {kind}"
-
-
-def _conditional(model: Autoencoder) -> str | None:
-    return None if model.conditional else "a conditional model, but this one has no context"
-
-
-def _unconditional(model: Autoencoder) -> str | None:
-    return "one prior for all examples, but this model is conditional" if model.conditional else None
-
-
-OF_SOURCE: Missing = {"images": _images}
-OF_EXAMPLES: Missing = {"labels": _labels}  # known once the data is read
-OF_MODEL: Missing = {
-    "prior density": _prior_density,
-    "posterior density": _posterior_density,
-    "conditional model": _conditional,
-    "unconditional model": _unconditional,
-}
+def _check(record: Metric, of: str, subject: Source | Autoencoder) -> None:
+    inherited = (need for name in record.needs if name in BACKBONES for need in BACKBONES[name].needs)
+    for name in (*record.needs, *inherited):
+        need = NEEDS.get(name)
+        if need is not None and need.of == of and not need.has(subject):
+            raise InputError(f"'{record.name}' needs {need.lacks.format(subject)}: leave it out.")

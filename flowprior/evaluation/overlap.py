@@ -5,7 +5,7 @@ from dataclasses import asdict
 import torch
 from torch import Tensor
 
-from flowprior.evaluation.context import Evaluation, Facts, Values
+from flowprior.evaluation.context import Evaluation, Result
 from flowprior.latent import nearest_neighbors
 from flowprior.metrics import density_skl, leakage_curve, neighbor_skl, normal_thresholds
 from flowprior.metrics import leakage as leakage_scores
@@ -15,39 +15,25 @@ from flowprior.tensors import as_input
 
 DRAWS = 5000  # of each kind (dpVAE, section 5.1)
 SHARES = (0.1, 0.01, 0.001)  # of N(0, I)'s own draws below the thresholds of the leakage
+LEAKAGES = tuple(f"leakage_{share}" for share in SHARES)
 ON_MANIFOLD = 0.99  # of the test examples: as near to the training examples as they are, a sample is on it
-DENSITIES = ("prior density", "posterior density", "unconditional model")
+ONE_POSTERIOR = ("posterior density", "unconditional model")
+DENSITIES = ("prior density", *ONE_POSTERIOR)
 
 
-@metric(
-    "skl",
-    better="lower",
-    unit="nats",
-    needs=DENSITIES,
-    values=("skl", "skl_density"),
-    undefined="worst",
-)
-def _skl(evaluation: Evaluation) -> tuple[Values, Facts]:
+@metric("skl", better="lower", unit="nats", needs=DENSITIES, values=("skl", "skl_density"), undefined="worst")
+def _skl(evaluation: Evaluation) -> Result:
     """KL(p ‖ q) + KL(q ‖ p) in z: by nearest neighbors ("skl") and from both densities ("skl_density")."""
     prior, aggregate = evaluation.model.prior, evaluation.aggregate
     p, q = prior.sample(DRAWS), aggregate.sample(DRAWS)
     near = neighbor_skl(p, q)
     exact = density_skl(p, q, prior.log_prob, aggregate.log_prob)
-    return {"skl": near.value, "skl_density": exact.value}, {
-        "neighbors": asdict(near),
-        "density": asdict(exact),
-    }
+    values = {"skl": near.value, "skl_density": exact.value}
+    return values, {"neighbors": asdict(near), "density": asdict(exact)}
 
 
-@metric(
-    "leakage",
-    better="lower",
-    unit="nats",
-    needs=DENSITIES,
-    values=tuple(f"leakage_{share}" for share in SHARES),
-    undefined="worst",
-)
-def _leakage(evaluation: Evaluation) -> tuple[Values, Facts]:
+@metric("leakage", better="lower", unit="nats", needs=DENSITIES, values=LEAKAGES, undefined="worst")
+def _leakage(evaluation: Evaluation) -> Result:
     """LS(τ) at thresholds below which lie a tenth, a hundredth and a thousandth of N(0, I)'s own draws.
 
     The facts hold the whole "curve" over τ too, from the same draws; the volume counts.
@@ -62,30 +48,23 @@ def _leakage(evaluation: Evaluation) -> tuple[Values, Facts]:
     if isinstance(prior, InvertiblePrior):
         base = log_p - prior.to_base(z)[1]
         facts["scores_as_printed"] = leakage_scores(log_q, log_p, thresholds, base).scores
-    return {f"leakage_{share}": value for share, value in zip(SHARES, result.scores, strict=True)}, facts
+    return dict(zip(LEAKAGES, result.scores, strict=True)), facts
 
 
-@metric(
-    "off_manifold",
-    better="lower",
-    unit="share",
-    needs=("posterior density", "unconditional model"),
-    undefined="worst",
-)
-def _off_manifold(evaluation: Evaluation) -> tuple[Values, Facts]:
+@metric("off_manifold", better="lower", unit="share", needs=ONE_POSTERIOR, undefined="worst")
+def _off_manifold(evaluation: Evaluation) -> Result:
     """Share of low-posterior samples farther from the training examples than 99 % of the test examples."""
     low = torch.cat(list(evaluation.low_posterior_samples())).cpu()
-    return off_manifold(low, as_input(evaluation.train.x), as_input(evaluation.test.x))
+    return off_manifold(low, as_input(evaluation.source.train().x), as_input(evaluation.test.x))
 
 
-def off_manifold(samples: Tensor, train: Tensor, test: Tensor) -> tuple[Values, Facts]:
+def off_manifold(samples: Tensor, train: Tensor, test: Tensor) -> Result:
     """The share of `samples` farther from their nearest training example than `ON_MANIFOLD` of `test` are.
 
     Args:
         samples, train, test: (N, *event) each, in the model's units; distances are Euclidean.
     """
-    held_out = nearest_neighbors(test, train, 1)[0]
-    threshold = held_out.quantile(ON_MANIFOLD).item()
+    threshold = nearest_neighbors(test, train, 1)[0].quantile(ON_MANIFOLD).item()
     distance = nearest_neighbors(samples, train, 1)[0]
     facts = {"threshold": threshold, "quantile": ON_MANIFOLD, "samples": len(samples)}
     return {"off_manifold": (distance > threshold).double().mean().item()}, facts

@@ -8,17 +8,20 @@ import torch
 from torch import Tensor
 
 from flowprior.data.attributes import read_attributes
-from flowprior.evaluation.context import CHUNK, Evaluation, Facts, Values, backbone
+from flowprior.evaluation.context import CHUNK, Evaluation, Facts, Result, Values, backbone
 from flowprior.latent import lerp, slerp
 from flowprior.metrics import (
     FeatureNetwork,
     PerceptualDistance,
+    attribute_classifier,
     extract,
     lpips_weights,
     perceptual_path_length,
     separability,
 )
+from flowprior.metrics.features import SQUEEZENET_FILE, SqueezeNetMaps
 from flowprior.metrics.path_length import Path
+from flowprior.networks.vgg import DEFAULT_FILE, VGGFeatures
 from flowprior.priors import InvertiblePrior
 from flowprior.registry import metric
 
@@ -26,18 +29,52 @@ KEPT_DRAWS = 20  # draws of the prior for each of `count`: 200,000, as StyleGAN,
 PAIRS = 64  # paths at once through the perceptual network
 LPIPS_FILE = "vgg16-397923af.pth"  # torchvision's name for its VGG-16
 LPIPS_STAGES = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
-PATH_LENGTHS = {"ppl": "vgg distance", "ppl_lpips": "lpips distance", "ppl_squeezenet": "squeezenet distance"}
+DISTANCES = {
+    "vgg distance": ("ppl", "diversity_vgg"),
+    "lpips distance": ("ppl_lpips", "lpips"),
+    "squeezenet distance": ("ppl_squeezenet", "diversity_squeezenet"),
+}
+"""By backbone: its path length, and the diversity of conditional samples that it measures."""
+
+
+def vgg_distance(device: torch.device, weights: File | None) -> tuple[PerceptualDistance, Facts]:
+    """Normalized VGG-19 up to relu3_1, every channel with weight 1.
+
+    Raises:
+        InputError: if its file is neither in `weights` nor in FLOWPRIOR_WEIGHTS.
+    """
+    maps = VGGFeatures(DEFAULT_FILE if weights is None else weights / DEFAULT_FILE).to(device)
+    return PerceptualDistance(maps), _facts(DEFAULT_FILE, maps.stages)
+
+
+@backbone("lpips distance")
+def _lpips(evaluation: Evaluation) -> tuple[PerceptualDistance, Facts]:
+    device, folder = evaluation.model.device, evaluation.weights
+    maps = VGGFeatures(LPIPS_FILE if folder is None else folder / LPIPS_FILE, LPIPS_STAGES).to(device)
+    heads = [weight.to(device) for weight in lpips_weights("vgg")]
+    return PerceptualDistance(maps, heads), _facts(LPIPS_FILE, maps.stages, "LPIPS 0.1")
+
+
+@backbone("squeezenet distance")
+def _squeezenet(evaluation: Evaluation) -> tuple[PerceptualDistance, Facts]:
+    maps = SqueezeNetMaps(evaluation.weights).to(evaluation.model.device)
+    return PerceptualDistance(maps), _facts(SQUEEZENET_FILE, maps.stages, resize=maps.resize)
+
+
+def _facts(file: str, stages: tuple[object, ...], weights: str = "1", resize: str = "none") -> Facts:
+    return {"features": file, "layers": stages, "layer_weights": weights, "resize": resize}
+
+
+backbone("vgg distance")(lambda evaluation: vgg_distance(evaluation.model.device, evaluation.weights))
 
 
 @backbone("attribute classifier")
 def _attribute_classifier(evaluation: Evaluation) -> tuple[FeatureNetwork, Facts]:
     """A small classifier of the training images: of CelebA's attributes, or elsewhere of the classes."""
-    from flowprior.metrics import attribute_classifier
-
     train, test = (read_attributes(evaluation.source, train=train) for train in (True, False))
-    classes = evaluation.train.label
-    targets = (train.values, test.values) if classes is None else (classes, evaluation.test.label)
-    facts = {"attributes": train.names, "by_class": classes is not None}
+    by_class = evaluation.source.train().label is not None
+    targets = () if by_class else (train.values, test.values)
+    facts = {"attributes": train.names, "by_class": by_class}
     return evaluation.learned(attribute_classifier, *targets), facts
 
 
@@ -48,10 +85,10 @@ def _attribute_classifier(evaluation: Evaluation) -> tuple[FeatureNetwork, Facts
     needs=("unconditional model", "attribute classifier"),
     values=("separability_z", "separability_z0"),
 )
-def _separability(evaluation: Evaluation) -> tuple[Values, Facts]:
+def _separability(evaluation: Evaluation) -> Result:
     """exp Σ_i H(Y_i | X_i) of attributes decided by hyperplanes in z and in z0, of 20 `count` draws.
 
-    Source: Morrow & Chiu, section 6.1; StyleGAN, section 4.2.
+    Source: Morrow & Chiu, section 6.1.
     """
     z, z0 = evaluation.draws(KEPT_DRAWS * evaluation.count)
     classifier, facts = evaluation.backbone("attribute classifier")
@@ -67,31 +104,30 @@ def _separability(evaluation: Evaluation) -> tuple[Values, Facts]:
 
 
 def _register_path_length(name: str, kind: str) -> None:
-    @metric(
-        name,
-        better="lower",
-        unit="squared distance per squared step",
-        needs=("unconditional model", kind),
-        values=tuple(f"{name}_{space}" for space in ("z", "z0", "z0_lerp")),
-        summary=f"Perceptual path length of `count` pairs of draws in z and z0, by the {kind}.",
+    about = f"Perceptual path length of `count` pairs of draws in z and z0, by the {kind}."
+    needs, values = (
+        ("unconditional model", kind),
+        tuple(f"{name}_{space}" for space in ("z", "z0", "z0_lerp")),
     )
-    def path_length(evaluation: Evaluation) -> tuple[Values, Facts]:
-        """`_z` is along straight lines in z; `_z0` along the sphere, for a base N(0, I), and `_z0_lerp` along
-        straight lines in z0, both mapped back. The pairs are the same. z has no sphere to follow."""
+
+    @metric(name, better="lower", unit="squared speed", needs=needs, values=values, summary=about)
+    def path_length(evaluation: Evaluation) -> Result:
         distance, facts = evaluation.backbone(kind)
-        values, facts = {}, dict(facts)
+        values: Values = {}
         for space, (latents, decode, path) in _spaces(evaluation).items():
-            start, end = latents.chunk(2)
-            result = perceptual_path_length(
-                decode, distance, path, start, end, seed=evaluation.seed, batch_size=PAIRS
-            )
+            ends, seed = latents.chunk(2), evaluation.seed
+            result = perceptual_path_length(decode, distance, path, *ends, seed=seed, batch_size=PAIRS)
             values[f"{name}_{space}"] = result.value
-            facts[space] = asdict(result)
+            facts = facts | {space: asdict(result)}
         return values, facts
 
 
 def _spaces(evaluation: Evaluation) -> dict[str, tuple[Tensor, Callable[[Tensor], Tensor], Path]]:
-    """By space: draws, what decodes them, and the paths between them."""
+    """Draws, what decodes them, and the paths between them, which z has no sphere for.
+
+    "z" is along straight lines in z; "z0" along the sphere, for a base N(0, I), and "z0_lerp" along straight
+    lines in z0, both mapped back. The draws are the same.
+    """
     model, prior = evaluation.model, evaluation.model.prior
     z, z0 = evaluation.draws(2 * evaluation.count)
     spaces: dict[str, tuple[Tensor, Callable[[Tensor], Tensor], Path]] = {"z": (z, model.decode, lerp)}
@@ -106,44 +142,5 @@ def _spaces(evaluation: Evaluation) -> dict[str, tuple[Tensor, Callable[[Tensor]
     return spaces
 
 
-for _name, _kind in PATH_LENGTHS.items():
+for _kind, (_name, _) in DISTANCES.items():
     _register_path_length(_name, _kind)
-
-
-def vgg_distance(device: torch.device, weights: File | None) -> tuple[PerceptualDistance, Facts]:
-    """Normalized VGG-19 up to relu3_1, every channel with weight 1.
-
-    Raises:
-        InputError: if its file is neither in `weights` nor in FLOWPRIOR_WEIGHTS.
-    """
-    from flowprior.networks.vgg import DEFAULT_FILE, VGGFeatures
-
-    maps = VGGFeatures(DEFAULT_FILE if weights is None else weights / DEFAULT_FILE).to(device)
-    return PerceptualDistance(maps), _facts(DEFAULT_FILE, maps.stages, "1", "none")
-
-
-@backbone("vgg distance")
-def _vgg(evaluation: Evaluation) -> tuple[PerceptualDistance, Facts]:
-    return vgg_distance(evaluation.device, evaluation.weights)
-
-
-@backbone("lpips distance")
-def _lpips(evaluation: Evaluation) -> tuple[PerceptualDistance, Facts]:
-    from flowprior.networks.vgg import VGGFeatures
-
-    device, folder = evaluation.device, evaluation.weights
-    maps = VGGFeatures(LPIPS_FILE if folder is None else folder / LPIPS_FILE, LPIPS_STAGES).to(device)
-    heads = [weight.to(device) for weight in lpips_weights("vgg")]
-    return PerceptualDistance(maps, heads), _facts(LPIPS_FILE, maps.stages, "LPIPS 0.1", "none")
-
-
-@backbone("squeezenet distance")
-def _squeezenet(evaluation: Evaluation) -> tuple[PerceptualDistance, Facts]:
-    from flowprior.metrics.features import SQUEEZENET_FILE, SqueezeNetMaps
-
-    maps = SqueezeNetMaps(evaluation.weights).to(evaluation.device)
-    return PerceptualDistance(maps), _facts(SQUEEZENET_FILE, maps.stages, "1", maps.resize)
-
-
-def _facts(file: str, stages: tuple[object, ...], layer_weights: str, resize: str) -> Facts:
-    return {"features": file, "layers": stages, "layer_weights": layer_weights, "resize": resize}

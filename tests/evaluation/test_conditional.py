@@ -12,8 +12,7 @@ from flowprior.data.conditions import read_conditions
 from flowprior.data.images import Source
 from flowprior.data.stick_figures import FACTORS, render, true_factors
 from flowprior.errors import InputError
-from flowprior.evaluation import BACKBONES, conditional, higher_is_better, measure
-from flowprior.evaluation.context import Backbone
+from flowprior.evaluation import BACKBONES, Backbone, conditional, higher_is_better, measure
 from flowprior.experiments.experiment import Experiment
 from flowprior.models import Autoencoder, UnitGaussianPosterior
 from flowprior.priors import GaussianPrior, StandardNormal

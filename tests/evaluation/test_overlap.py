@@ -9,8 +9,8 @@ from torch.distributions import MultivariateNormal
 
 from flowprior.data.images import Source
 from flowprior.errors import InputError
-from flowprior.evaluation import BACKBONES, Evaluation, aggregate_over_training, measure, overlap
-from flowprior.evaluation.context import LP_DRAWS, Backbone
+from flowprior.evaluation import BACKBONES, Backbone, Evaluation, aggregate_over_training, measure, overlap
+from flowprior.evaluation.context import LP_DRAWS
 from flowprior.metrics.features import FeatureNetwork
 from flowprior.models import Autoencoder, GaussianLikelihood, GaussianPosterior
 from flowprior.networks import MLP, SmallDecoder, SmallEncoder

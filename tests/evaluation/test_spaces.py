@@ -9,8 +9,7 @@ from torchvision.models import squeezenet1_0
 from flowprior.bijectors.bijector import Bijector
 from flowprior.data.images import Source
 from flowprior.errors import InputError
-from flowprior.evaluation import BACKBONES, Evaluation, measure
-from flowprior.evaluation.context import Backbone
+from flowprior.evaluation import BACKBONES, Backbone, Evaluation, measure
 from flowprior.metrics.perceptual import PerceptualDistance
 from flowprior.models import Autoencoder, GaussianLikelihood
 from flowprior.priors import FlowPrior, MixturePrior, StandardNormal
