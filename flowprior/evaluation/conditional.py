@@ -9,21 +9,11 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
+from flowprior import metrics
 from flowprior.data.garments import edges, silhouette
 from flowprior.data.stick_figures import FACTORS, recover_factors, true_factors
 from flowprior.evaluation.context import Evaluation, Result, backbone
 from flowprior.evaluation.spaces import DISTANCES
-from flowprior.metrics import (
-    FeatureNetwork,
-    conditional_spread,
-    edge_agreement,
-    extract,
-    factor_distance,
-    latent_nll,
-    pair_diversity,
-    pose_regressor,
-    silhouette_iou,
-)
 from flowprior.metrics.pose import joint_distances
 from flowprior.registry import metric
 from flowprior.tensors import as_input
@@ -32,15 +22,15 @@ EACH = 10  # samples at each condition, for the spread of factors
 
 
 def _silhouettes(images: Tensor, given: Tensor) -> Tensor:
-    return 1 - silhouette_iou(silhouette(images), given)
+    return 1 - metrics.silhouette_iou(silhouette(images), given)
 
 
 def _edges(images: Tensor, given: Tensor) -> Tensor:
-    return 1 - edge_agreement(edges(images), given).f_score
+    return 1 - metrics.edge_agreement(edges(images), given).f_score
 
 
-def _joints(images: Tensor, given: Tensor, network: FeatureNetwork) -> Tensor:
-    joints = torch.cat(list(extract(images, network)))
+def _joints(images: Tensor, given: Tensor, network: metrics.FeatureNetwork) -> Tensor:
+    joints = torch.cat(list(metrics.extract(images, network)))
     return joint_distances(joints.view(given.shape), given).mean(1)
 
 
@@ -50,14 +40,15 @@ CONDITIONS: dict[str, tuple[str, Callable[..., Tensor]]] = {
     "stick_figures": ("pixels from joint to joint", _joints),
 }
 """Data whose condition can be read back from images: the unit, and the errors (n,) of images."""
+READABLE = tuple(CONDITIONS)
 READ_BACK = ("conditional model", "condition reader")
 
 
 @backbone("pose")
-def _pose(evaluation: Evaluation) -> FeatureNetwork:
+def _pose(evaluation: Evaluation) -> metrics.FeatureNetwork:
     """What finds joints, trained on the real images of the data set and kept."""
     train, test = evaluation.source.train(), evaluation.test
-    return evaluation.learned(pose_regressor, train.known["joints"], test.known["joints"])
+    return evaluation.learned(metrics.pose_regressor, train.known["joints"], test.known["joints"])
 
 
 @backbone("condition reader")
@@ -77,7 +68,9 @@ def _register_diversity(name: str, kind: str) -> None:
     def diversity(evaluation: Evaluation) -> Result:
         distance, facts = evaluation.backbone(kind)
         first, second = tee(images for _, images in evaluation.at_conditions(evaluation.count, 2))
-        result = pair_diversity((pair[:, 0] for pair in first), (pair[:, 1] for pair in second), distance)
+        result = metrics.pair_diversity(
+            (pair[:, 0] for pair in first), (pair[:, 1] for pair in second), distance
+        )
         return {name: result.value}, facts | asdict(result)
 
 
@@ -85,7 +78,7 @@ for _kind, (_, _name) in DISTANCES.items():
     _register_diversity(_name, _kind)
 
 
-@metric("condition_error", better="lower", unit="by the data", needs=READ_BACK, data=tuple(CONDITIONS))
+@metric("condition_error", better="lower", unit="by the data", needs=READ_BACK, data=READABLE)
 def _condition_error(evaluation: Evaluation) -> Result:
     """How far the condition read back from samples, one at each of `count` contexts, is from the given one.
 
@@ -100,13 +93,7 @@ def _condition_error(evaluation: Evaluation) -> Result:
     return {"condition_error": _mean(sampled)}, facts | {"real": _mean(real)}
 
 
-@metric(
-    "condition_error_reconstruction",
-    better="lower",
-    unit="by the data",
-    needs=READ_BACK,
-    data=tuple(CONDITIONS),
-)
+@metric("condition_error_reconstruction", better="lower", unit="by the data", needs=READ_BACK, data=READABLE)
 def _condition_error_reconstruction(evaluation: Evaluation) -> Result:
     """`condition_error` of reconstructed test images: what the networks lose before the prior does."""
     errors = evaluation.backbone("condition reader")
@@ -141,8 +128,11 @@ def _factors(evaluation: Evaluation) -> Result:
         parts.append(rearrange(recover_factors(flat, at), "(each n) f -> each n f", each=EACH))
     factors = torch.cat(parts, 1)  # (EACH, poses, F)
     real = true_factors(factors[..., 0].numel(), seed)
-    far, spread = factor_distance(factors.flatten(0, 1), real), conditional_spread(factors, real)
-    floor = factor_distance(true_factors(len(real), seed + 1), real)
+    far, spread = (
+        metrics.factor_distance(factors.flatten(0, 1), real),
+        metrics.conditional_spread(factors, real),
+    )
+    floor = metrics.factor_distance(true_factors(len(real), seed + 1), real)
     values = {"factors": far.value, "factors_energy": far.energy, "factors_spread": spread.value}
     facts = {"names": tuple(FACTORS), "distance": asdict(far), "spread": asdict(spread)}
     return values, facts | {"two_true_draws": asdict(floor)}
@@ -161,6 +151,6 @@ def _context_gain(evaluation: Evaluation) -> Result:
     if context is None:
         return {"context_gain": 0.0}, {"notes": ["the prior has no context"]}
     log_prob, device = evaluation.model.prior.log_prob, evaluation.model.device
-    own = latent_nll(log_prob, z, context, device=device)
-    other = latent_nll(log_prob, z, context.roll(1, 0), device=device)
+    own = metrics.latent_nll(log_prob, z, context, device=device)
+    other = metrics.latent_nll(log_prob, z, context.roll(1, 0), device=device)
     return {"context_gain": other.mean - own.mean}, {"own": asdict(own), "other": asdict(other)}

@@ -6,22 +6,8 @@ from dataclasses import asdict
 import torch
 from torch import Tensor
 
+from flowprior import metrics
 from flowprior.evaluation.context import Evaluation, Facts, Result, backbone
-from flowprior.metrics import (
-    FeatureNetwork,
-    cached_statistics,
-    classifier_features,
-    classifier_logits,
-    extract,
-    frechet,
-    inception_features,
-    inception_logits,
-    inception_score,
-    kernel_distance,
-    reconstruction_error,
-    squeezenet_features,
-)
-from flowprior.metrics import prd as precision_recall
 from flowprior.registry import metric
 
 LABELED = ("images", "labels")
@@ -33,20 +19,18 @@ FAMILIES = {
 }
 """By backbone: its Fréchet distance, its precision and recall, and the inception score by its logits."""
 
-backbone("inception")(lambda evaluation: inception_features(evaluation.weights, download=evaluation.download))
-backbone("inception logits")(
-    lambda evaluation: inception_logits(evaluation.weights, download=evaluation.download)
-)
-backbone("squeezenet")(lambda evaluation: squeezenet_features(evaluation.weights))
-backbone("classifier", needs=LABELED)(lambda evaluation: evaluation.learned(classifier_features))
-backbone("classifier logits", needs=LABELED)(lambda evaluation: evaluation.learned(classifier_logits))
+backbone("inception")(lambda e: metrics.inception_features(e.weights, download=e.download))
+backbone("inception logits")(lambda e: metrics.inception_logits(e.weights, download=e.download))
+backbone("squeezenet")(lambda e: metrics.squeezenet_features(e.weights))
+backbone("classifier", needs=LABELED)(lambda e: e.learned(metrics.classifier_features))
+backbone("classifier logits", needs=LABELED)(lambda e: e.learned(metrics.classifier_logits))
 
 
 @metric("reconstruction", better="lower", unit="squared error per pixel")
 def _reconstruction(evaluation: Evaluation) -> Result:
     """Mean squared error of the reconstructed test examples, images in [0, 1]."""
     model, x = evaluation.model, evaluation.test.x
-    error = reconstruction_error(x, model.reconstruct, evaluation.contexts, device=model.device)
+    error = metrics.reconstruction_error(x, model.reconstruct, evaluation.contexts, device=model.device)
     return {"reconstruction": error.mse}, asdict(error)
 
 
@@ -58,8 +42,8 @@ def _register_frechet(
     @metric(name, better="lower", unit=DISTANCE, needs=(*needs, kind), summary=about)
     def distance(evaluation: Evaluation) -> Result:
         network, test = evaluation.backbone(kind), evaluation.test
-        real = cached_statistics(test.x, network, data_fingerprint=test.fingerprint)
-        result = frechet(images(evaluation), real, network)
+        real = metrics.cached_statistics(test.x, network, data_fingerprint=test.fingerprint)
+        result = metrics.frechet(images(evaluation), real, network)
         facts = {key: value for key, value in asdict(result).items() if key not in ("metric", "value")}
         return {name: result.value}, facts | {"real_set": "test", "preprocessing": test.preprocessing}
 
@@ -71,7 +55,7 @@ def _register_prd(name: str, kind: str) -> None:
     @metric(name, better="higher", unit="share", needs=(kind,), values=values, summary=about)
     def summary(evaluation: Evaluation) -> Result:
         ours, theirs, facts = _features(evaluation, kind)
-        result = precision_recall(ours, theirs, seed=evaluation.seed)
+        result = metrics.prd(ours, theirs, seed=evaluation.seed)
         return {recall: result.f8, precision: result.f1_8}, facts | {"samples": result.samples}
 
 
@@ -82,8 +66,8 @@ def _register_score(name: str, kind: str) -> None:
     def score(evaluation: Evaluation) -> Result:
         network = evaluation.backbone(kind)
         samples = evaluation.samples()
-        logits = torch.cat([part.cpu() for chunk in samples for part in extract(chunk, network)])
-        result = inception_score(logits, seed=evaluation.seed)
+        logits = torch.cat([part.cpu() for chunk in samples for part in metrics.extract(chunk, network)])
+        result = metrics.inception_score(logits, seed=evaluation.seed)
         return {name: result.value}, asdict(result) | _identity(network)
 
 
@@ -102,7 +86,7 @@ for _kind, (_frechet, _prd, _score) in FAMILIES.items():
 def _kid(evaluation: Evaluation) -> Result:
     """Kernel distance of as many samples as test images, by inception features."""
     ours, theirs, facts = _features(evaluation, "inception")
-    result = kernel_distance(ours, theirs, subset_size=min(1000, len(theirs)), seed=evaluation.seed)
+    result = metrics.kernel_distance(ours, theirs, subset_size=min(1000, len(theirs)), seed=evaluation.seed)
     return {"kid": result.mean}, facts | {"standard_deviation": result.std, "samples": result.samples}
 
 
@@ -110,11 +94,11 @@ def _features(evaluation: Evaluation, kind: str) -> tuple[Tensor, Tensor, Facts]
     """Features of samples and of test images, equally many, and what they depend on."""
     network, test = evaluation.backbone(kind), evaluation.test
     samples = evaluation.samples(min(evaluation.count, len(test)))
-    ours = torch.cat([part for chunk in samples for part in extract(chunk, network)]).cpu()
-    theirs = torch.cat(list(extract(test.x[: len(ours)], network))).cpu()
+    ours = torch.cat([part for chunk in samples for part in metrics.extract(chunk, network)]).cpu()
+    theirs = torch.cat(list(metrics.extract(test.x[: len(ours)], network))).cpu()
     facts = {"real_set": "test", "real": len(ours), "facts": dict(network.facts)}
     return ours, theirs, _identity(network) | facts
 
 
-def _identity(network: FeatureNetwork) -> Facts:
+def _identity(network: metrics.FeatureNetwork) -> Facts:
     return {"resize": network.resize, "checksum": network.checksum}

@@ -5,9 +5,9 @@ from dataclasses import asdict
 import torch
 from torch import Tensor
 
+from flowprior import metrics
 from flowprior.data.dataset import thin
 from flowprior.evaluation.context import Evaluation, Result
-from flowprior.metrics import importance_nll, latent_nll
 from flowprior.registry import metric
 from flowprior.tensors import as_input
 
@@ -20,7 +20,7 @@ DENSITIES = ("prior density", "posterior density")
 def _nll(evaluation: Evaluation) -> Result:
     """E_q[-log p(z)] of the latents of the test examples."""
     z, context = evaluation.posterior_draws()
-    nll = latent_nll(evaluation.model.prior.log_prob, z, context, device=evaluation.model.device)
+    nll = metrics.latent_nll(evaluation.model.prior.log_prob, z, context, device=evaluation.model.device)
     return {"nll": nll.mean}, asdict(nll)
 
 
@@ -39,5 +39,5 @@ def _iw_nll(evaluation: Evaluation) -> Result:
 
     rows, samples = thin(len(evaluation.test), EXAMPLES), evaluation.importance_samples
     x, context = as_input(evaluation.test.x[rows]), evaluation.context(rows)
-    result = importance_nll(log_weight, x, context, samples=samples, rows=ROWS, device=model.device)
+    result = metrics.importance_nll(log_weight, x, context, samples=samples, rows=ROWS, device=model.device)
     return {"iw_nll": result.mean}, asdict(result)

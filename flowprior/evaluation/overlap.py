@@ -5,10 +5,9 @@ from dataclasses import asdict
 import torch
 from torch import Tensor
 
+from flowprior import metrics
 from flowprior.evaluation.context import Evaluation, Result
 from flowprior.latent import nearest_neighbors
-from flowprior.metrics import density_skl, leakage_curve, neighbor_skl, normal_thresholds
-from flowprior.metrics import leakage as leakage_scores
 from flowprior.priors import InvertiblePrior
 from flowprior.registry import metric
 from flowprior.tensors import as_input
@@ -26,8 +25,8 @@ def _skl(evaluation: Evaluation) -> Result:
     """KL(p ‖ q) + KL(q ‖ p) in z: by nearest neighbors ("skl") and from both densities ("skl_density")."""
     prior, aggregate = evaluation.model.prior, evaluation.aggregate
     p, q = prior.sample(DRAWS), aggregate.sample(DRAWS)
-    near = neighbor_skl(p, q)
-    exact = density_skl(p, q, prior.log_prob, aggregate.log_prob)
+    near = metrics.neighbor_skl(p, q)
+    exact = metrics.density_skl(p, q, prior.log_prob, aggregate.log_prob)
     values = {"skl": near.value, "skl_density": exact.value}
     return values, {"neighbors": asdict(near), "density": asdict(exact)}
 
@@ -40,14 +39,14 @@ def _leakage(evaluation: Evaluation) -> Result:
     """
     prior, aggregate = evaluation.model.prior, evaluation.aggregate
     features = aggregate.event_shape.numel()
-    thresholds = normal_thresholds(features, SHARES)
+    thresholds = metrics.normal_thresholds(features, SHARES)
     z = aggregate.sample(DRAWS)
     log_q, log_p = aggregate.log_prob(z), prior.log_prob(z)
-    result = leakage_scores(log_q, log_p, thresholds)
-    facts = asdict(result) | {"curve": asdict(leakage_curve(log_q, log_p, features))}
+    result = metrics.leakage(log_q, log_p, thresholds)
+    facts = asdict(result) | {"curve": asdict(metrics.leakage_curve(log_q, log_p, features))}
     if isinstance(prior, InvertiblePrior):
         base = log_p - prior.to_base(z)[1]
-        facts["scores_as_printed"] = leakage_scores(log_q, log_p, thresholds, base).scores
+        facts["scores_as_printed"] = metrics.leakage(log_q, log_p, thresholds, base).scores
     return dict(zip(LEAKAGES, result.scores, strict=True)), facts
 
 

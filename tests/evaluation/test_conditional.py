@@ -12,7 +12,7 @@ from flowprior.data.conditions import read_conditions
 from flowprior.data.images import Source
 from flowprior.data.stick_figures import FACTORS, render, true_factors
 from flowprior.errors import InputError
-from flowprior.evaluation import BACKBONES, Backbone, conditional, higher_is_better, measure
+from flowprior.evaluation import BACKBONES, Backbone, higher_is_better, measure
 from flowprior.experiments.experiment import Experiment
 from flowprior.models import Autoencoder, UnitGaussianPosterior
 from flowprior.priors import GaussianPrior, StandardNormal
@@ -155,7 +155,6 @@ def test_the_pose_error_is_that_of_the_joints_found(figures, monkeypatch):
 
     network = Regressor()
     monkeypatch.setitem(BACKBONES, "pose", Backbone(lambda evaluation: network, ()))
-    monkeypatch.setattr(conditional, "extract", lambda images, module: [module(images)])
     found = measure(Told(StandardNormal(1), lambda z, y: y), figures, ["condition_error"], count=40)
     truth = (test.known["joints"] - shift).norm(dim=2).mean().item()
     assert found.values["condition_error"] == pytest.approx(truth, rel=1e-5)
