@@ -153,3 +153,9 @@ def test_samples_that_are_not_finite_are_left_out_and_many_of_them_make_a_distan
     found = measure(model(Breaks(2, every=50)), source, ["fd_classifier"], count=600)
     assert found.values["fd_classifier"] == float("inf")
     assert "the prior has diverged" in found.facts["fd_classifier"]["notes"][0]
+    source = Source("digits", limit=150)
+    found = measure(model(Breaks(2, every=300)), source, ["prd_classifier"], count=600)
+    assert 0 < found.values["prd_classifier_f8"] <= 1
+    facts = found.facts["prd_classifier"]
+    assert (facts["samples"], facts["real"]) == (149, 149)  # as many test images as samples are left
+    assert facts["notes"] == ["1 of 150 samples, not finite, were left out."]
