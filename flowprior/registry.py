@@ -6,12 +6,14 @@ flowprior's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Literal, TypeVar, overload
 
 Part = TypeVar("Part", bound=Callable[..., Any])
+Better = Literal["lower", "higher"]
 
 
 @dataclass(frozen=True)
@@ -20,24 +22,36 @@ class Metric:
 
     Args:
         name: as `flowprior eval --metrics` takes it.
-        function: takes the evaluation (model, data, draws, feature networks), returns values and facts.
+        function: takes a `flowprior.evaluation.Evaluation`, returns values by name and facts. It runs without
+            gradients after `torch.manual_seed` of the evaluation's seed; its warnings become notes.
         better: which direction is better, "lower" or "higher".
         unit: of the values.
-        needs: what the model, the data or the machine must have, as `flowprior.evaluation` names it.
-        values: names of the values that it returns; by default its own.
+        needs: what the model and the data must have, and the networks that are made before any work, as
+            `flowprior.evaluation` names them: "images", "prior density", "classifier", ...
+        values: the values that it may return, each with its better direction.
+        data: the data sets that it is defined on, by name; empty for all.
+        undefined: what follows an `InputError` of the function, as where a density is not finite: "raise" it,
+            or report the "worst" of every value with the error as a note.
+        summary: what is measured, in one line.
     """
 
     name: str
     function: Callable[..., Any]
-    better: Literal["lower", "higher"]
+    better: Better
     unit: str
-    needs: tuple[str, ...] = ()
-    values: tuple[str, ...] = ()
+    needs: tuple[str, ...]
+    values: Mapping[str, Better]
+    data: tuple[str, ...]
+    undefined: Literal["raise", "worst"]
+    summary: str
 
-    @property
-    def summary(self) -> str:
-        """What is measured: the first line of the function's docstring."""
-        return _summary(self.function)
+    def direction(self, value: str) -> Better:
+        """Which direction of one of the values is better."""
+        return self.values.get(value, self.better)
+
+    def worst(self, value: str) -> float:
+        """The infinity that one of the values has where there is nothing to measure."""
+        return inf if self.direction(value) == "lower" else -inf
 
 
 @dataclass(frozen=True)
@@ -92,21 +106,28 @@ def register(part: Any = None, *, name: str | None = None) -> Any:
 def metric(
     name: str,
     *,
-    better: Literal["lower", "higher"],
+    better: Better,
     unit: str,
     needs: tuple[str, ...] = (),
-    values: tuple[str, ...] = (),
+    values: tuple[str, ...] | Mapping[str, Better] = (),
+    data: tuple[str, ...] = (),
+    undefined: Literal["raise", "worst"] = "raise",
+    summary: str = "",
 ) -> Callable[[Part], Part]:
     """Make a function of the evaluation a metric: see `Metric`.
+
+    The only value is called as the metric unless `values` says otherwise; a tuple of names shares the
+    direction `better`. The first line of the function's docstring is the summary, unless there is another.
 
     Raises:
         ValueError: if another metric has that name already.
     """
+    directions = values if isinstance(values, Mapping) else dict.fromkeys(values or (name,), better)
 
     def enter(function: Part) -> Part:
-        _enter(
-            METRICS, name, Metric(name, function, better, unit, needs, values or (name,)), "metric", function
-        )
+        about = summary or _summary(function)
+        record = Metric(name, function, better, unit, needs, directions, data, undefined, about)
+        _enter(METRICS, name, record, "metric", function)
         return function
 
     return enter

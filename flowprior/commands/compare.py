@@ -15,7 +15,7 @@ from typing import Any
 from flowprior.commands import train
 from flowprior.commands.figures import of_study
 from flowprior.errors import InputError, RunError
-from flowprior.evaluation.measure import check_densities, check_metrics, measure, prepare
+from flowprior.evaluation import check_metrics, measure, prepare
 from flowprior.experiments import report
 from flowprior.experiments.comparison import Comparison
 from flowprior.experiments.experiment import Experiment
@@ -182,8 +182,7 @@ def _survey(
         if kept.is_file() and done.get("finished") and not _missing(done, task.row, study):
             continue
         experiment, metrics = loaded.experiment, study.metrics_of(task.row)
-        check_metrics(metrics, experiment.source)
-        check_densities(metrics, experiment.model)
+        check_metrics(metrics, experiment.source, experiment.model)
         by_source.setdefault(f"{experiment.source!r} {metrics}", (experiment, metrics))
         still.append(task)
     return still, list(by_source.values())

@@ -1,58 +1,38 @@
 """`flowprior eval`: measure a run, print a table, update its report."""
 
 from pathlib import Path
+from typing import Any
 
-from flowprior.evaluation.measure import check_metrics, measure
+from flowprior.evaluation import check_metrics, measure
 from flowprior.experiments import report
 from flowprior.experiments.experiment import Experiment
 from flowprior.experiments.runs import REPORT, restore
 
 
 def run(
-    experiment: Experiment,
-    folder: Path,
-    *,
-    metrics: str,
-    count: int = 10_000,
-    weights: Path | None = None,
-    download: bool = False,
-    seed: int = 0,
-    device: str = "auto",
-    importance_samples: int = 1000,
+    experiment: Experiment, folder: Path, *, metrics: str, device: str = "auto", **options: Any
 ) -> dict[str, float]:
-    """Measure the run in `folder`; returns the values by metric.
+    """Measure the run in `folder`; returns the values by name.
 
     Args:
         experiment: built from the run's config.
         metrics: names with commas between them.
-        count: samples for the distances.
-        weights: folder of the feature networks' weights; by default FLOWPRIOR_WEIGHTS.
-        download: whether missing Inception weights may be downloaded.
-        seed: of the samples.
-        device: where.
-        importance_samples: draws for each test example of iw_nll.
+        device: the device of the model.
+        options: as for `measure`.
 
     Raises:
         InputError: on an unknown metric, missing data or weights, or no valid checkpoint.
     """
     names = [name.strip() for name in metrics.split(",") if name.strip()]
-    check_metrics(names, experiment.source)
-    report.read(folder / REPORT)  # a damaged report is said before the work, not after it
+    check_metrics(names, experiment.source, experiment.model)
+    path = folder / REPORT
+    report.read(path)  # a damaged report is said before the work, not after it
     restore(experiment.model, folder, device)
-    found = measure(
-        experiment.model,
-        experiment.source,
-        names,
-        count=count,
-        weights=weights,
-        download=download,
-        seed=seed,
-        importance_samples=importance_samples,
-    )
-    report.update(folder / REPORT, metrics=found.values, metric_facts=found.facts)
-    print(report.table(found.values))
-    for name, facts in found.facts.items():
+    measured = measure(experiment.model, experiment.source, names, **options)
+    report.update(path, metrics=measured.values, metric_facts=measured.facts)
+    print(report.table(measured.values))
+    for name, facts in measured.facts.items():
         for note in facts.get("notes", ()):
             print(f"note on {name}: {note}")
-    print(f"in {folder / REPORT}")
-    return found.values
+    print(f"in {path}")
+    return measured.values

@@ -14,8 +14,7 @@ from flowprior.checks import check_count
 from flowprior.commands.figures import of_run
 from flowprior.commands.figures.drawing import save
 from flowprior.errors import InputError
-from flowprior.evaluation.context import contexts_of
-from flowprior.evaluation.measure import OF_PRIOR_DENSITY, Measured, check_metrics, measure
+from flowprior.evaluation import Measured, applicable, check_metrics, contexts_of, measure
 from flowprior.experiments import report
 from flowprior.experiments.experiment import Experiment
 from flowprior.experiments.runs import CONFIG, FIGURES, REPORT
@@ -183,9 +182,7 @@ def _finish(
     """Pictures, metrics, report, and a small table."""
     experiment.model.eval().requires_grad_(False)
     drawn = of_run.draw(experiment, folder, of_run.OF_TRAINING)
-    prior, names = experiment.model.prior, experiment.metrics
-    if not prior.has_density:
-        names = tuple(name for name in names if name not in OF_PRIOR_DENSITY)
+    prior, names = experiment.model.prior, applicable(experiment.metrics, experiment.model)
     found = Measured()
     if names:
         found = measure(experiment.model, experiment.source, names, seed=experiment.seed)

@@ -2,171 +2,155 @@
 
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from itertools import tee
 
 import torch
+from einops import rearrange, repeat
 from torch import Tensor
 
+from flowprior import metrics
 from flowprior.data.garments import edges, silhouette
-from flowprior.data.images import Source
 from flowprior.data.stick_figures import FACTORS, recover_factors, true_factors
-from flowprior.errors import InputError
-from flowprior.evaluation.context import CHUNK, Evaluation
-from flowprior.evaluation.overlap import Facts, Values
+from flowprior.evaluation.context import Evaluation, Result, backbone
 from flowprior.evaluation.spaces import DISTANCES
-from flowprior.metrics import edge_agreement, silhouette_iou
-from flowprior.metrics.features import extract
 from flowprior.metrics.pose import joint_distances
-from flowprior.models import Autoencoder
+from flowprior.registry import metric
 from flowprior.tensors import as_input
 
 EACH = 10  # samples at each condition, for the spread of factors
-DIVERSITIES = {"lpips": "ppl_lpips", "diversity_vgg": "ppl", "diversity_squeezenet": "ppl_squeezenet"}
-"""The metrics of diversity, and the path lengths that use the same distance."""
 
 
-def check(name: str, model: Autoencoder) -> None:
-    """Refuse models that have no condition.
-
-    Raises:
-        InputError: as said.
-    """
-    if not model.conditional:
-        raise InputError(f"'{name}' is of conditional models, and this one has no context: leave it out.")
+def _silhouettes(images: Tensor, given: Tensor) -> Tensor:
+    return 1 - metrics.silhouette_iou(silhouette(images), given)
 
 
-def check_source(name: str, source: Source) -> None:
-    """Refuse data for which metric `name` has no meaning.
+def _edges(images: Tensor, given: Tensor) -> Tensor:
+    return 1 - metrics.edge_agreement(edges(images), given).f_score
 
-    Raises:
-        InputError: as said.
-    """
-    known = SOURCES.get(name)
-    if known is not None and source.name not in known:
-        raise InputError(
-            f"'{name}' is of {' or '.join(known)}, where the condition can be read back from an image, "
-            f"and not of {source.name!r}: leave it out."
+
+def _joints(images: Tensor, given: Tensor, network: metrics.FeatureNetwork) -> Tensor:
+    joints = torch.cat(list(metrics.extract(images, network)))
+    return joint_distances(joints.view(given.shape), given).mean(1)
+
+
+CONDITIONS: dict[str, tuple[str, Callable[..., Tensor]]] = {
+    "fashion_silhouettes": ("1 - intersection over union", _silhouettes),
+    "fashion_edges": ("1 - F-score within a pixel", _edges),
+    "stick_figures": ("pixels from joint to joint", _joints),
+}
+"""Data whose condition can be read back from images: the unit, and the errors (n,) of images."""
+READABLE = tuple(CONDITIONS)
+READ_BACK = ("conditional model", "condition reader")
+
+
+@backbone("pose")
+def _pose(evaluation: Evaluation) -> metrics.FeatureNetwork:
+    """What finds joints, trained on the real images of the data set and kept."""
+    train, test = evaluation.source.train(), evaluation.test
+    return evaluation.learned(metrics.pose_regressor, train.known["joints"], test.known["joints"])
+
+
+@backbone("condition reader")
+def _reader(evaluation: Evaluation) -> Callable[[Tensor, Tensor], Tensor]:
+    """Images and the test examples (n,) whose conditions they were given -> their errors (n,)."""
+    _, error = CONDITIONS[evaluation.source.name]
+    given = evaluation.test.tensors()["context"]
+    if error is _joints:
+        given, error = evaluation.test.known["joints"], partial(_joints, network=evaluation.backbone("pose"))
+    return lambda images, rows: error(images.cpu(), given[rows])
+
+
+def _register_diversity(name: str, kind: str) -> None:
+    about = f"E d(x, x') of two samples at one condition, `count` pairs, by the {kind}."
+
+    @metric(name, better="higher", unit="distance", needs=("conditional model", kind), summary=about)
+    def diversity(evaluation: Evaluation) -> Result:
+        distance, facts = evaluation.backbone(kind)
+        first, second = tee(images for _, images in evaluation.at_conditions(evaluation.count, 2))
+        result = metrics.pair_diversity(
+            (pair[:, 0] for pair in first), (pair[:, 1] for pair in second), distance
         )
+        return {name: result.value}, facts | asdict(result)
 
 
-def latents(job: Evaluation) -> tuple[Tensor, Tensor | None]:
-    """A draw z of q for each test example, and what the prior sees of its context."""
-    z, seen = [], []
-    for x, context in job.examples():
-        z.append(job.model.encode(x, context).sample())
-        seen.append(job.model.prior_context(job.model.condition(context)))
-    return torch.cat(z), None if seen[0] is None else torch.cat([part for part in seen if part is not None])
+for _kind, (_, _name) in DISTANCES.items():
+    _register_diversity(_name, _kind)
 
 
-def diversity(name: str, job: Evaluation) -> tuple[Values, Facts]:
-    """E d(x, x') of two samples at the same condition, `count` pairs on the test contexts in turn."""
-    from flowprior.metrics import pair_diversity
+@metric("condition_error", better="lower", unit="by the data", needs=READ_BACK, data=READABLE)
+def _condition_error(evaluation: Evaluation) -> Result:
+    """How far the condition read back from samples, one at each of `count` contexts, is from the given one.
 
-    distance, facts = DISTANCES[DIVERSITIES[name]](job.model.device, job.weights)
-    first, second = tee(images for _, images in job.at_conditions(job.count, 2))
-    found = pair_diversity((pair[:, 0] for pair in first), (pair[:, 1] for pair in second), distance)
-    return {name: found.value}, facts | asdict(found)
-
-
-def condition_error(job: Evaluation) -> tuple[Values, Facts]:
-    """How far the condition that is read back from an image lies from the given one; the less, the better.
-
-    "condition_error" is of samples, one at each of `count` contexts; "real" in the facts of the test images
-    themselves, which stick figures' joints, found by a network, do not hold to the pixel.
+    "real" in the facts is of the test images themselves, which stick figures' joints, found by a network, do
+    not hold to the pixel.
     """
-    unit, errors = CONDITIONS[job.source.name]
-    found = [errors(job, images[:, 0].cpu(), rows) for rows, images in job.at_conditions(job.count, 1)]
-    real = [errors(job, as_input(job.test.x[rows]), rows) for rows in _every(job)]
-    facts = {"unit": unit, "samples": sum(map(len, found)), "real": _mean(real)}
-    return {"condition_error": _mean(found)}, facts
+    errors = evaluation.backbone("condition reader")
+    samples = evaluation.at_conditions(evaluation.count, 1)
+    sampled = torch.cat([errors(images[:, 0], rows) for rows, images in samples])
+    real = torch.cat([errors(as_input(evaluation.test.x[rows]), rows) for rows in evaluation.chunks()])
+    facts = {"unit": CONDITIONS[evaluation.source.name][0], "samples": len(sampled)}
+    return {"condition_error": _mean(sampled)}, facts | {"real": _mean(real)}
 
 
-def condition_error_reconstruction(job: Evaluation) -> tuple[Values, Facts]:
-    """`condition_error` of the reconstructed test images, each at its own condition: what the networks lose
-    before the prior does."""
-    unit, errors = CONDITIONS[job.source.name]
-    pairs = zip(job.reconstructions(), _every(job), strict=True)
-    found = [errors(job, images.cpu(), rows) for images, rows in pairs]
-    return {"condition_error_reconstruction": _mean(found)}, {"unit": unit}
+@metric("condition_error_reconstruction", better="lower", unit="by the data", needs=READ_BACK, data=READABLE)
+def _condition_error_reconstruction(evaluation: Evaluation) -> Result:
+    """`condition_error` of reconstructed test images: what the networks lose before the prior does."""
+    errors = evaluation.backbone("condition reader")
+    pairs = zip(evaluation.reconstructions(), evaluation.chunks(), strict=True)
+    error = _mean(torch.cat([errors(images, rows) for images, rows in pairs]))
+    return {"condition_error_reconstruction": error}, {"unit": CONDITIONS[evaluation.source.name][0]}
 
 
-def factors(job: Evaluation) -> tuple[Values, Facts]:
+def _mean(errors: Tensor) -> float:
+    return errors.double().mean().item()
+
+
+@metric(
+    "factors",
+    better="lower",
+    unit="standard deviations",
+    needs=("images", "conditional model"),
+    values={"factors": "lower", "factors_energy": "lower", "factors_spread": "higher"},
+    data=("stick_figures",),
+)
+def _factors(evaluation: Evaluation) -> Result:
     """The appearance of sampled stick figures against the true law, which does not depend on the pose.
 
     "factors": mean 1-Wasserstein distance of the factors, in standard deviations; "factors_energy": of all
     together; "factors_spread": spread at one pose over that of the true law.
     """
-    from flowprior.metrics import conditional_spread, factor_distance
-
-    poses = max(2, job.count // EACH)
-    joints = job.test.known["joints"]
-    read = []
-    for rows, images in job.at_conditions(poses, EACH):
-        images = images.transpose(0, 1).flatten(0, 1).cpu()  # (EACH n, C, H, W)
-        at = joints[rows].repeat(EACH, 1, 1)
-        read.append(recover_factors(images, at).unflatten(0, (EACH, len(rows))))
-    found = torch.cat(read, 1)  # (EACH, poses, F)
-    real = true_factors(found[..., 0].numel(), job.seed)
-    far, spread = factor_distance(found.flatten(0, 1), real), conditional_spread(found, real)
-    floor = factor_distance(true_factors(len(real), job.seed + 1), real)
+    joints, seed = evaluation.test.known["joints"], evaluation.seed
+    parts = []
+    for rows, images in evaluation.at_conditions(max(2, evaluation.count // EACH), EACH):
+        flat = rearrange(images, "n each ... -> (each n) ...").cpu()
+        at = repeat(joints[rows], "n joints xy -> (each n) joints xy", each=EACH)
+        parts.append(rearrange(recover_factors(flat, at), "(each n) f -> each n f", each=EACH))
+    factors = torch.cat(parts, 1)  # (EACH, poses, F)
+    real = true_factors(factors[..., 0].numel(), seed)
+    far, spread = (
+        metrics.factor_distance(factors.flatten(0, 1), real),
+        metrics.conditional_spread(factors, real),
+    )
+    floor = metrics.factor_distance(true_factors(len(real), seed + 1), real)
     values = {"factors": far.value, "factors_energy": far.energy, "factors_spread": spread.value}
     facts = {"names": tuple(FACTORS), "distance": asdict(far), "spread": asdict(spread)}
     return values, facts | {"two_true_draws": asdict(floor)}
 
 
-def context_gain(job: Evaluation) -> tuple[Values, Facts]:
-    """E log p(z|y) - E log p(z|y'), y' the context of another example, in nats; 0 if the prior ignores it."""
-    from flowprior.metrics.likelihood import latent_nll
-
-    z, context = latents(job)
+@metric(
+    "context_gain",
+    better="higher",
+    unit="nats",
+    needs=("prior density", "conditional model"),
+    undefined="worst",
+)
+def _context_gain(evaluation: Evaluation) -> Result:
+    """E log p(z|y) - E log p(z|y'), y' the context of another example; 0 if the prior ignores it."""
+    z, context = evaluation.posterior_draws()
     if context is None:
         return {"context_gain": 0.0}, {"notes": ["the prior has no context"]}
-    log_prob, place = job.model.prior.log_prob, job.model.device
-    own = latent_nll(log_prob, z, context, device=place)
-    other = latent_nll(log_prob, z, context.roll(1, 0), device=place)
-    return {"context_gain": other.mean - own.mean}, {
-        "unit": "nats",
-        "own": asdict(own),
-        "other": asdict(other),
-    }
-
-
-def _every(job: Evaluation) -> tuple[Tensor, ...]:
-    """All test examples, in chunks."""
-    return torch.arange(len(job.test)).split(CHUNK)
-
-
-def _mean(parts: list[Tensor]) -> float:
-    return torch.cat(parts).double().mean().item()
-
-
-def _silhouettes(job: Evaluation, images: Tensor, rows: Tensor) -> Tensor:
-    return 1 - silhouette_iou(silhouette(images), _given(job, rows))
-
-
-def _edges(job: Evaluation, images: Tensor, rows: Tensor) -> Tensor:
-    return 1 - edge_agreement(edges(images), _given(job, rows)).f_score
-
-
-def _joints(job: Evaluation, images: Tensor, rows: Tensor) -> Tensor:
-    found = torch.cat(list(extract(images.to(job.model.device), job.network("pose"))))
-    given = job.test.known["joints"][rows]
-    return joint_distances(found.view(given.shape), given).mean(1)
-
-
-def _given(job: Evaluation, rows: Tensor) -> Tensor:
-    return job.test.tensors()["context"][rows]
-
-
-CONDITIONS: dict[str, tuple[str, Callable[[Evaluation, Tensor, Tensor], Tensor]]] = {
-    "fashion_silhouettes": ("1 - intersection over union", _silhouettes),
-    "fashion_edges": ("1 - F-score within a pixel", _edges),
-    "stick_figures": ("pixels from joint to joint", _joints),
-}
-"""Data whose condition can be read back from images: the unit, and the errors (N,) of images at some rows."""
-SOURCES = {
-    "condition_error": tuple(CONDITIONS),
-    "condition_error_reconstruction": tuple(CONDITIONS),
-    "factors": ("stick_figures",),
-}
-"""The data that a metric has a meaning for, of those which need certain data."""
+    log_prob, device = evaluation.model.prior.log_prob, evaluation.model.device
+    own = metrics.latent_nll(log_prob, z, context, device=device)
+    other = metrics.latent_nll(log_prob, z, context.roll(1, 0), device=device)
+    return {"context_gain": other.mean - own.mean}, {"own": asdict(own), "other": asdict(other)}

@@ -1,31 +1,202 @@
-"""What the metrics of one model share: the data, the samples, the feature networks."""
+"""What metrics share: the data, the draws and the networks of one evaluation, made when first asked for."""
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from flowprior.checks import check_known
 from flowprior.data.dataset import Dataset
 from flowprior.data.images import Source
 from flowprior.errors import InputError
-from flowprior.evaluation import overlap
-from flowprior.metrics.aggregate import AggregatePosterior
-from flowprior.metrics.features import FeatureNetwork
+from flowprior.latent import least_supported
+from flowprior.metrics import AggregatePosterior, FeatureNetwork
 from flowprior.models import Autoencoder
+from flowprior.priors import InvertiblePrior
 from flowprior.tensors import as_input
 from flowprior.training.stages import with_context
 
 CHUNK = 500  # examples at once through encoder and decoder
 DIVERGED = 0.01  # share of samples that may not be finite
+LP_DRAWS = 5  # draws of the prior for each low-posterior sample kept, as in dpVAE's code
+Values = dict[str, float]
+Facts = dict[str, Any]
+Result = tuple[Values, Facts]
 Rows = TypeVar("Rows", bound=tuple[Tensor, ...])
+Make = TypeVar("Make", bound=Callable[["Evaluation"], Any])
 
 
 class Diverged(InputError):
     """A prior whose samples are not finite."""
+
+
+class Backbone(NamedTuple):
+    """A network, or whatever else sees images for metrics: how it is made, and what the data must have."""
+
+    make: Callable[["Evaluation"], Any]
+    needs: tuple[str, ...] = ("images",)
+
+
+BACKBONES: dict[str, Backbone] = {}
+
+
+def backbone(name: str, *, needs: tuple[str, ...] = ("images",)) -> Callable[[Make], Make]:
+    """Let metrics need, under `name`, what a function of the evaluation makes."""
+
+    def enter(make: Make) -> Make:
+        BACKBONES[name] = Backbone(make, needs)
+        return make
+
+    return enter
+
+
+@dataclass(eq=False)
+class Evaluation:
+    """A model, in evaluation mode, on a data set: all that its metrics share.
+
+    Args:
+        model, source: what is measured.
+        count: samples drawn.
+        weights: folder of the feature networks' weights; by default FLOWPRIOR_WEIGHTS.
+        download: whether the Inception weights may be downloaded.
+        seed: of the samples and of posterior noise.
+        importance_samples: draws for each test example of iw_nll; dpVAE takes 21,000.
+    """
+
+    model: Autoencoder
+    source: Source
+    count: int = 10_000
+    weights: Path | None = None
+    download: bool = False
+    seed: int = 0
+    importance_samples: int = 1000
+    _backbones: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def test(self) -> Dataset:
+        """The test examples, which the source keeps."""
+        return self.source.test()
+
+    @cached_property
+    def contexts(self) -> Tensor | None:
+        """A context for each test example, as stored, where the model needs one."""
+        return contexts_of(self.model, self.test)
+
+    def context(self, rows: Tensor) -> Tensor | None:
+        """The contexts of some test examples as the model reads them."""
+        return None if self.contexts is None else as_input(self.contexts[rows].to(self.model.device))
+
+    def chunks(self) -> tuple[Tensor, ...]:
+        """The rows of all test examples, in chunks."""
+        return torch.arange(len(self.test)).split(CHUNK)
+
+    def examples(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """The test examples as the model reads them, with their contexts, in chunks."""
+        for rows in self.chunks():
+            yield as_input(self.test.x[rows].to(self.model.device)), self.context(rows)
+
+    def reconstructions(self) -> Iterator[Tensor]:
+        """The test examples through the posterior's mean and back, in chunks."""
+        for x, context in self.examples():
+            yield self.model.reconstruct(x, context)
+
+    def posterior_draws(self) -> tuple[Tensor, Tensor | None]:
+        """A draw z of q for each test example, and what the prior sees of its context."""
+        z, seen = [], []
+        for x, context in self.examples():
+            z.append(self.model.encode(x, context).sample())
+            seen.append(self.model.prior_context(self.model.condition(context)))
+        return torch.cat(z), None if seen[0] is None else torch.cat([s for s in seen if s is not None])
+
+    def samples(self, count: int | None = None) -> Iterator[Tensor]:
+        """Samples in chunks, the same each time; conditional ones on the test set's contexts, in turn.
+
+        Raises:
+            Diverged: as `finite`.
+        """
+        count = count or self.count
+        if self.contexts is not None:
+            yield from (images[:, 0] for _, images in self.at_conditions(count, 1))
+            return
+        torch.manual_seed(self.seed)
+        latents = self.model.prior.sample(count).split(CHUNK)
+        for (images,) in finite(((self.model.decode(z),) for z in latents), "samples"):
+            yield images
+
+    def at_conditions(self, count: int, each: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """`each` samples at `count` of the test set's contexts in turn, in chunks, the same each time: the
+        test examples (n,), and (n, each, *data).
+
+        Raises:
+            Diverged: as `finite`.
+        """
+
+        def drawn() -> Iterator[tuple[Tensor, Tensor]]:
+            torch.manual_seed(self.seed)
+            for rows in (torch.arange(count) % len(self.test)).split(CHUNK // each):
+                yield rows, self.model.sample(each, self.context(rows)).transpose(0, 1)
+
+        yield from finite(drawn(), "samples")
+
+    def draws(self, count: int) -> tuple[Tensor, Tensor | None]:
+        """An even number of at most `count` draws z of the prior, the same each time, and, where it is
+        invertible, their z0.
+
+        Raises:
+            Diverged: as `finite`.
+        """
+        prior = self.model.prior
+        torch.manual_seed(self.seed)
+        z = torch.cat([part for (part,) in finite(((z,) for z in prior.sample(count).split(CHUNK)), "draws")])
+        z = z[: len(z) // 2 * 2]
+        if not isinstance(prior, InvertiblePrior):
+            return z, None
+        return z, torch.cat([prior.to_base(part)[0] for part in z.split(CHUNK)])
+
+    @cached_property
+    def aggregate(self) -> AggregatePosterior:
+        """The aggregate posterior over the training examples."""
+        return aggregate_over_training(self.model, self.source)
+
+    @cached_property
+    def low_posterior(self) -> Tensor:
+        """The `count` of `LP_DRAWS` times as many draws of the prior with the least aggregate posterior."""
+        torch.manual_seed(self.seed)
+        draw, log_q = self.model.prior.sample, self.aggregate.log_prob
+        return least_supported(draw, log_q, self.count, LP_DRAWS * self.count)[0]
+
+    def low_posterior_samples(self) -> Iterator[Tensor]:
+        """`low_posterior`, decoded, in chunks."""
+        yield from map(self.model.decode, self.low_posterior.split(CHUNK))
+
+    def backbone(self, name: str) -> Any:
+        """What `@backbone(name)` makes, made once.
+
+        Raises:
+            InputError: if there is none of that name, or its weights are missing.
+        """
+        check_known("backbone", name, BACKBONES)
+        if name not in self._backbones:
+            made = BACKBONES[name].make(self)
+            self._backbones[name] = made.to(self.model.device) if isinstance(made, nn.Module) else made
+        return self._backbones[name]
+
+    def learned(
+        self, make: Callable[..., FeatureNetwork], train: Tensor | None = None, test: Tensor | None = None
+    ) -> FeatureNetwork:
+        """A small network that `make`, such as `classifier_features`, trains on the data set and keeps.
+
+        What belongs to the training and test examples are their labels, unless `train` and `test` are given.
+        """
+        a, b = self.source.train(), self.test
+        train, test = (a.label, b.label) if train is None else (train, test)
+        known = {"data_fingerprint": f"{a.fingerprint} {b.fingerprint}", "device": self.model.device}
+        return make(a.x, train, b.x, test, **known)
 
 
 def finite(parts: Iterable[Rows], what: str) -> Iterator[Rows]:
@@ -46,92 +217,6 @@ def finite(parts: Iterable[Rows], what: str) -> Iterator[Rows]:
         warnings.warn(f"{drawn - kept} of {drawn} {what}, not finite, were left out.", stacklevel=2)
 
 
-class Evaluation:
-    """The data, the samples and the feature networks of one call of `measure`, whose arguments these are."""
-
-    def __init__(
-        self,
-        model: Autoencoder,
-        source: Source,
-        count: int,
-        weights: Path | None,
-        download: bool,
-        seed: int,
-        importance_samples: int,
-    ) -> None:
-        self.importance_samples = importance_samples
-        self.model, self.source, self.count, self.seed = model, source, count, seed
-        self.weights, self.download = weights, download
-        self.test = source.test()
-        self.networks: dict[str, FeatureNetwork] = {}
-
-    @cached_property
-    def contexts(self) -> Tensor | None:
-        """A context for each test example, as stored, where the model needs one."""
-        return contexts_of(self.model, self.test)
-
-    def context(self, rows: Tensor) -> Tensor | None:
-        """The contexts of some test examples as the model reads them."""
-        found = self.contexts
-        return None if found is None else as_input(found[rows].to(self.model.device))
-
-    def examples(self) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """The test examples as the model reads them, with their contexts, in chunks."""
-        for rows in torch.arange(len(self.test)).split(CHUNK):
-            yield as_input(self.test.x[rows].to(self.model.device)), self.context(rows)
-
-    def reconstructions(self) -> Iterator[Tensor]:
-        for x, context in self.examples():
-            yield self.model.reconstruct(x, context)
-
-    def samples(self, count: int | None = None) -> Iterator[Tensor]:
-        """Samples in chunks, the same each time; conditional ones on the test set's contexts, in turn.
-
-        Raises:
-            Diverged: if too many are not finite, as `finite` has it.
-        """
-        count = count or self.count
-        if self.contexts is not None:
-            for _, images in self.at_conditions(count, 1):
-                yield images[:, 0]
-            return
-        torch.manual_seed(self.seed)
-        latents = self.model.prior.sample(count).split(CHUNK)
-        for (images,) in finite(((self.model.decode(z),) for z in latents), "samples"):
-            yield images
-
-    def at_conditions(self, count: int, each: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """`each` samples at `count` of the test set's contexts in turn, in chunks, the same each time: the
-        test examples (n,), and (n, each, *data).
-
-        Raises:
-            Diverged: if too many are not finite, as `finite` has it.
-        """
-
-        def drawn() -> Iterator[tuple[Tensor, Tensor]]:
-            torch.manual_seed(self.seed)
-            for rows in (torch.arange(count) % len(self.test)).split(CHUNK // each):
-                yield rows, self.model.sample(each, self.context(rows)).transpose(0, 1)
-
-        yield from finite(drawn(), "samples")
-
-    @cached_property
-    def aggregate(self) -> AggregatePosterior:
-        """The aggregate posterior over the training examples."""
-        return aggregate_over_training(self.model, self.source)
-
-    def low_posterior_samples(self) -> Iterator[Tensor]:
-        torch.manual_seed(self.seed)
-        for chunk in overlap.low_posterior(self.model, self.aggregate, self.count).split(CHUNK):
-            yield self.model.decode(chunk)
-
-    def network(self, kind: str) -> FeatureNetwork:
-        """A network of features or logits, made once."""
-        if kind not in self.networks:
-            self.networks[kind] = _NETWORKS[kind](self).to(self.model.device)
-        return self.networks[kind]
-
-
 def contexts_of(model: Autoencoder, dataset: Dataset) -> Tensor | None:
     """A context for each example, as stored, or None for a model that needs none.
 
@@ -140,92 +225,19 @@ def contexts_of(model: Autoencoder, dataset: Dataset) -> Tensor | None:
     """
     if not model.conditional:
         return None
-    found = with_context(model, dataset.tensors()).get("context")
-    if found is None:
+    contexts = with_context(model, dataset.tensors()).get("context")
+    if contexts is None:
         raise InputError(
             f"The model needs a context for each example, but {dataset.name!r} has neither contexts nor "
             "labels: take a data set of pairs, or a model without contexts."
         )
-    return found
+    return contexts
 
 
 def aggregate_over_training(model: Autoencoder, source: Source) -> AggregatePosterior:
     """The aggregate posterior over all training examples."""
     chunks = source.train().x.split(CHUNK)
-    return overlap.aggregate_of(model, (as_input(chunk.to(model.device)) for chunk in chunks))
-
-
-def _inception(job: Evaluation) -> FeatureNetwork:
-    from flowprior.metrics.features import inception_features
-
-    return inception_features(job.weights, download=job.download)
-
-
-def _squeezenet(job: Evaluation) -> FeatureNetwork:
-    from flowprior.metrics.features import squeezenet_features
-
-    return squeezenet_features(job.weights)
-
-
-def _of_classes(make: Callable[..., FeatureNetwork]) -> Callable[[Evaluation], FeatureNetwork]:
-    """What `make` gives for the classifier of the data set."""
-
-    def network(job: Evaluation) -> FeatureNetwork:
-        train, test = job.source.train(), job.test
-        if train.label is None:
-            raise InputError(
-                f"The classifier's metrics need labels, and {job.source.name!r} has none: leave them out."
-            )
-        return make(
-            train.x,
-            train.label,
-            test.x,
-            test.label,
-            data_fingerprint=f"{train.fingerprint} {test.fingerprint}",
-            device=job.model.device,
-        )
-
-    return network
-
-
-def _classifier(job: Evaluation) -> FeatureNetwork:
-    from flowprior.metrics.classifier import classifier_features
-
-    return _of_classes(classifier_features)(job)
-
-
-def _classifier_logits(job: Evaluation) -> FeatureNetwork:
-    from flowprior.metrics.classifier import classifier_logits
-
-    return _of_classes(classifier_logits)(job)
-
-
-def _inception_logits(job: Evaluation) -> FeatureNetwork:
-    from flowprior.metrics.features import inception_logits
-
-    return inception_logits(job.weights, download=job.download)
-
-
-def _pose(job: Evaluation) -> FeatureNetwork:
-    """What finds joints, trained on the real images of the data set and kept."""
-    from flowprior.metrics.pose import pose_regressor
-
-    train, test = job.source.train(), job.test
-    return pose_regressor(
-        train.x,
-        train.known["joints"],
-        test.x,
-        test.known["joints"],
-        data_fingerprint=f"{train.fingerprint} {test.fingerprint}",
-        device=job.model.device,
+    posteriors = [model.encode(as_input(chunk.to(model.device))) for chunk in chunks]
+    return AggregatePosterior(
+        torch.cat([q.mean for q in posteriors]), torch.cat([q.stddev for q in posteriors])
     )
-
-
-_NETWORKS = {
-    "pose": _pose,
-    "inception": _inception,
-    "squeezenet": _squeezenet,
-    "classifier": _classifier,
-    "inception_logits": _inception_logits,
-    "classifier_logits": _classifier_logits,
-}

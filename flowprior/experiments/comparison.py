@@ -8,7 +8,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from flowprior.evaluation.measure import higher_is_better
+from flowprior.evaluation import higher_is_better
 from flowprior.experiments import report
 from flowprior.experiments.runs import REPORT
 from flowprior.experiments.study import Study

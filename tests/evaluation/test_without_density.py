@@ -4,8 +4,6 @@ import json
 
 import pytest
 
-from flowprior.evaluation.measure import OF_PRIOR_DENSITY
-
 
 @pytest.fixture(scope="module")
 def sampler_run(flowprior, tiny, options, data_root, tmp_path_factory):
@@ -33,7 +31,7 @@ def test_samples_of_the_run_are_drawn(sampler_run, flowprior, tmp_path):
     assert (tmp_path / "grid.png").stat().st_size > 0
 
 
-@pytest.mark.parametrize("name", OF_PRIOR_DENSITY)
+@pytest.mark.parametrize("name", ["nll", "skl", "leakage", "iw_nll", "context_gain"])
 def test_metrics_that_need_a_density_are_refused_in_one_sentence(name, sampler_run, flowprior):
     folder, _ = sampler_run
     result = flowprior("eval", folder, "--metrics", name)

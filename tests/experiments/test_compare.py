@@ -5,7 +5,7 @@ import statistics
 
 import pytest
 
-from flowprior.evaluation import overlap
+from flowprior.evaluation import likelihood, overlap
 from flowprior.experiments.comparison import Comparison
 from flowprior.experiments.study import Study
 
@@ -180,7 +180,7 @@ def test_a_config_without_rows_is_no_study(flowprior):
 
 def test_every_row_of_moons_is_compared(flowprior, options, tmp_path, monkeypatch):
     monkeypatch.setattr(overlap, "DRAWS", 100)
-    monkeypatch.setattr(overlap, "EXAMPLES", 5)
+    monkeypatch.setattr(likelihood, "EXAMPLES", 5)
     bindings = ["Source.limit = 40", "joint_stage.batch_size = 20", "FlowPrior.transforms = 2"]
     bindings += ["joint_stage.epochs = 1", "study.samples = 20", "study.importance_samples = 5"]
     out = tmp_path / "out"

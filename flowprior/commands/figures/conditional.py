@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flowprior.commands.figures.drawing import NotApplicable, Picture, needs_images
 from flowprior.data.dataset import thin
-from flowprior.evaluation.context import contexts_of
+from flowprior.evaluation import contexts_of
 from flowprior.experiments.experiment import Experiment
 from flowprior.latent import lerp, slerp
 from flowprior.models import Autoencoder

@@ -13,7 +13,7 @@ from torch import Tensor
 from flowprior.commands.figures.drawing import NotApplicable, needs_images
 from flowprior.data.dataset import Dataset, thin
 from flowprior.errors import InputError
-from flowprior.evaluation.context import aggregate_over_training
+from flowprior.evaluation import aggregate_over_training
 from flowprior.evaluation.overlap import DRAWS
 from flowprior.experiments.experiment import Experiment
 from flowprior.latent import crossing_depth, lerp

@@ -12,7 +12,7 @@ from torch import Tensor
 from flowprior.commands.figures import conditional, latents, paths
 from flowprior.commands.figures.drawing import NotApplicable, Picture, check_names, needs_images, save
 from flowprior.errors import InputError
-from flowprior.evaluation.context import contexts_of
+from flowprior.evaluation import contexts_of
 from flowprior.experiments.experiment import Experiment
 from flowprior.experiments.runs import FIGURES, METRICS
 from flowprior.tensors import as_input

@@ -12,8 +12,7 @@ from flowprior.data.conditions import read_conditions
 from flowprior.data.images import Source
 from flowprior.data.stick_figures import FACTORS, render, true_factors
 from flowprior.errors import InputError
-from flowprior.evaluation import conditional, context, spaces
-from flowprior.evaluation.measure import higher_is_better, measure
+from flowprior.evaluation import BACKBONES, Backbone, higher_is_better, measure
 from flowprior.experiments.experiment import Experiment
 from flowprior.models import Autoencoder, UnitGaussianPosterior
 from flowprior.priors import GaussianPrior, StandardNormal
@@ -90,10 +89,10 @@ def test_the_factors_of_test_images_are_true_ones(figures):
 
 
 def test_diversity_is_the_mean_distance_of_two_samples_at_one_condition(figures, monkeypatch):
-    def distance(device, weights):
+    def distance(evaluation):
         return (lambda a, b: (a - b).abs().mean((1, 2, 3)).double()), {"features": "pixels"}
 
-    monkeypatch.setitem(spaces.DISTANCES, "ppl", distance)
+    monkeypatch.setitem(BACKBONES, "vgg distance", Backbone(distance, ()))
 
     def flat(z, context):
         return (z[:, :, None, None] > 0).float().expand(-1, 3, 64, 64)
@@ -128,13 +127,13 @@ def test_the_condition_is_read_back(name, data_root):
 
 
 def test_samples_that_are_not_finite_are_said_and_left_out(figures, monkeypatch):
-    def distance(device, weights):
+    def distance(evaluation):
         return (lambda a, b: (a - b).abs().mean((1, 2, 3)).double()), {"features": "pixels"}
 
     def one_lost(z, context):  # the first of each chunk
         return torch.where(torch.arange(len(z))[:, None, None, None] == 0, torch.nan, context)
 
-    monkeypatch.setitem(spaces.DISTANCES, "ppl", distance)
+    monkeypatch.setitem(BACKBONES, "vgg distance", Backbone(distance, ()))
     few = measure(Told(StandardNormal(1), one_lost), figures, ["diversity_vgg"], count=200)
     assert few.values["diversity_vgg"] == 0
     assert few.facts["diversity_vgg"]["pairs"] == 199
@@ -155,8 +154,7 @@ def test_the_pose_error_is_that_of_the_joints_found(figures, monkeypatch):
             return torch.zeros(len(images), 15, 2) + shift
 
     network = Regressor()
-    monkeypatch.setitem(context._NETWORKS, "pose", lambda evaluation: network)
-    monkeypatch.setattr(conditional, "extract", lambda images, module: [module(images)])
+    monkeypatch.setitem(BACKBONES, "pose", Backbone(lambda evaluation: network, ()))
     found = measure(Told(StandardNormal(1), lambda z, y: y), figures, ["condition_error"], count=40)
     truth = (test.known["joints"] - shift).norm(dim=2).mean().item()
     assert found.values["condition_error"] == pytest.approx(truth, rel=1e-5)
@@ -206,9 +204,9 @@ def test_the_gain_of_the_true_context_and_none_for_a_prior_that_ignores_it(figur
 
 def test_metrics_of_conditions_say_what_they_need(figures):
     plain = Autoencoder(nn.Flatten(), nn.Identity(), StandardNormal(3 * 64 * 64))
-    with pytest.raises(InputError, match="'diversity_vgg' is of conditional models"):
+    with pytest.raises(InputError, match="'diversity_vgg' needs a conditional model"):
         measure(plain, figures, ["diversity_vgg"])
-    with pytest.raises(InputError, match="'factors' is of stick_figures"):
+    with pytest.raises(InputError, match="'factors' is for stick_figures, and not for 'digits'"):
         measure(plain, Source("digits"), ["factors"])
     told = Told(StandardNormal(1), lambda z, y: y)
     for metric in ("skl", "ppl"):

@@ -9,8 +9,8 @@ from torch.distributions import MultivariateNormal
 
 from flowprior.data.images import Source
 from flowprior.errors import InputError
-from flowprior.evaluation import context, overlap
-from flowprior.evaluation.measure import measure
+from flowprior.evaluation import BACKBONES, Backbone, Evaluation, aggregate_over_training, measure, overlap
+from flowprior.evaluation.context import LP_DRAWS
 from flowprior.metrics.features import FeatureNetwork
 from flowprior.models import Autoencoder, GaussianLikelihood, GaussianPosterior
 from flowprior.networks import MLP, SmallDecoder, SmallEncoder
@@ -50,7 +50,7 @@ def test_overlap_and_leakage_agree_with_the_prior_asked_directly():
     model, source = linear(StandardNormal(2)), Source("moons", limit=300)
     found = measure(model, source, ["skl", "leakage"])
     q = model.encode(source.train().x)
-    aggregate = overlap.aggregate_of(model, source.train().x.split(100))
+    aggregate = aggregate_over_training(model, source)
     torch.testing.assert_close(aggregate.loc, q.mean.detach())
     torch.testing.assert_close(aggregate.scale, q.stddev.detach())
     assert found.values["skl"] == pytest.approx(found.values["skl_density"], abs=0.3)
@@ -87,16 +87,15 @@ def test_low_posterior_samples_are_measured_as_images(monkeypatch):
     network = FeatureNetwork(
         nn.Sequential(nn.AvgPool2d(4), nn.Flatten()), metric="fd_pooled", resize="none", checksum="0"
     )
-    monkeypatch.setitem(context._NETWORKS, "classifier", lambda _: network)
+    monkeypatch.setitem(BACKBONES, "classifier", Backbone(lambda _: network, ()))
     source = Source("digits", limit=80)
     found = measure(model, source, ["fd_classifier", "lp_fd_classifier"], count=60)
     assert found.values.keys() == {"fd_classifier", "lp_fd_classifier"}
     assert found.facts["lp_fd_classifier"]["samples"] == 60
-    aggregate = overlap.aggregate_of(model, [source.train().x.float() / 255])
+    aggregate = aggregate_over_training(model, source)
     torch.manual_seed(0)
-    draws = model.prior.sample(overlap.LP_DRAWS * 60)
-    torch.manual_seed(0)
-    kept = overlap.low_posterior(model, aggregate, 60)
+    draws = model.prior.sample(LP_DRAWS * 60)
+    kept = Evaluation(model, source, count=60).low_posterior
     expected = draws[aggregate.log_prob(draws).argsort()[:60]]
     torch.testing.assert_close(kept, expected)
 

@@ -9,8 +9,7 @@ from torchvision.models import squeezenet1_0
 from flowprior.bijectors.bijector import Bijector
 from flowprior.data.images import Source
 from flowprior.errors import InputError
-from flowprior.evaluation import context, spaces
-from flowprior.evaluation.measure import measure
+from flowprior.evaluation import BACKBONES, Backbone, Evaluation, measure
 from flowprior.metrics.perceptual import PerceptualDistance
 from flowprior.models import Autoencoder, GaussianLikelihood
 from flowprior.priors import FlowPrior, MixturePrior, StandardNormal
@@ -70,10 +69,10 @@ def test_separability_prefers_the_space_in_which_the_attribute_is_straight(sourc
 
 
 def test_path_length_is_that_of_the_linear_decoder_in_z_and_longer_where_paths_bend(source, monkeypatch):
-    def pixels(device, weights):
+    def pixels(evaluation):
         return lambda a, b: (a - b).square().flatten(1).sum(1), {}
 
-    monkeypatch.setitem(spaces.DISTANCES, "ppl", pixels)
+    monkeypatch.setitem(BACKBONES, "vgg distance", Backbone(pixels, ()))
     found = measure(model(FlowPrior(2, bijector=Swirl(2))), source, ["ppl"], count=2000, seed=1)
     # E‖A (z' - z)‖², A'A = 32 · 0.05² I and E‖z' - z‖² = 4, less what the outliers add
     assert found.values["ppl_z"] == pytest.approx(0.32, rel=0.1)
@@ -100,7 +99,9 @@ def test_distances_of_local_weights_and_their_absence(source, monkeypatch, tmp_p
     found = measure(model(StandardNormal(2)), source, ["ppl_squeezenet"], count=4, weights=tmp_path)
     assert found.values.keys() == {f"ppl_squeezenet_{space}" for space in ("z", "z0", "z0_lerp")}
     assert min(found.values.values()) > 0
-    distance, facts = spaces.DISTANCES["ppl_squeezenet"](torch.device("cpu"), tmp_path)
+    distance, facts = Evaluation(model(StandardNormal(2)), source, weights=tmp_path).backbone(
+        "squeezenet distance"
+    )
     assert isinstance(distance, PerceptualDistance)
     assert len(distance.maps(torch.rand(2, 1, 8, 8))) == len(facts["layers"])
 
@@ -108,7 +109,9 @@ def test_distances_of_local_weights_and_their_absence(source, monkeypatch, tmp_p
 def test_a_conditional_prior_is_refused(source):
     conditional = model(FlowPrior(2, transforms=2, hidden_features=(4,), context_features=3))
     for name in ("separability", "ppl_squeezenet"):
-        with pytest.raises(InputError, match=rf"'{name}' is of one prior's spaces"):
+        with pytest.raises(
+            InputError, match=rf"'{name}' needs one prior for all examples, but this model is cond"
+        ):
             measure(conditional, source, [name])
 
 
@@ -126,13 +129,13 @@ class Breaks(StandardNormal):
 
 
 def test_draws_that_are_not_finite_are_left_out_and_many_of_them_refused():
-    few = model(Breaks(2, every=300))
+    source = Source("digits", limit=80)
     with pytest.warns(UserWarning, match="2 of 600 draws, not finite, were left out"):
-        z, z0 = spaces.draws(few, 600, 0, "ppl")
+        z, z0 = Evaluation(model(Breaks(2, every=300)), source).draws(600)
     assert z.shape == z0.shape == (598, 2)
     assert z.isfinite().all()
     with pytest.raises(InputError, match="12 of 600 draws are not finite"):
-        spaces.draws(model(Breaks(2, every=50)), 600, 0, "ppl")
+        Evaluation(model(Breaks(2, every=50)), source).draws(600)
 
 
 def test_samples_that_are_not_finite_are_left_out_and_many_of_them_make_a_distance_infinite(monkeypatch):
@@ -141,7 +144,7 @@ def test_samples_that_are_not_finite_are_left_out_and_many_of_them_make_a_distan
     network = FeatureNetwork(
         nn.Sequential(nn.AvgPool2d(4), nn.Flatten()), metric="fd_pooled", resize="none", checksum="0"
     )
-    monkeypatch.setitem(context._NETWORKS, "classifier", lambda _: network)
+    monkeypatch.setitem(BACKBONES, "classifier", Backbone(lambda _: network, ()))
     source = Source("digits", limit=80)
     found = measure(model(Breaks(2, every=300)), source, ["fd_classifier"], count=600)
     assert 0 < found.values["fd_classifier"] < float("inf")
@@ -150,3 +153,9 @@ def test_samples_that_are_not_finite_are_left_out_and_many_of_them_make_a_distan
     found = measure(model(Breaks(2, every=50)), source, ["fd_classifier"], count=600)
     assert found.values["fd_classifier"] == float("inf")
     assert "the prior has diverged" in found.facts["fd_classifier"]["notes"][0]
+    source = Source("digits", limit=150)
+    found = measure(model(Breaks(2, every=300)), source, ["prd_classifier"], count=600)
+    assert 0 < found.values["prd_classifier_f8"] <= 1
+    facts = found.facts["prd_classifier"]
+    assert (facts["samples"], facts["real"]) == (149, 149)  # as many test images as samples are left
+    assert facts["notes"] == ["1 of 150 samples, not finite, were left out."]

@@ -1,0 +1,93 @@
+"""What metrics need, and the sentences that refuse them where it is missing."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+from flowprior.checks import check_known
+from flowprior.data.images import Source
+from flowprior.errors import InputError
+from flowprior.evaluation.context import BACKBONES, Evaluation
+from flowprior.models import Autoencoder
+from flowprior.registry import METRICS, Metric
+
+
+class Need(NamedTuple):
+    """Something that a model, a source or, once it is read, its examples have or lack."""
+
+    of: Literal["model", "source", "examples"]
+    has: Callable[[Any], bool]
+    lacks: str  # how the sentence goes on after "needs", formatted with the model or the source
+
+
+NEEDS = {
+    "images": Need("source", lambda s: len(s.image_shape) == 3, "images, but {.name!r} holds vectors"),
+    "labels": Need("examples", lambda s: s.train().label is not None, "labels, but {.name!r} has none"),
+    "prior density": Need(
+        "model",
+        lambda model: model.prior.has_density,
+        "a density of the prior, but {.prior.__class__.__name__} has only samples",
+    ),
+    "posterior density": Need(
+        "model",
+        lambda model: not model.posterior.deterministic,
+        "a posterior with a density, such as GaussianPosterior(), but this model's is a "
+        "{.posterior.__class__.__name__}",
+    ),
+    "conditional model": Need(
+        "model", lambda model: model.conditional, "a conditional model, but this one has no context"
+    ),
+    "unconditional model": Need(
+        "model",
+        lambda model: not model.conditional,
+        "one prior for all examples, but this model is conditional",
+    ),
+}
+
+
+def check_metrics(names: Sequence[str], source: Source, model: Autoencoder | None = None) -> None:
+    """Refuse unknown metrics, and those that suit neither the data nor, if given, the model; no data is read.
+
+    Raises:
+        InputError: in one sentence with the metric, what it needs and what there is.
+    """
+    if not names:
+        raise InputError("No metric is named: write e.g. --metrics reconstruction,nll,fd_classifier.")
+    for name in names:
+        check_known("metric", name, METRICS)
+        record = METRICS[name]
+        for need in record.needs:
+            check_known(f"need of the metric '{name}',", need, (*NEEDS, *BACKBONES))
+        _check(record, "source", source)
+        if record.data and source.name not in record.data:
+            known = " or ".join(record.data)
+            raise InputError(f"'{name}' is for {known}, and not for {source.name!r}: leave it out.")
+        if model is not None:
+            _check(record, "model", model)
+
+
+def make_ready(evaluation: Evaluation, names: Sequence[str]) -> None:
+    """Read the data and make the backbones of metrics.
+
+    Raises:
+        InputError: on missing data, contexts, labels or weights.
+    """
+    _ = evaluation.contexts
+    for name in names:
+        _check(METRICS[name], "examples", evaluation.source)
+        for need in METRICS[name].needs:
+            if need in BACKBONES:
+                evaluation.backbone(need)
+
+
+def applicable(names: Sequence[str], model: Autoencoder) -> tuple[str, ...]:
+    """`names` without the metrics that need a density of a prior which has samples only."""
+    density = model.prior.has_density
+    return tuple(n for n in names if density or n not in METRICS or "prior density" not in METRICS[n].needs)
+
+
+def _check(record: Metric, of: str, subject: Source | Autoencoder) -> None:
+    inherited = (need for name in record.needs if name in BACKBONES for need in BACKBONES[name].needs)
+    for name in (*record.needs, *inherited):
+        need = NEEDS.get(name)
+        if need is not None and need.of == of and not need.has(subject):
+            raise InputError(f"'{record.name}' needs {need.lacks.format(subject)}: leave it out.")
