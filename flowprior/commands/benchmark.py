@@ -32,7 +32,7 @@ from flowprior.commands.train import threads_set
 from flowprior.errors import InputError
 from flowprior.experiments import report
 from flowprior.files import make_folder, write_atomically, write_json
-from flowprior.training.fabric import resolve_device
+from flowprior.training.engine import resolve_device
 
 RATE_SECONDS = 1.0
 Row = dict[str, Any]

@@ -1,9 +1,10 @@
-"""The players of a stage: parameters, optimizer, learning rates, gradients over processes."""
+"""The players of a stage: each one's parameters, its optimizer, and its objective as Fabric wraps it."""
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from flowprior.errors import InputError
@@ -13,18 +14,36 @@ from flowprior.training.stages import Stage
 
 @dataclass
 class Player:
-    """One player of an objective, ready to be stepped."""
+    """One player of an objective, ready to be stepped.
+
+    Each has a wrapper of the objective of its own, which knows this player's parameters only: under DDP that
+    is one reduction of their gradients a backward pass, whatever the other players learn.
+    """
 
     name: str
     alone: bool  # the only one of its objective
     parameters: list[nn.Parameter]
-    optimizer: torch.optim.Optimizer
+    others: list[nn.Parameter]  # of the objective, trained by other players or by none
     settings: list[OptimizerSettings]  # one for each torch parameter group
-    fabric_optimizer: Any = field(repr=False)
+    fabric: Any
+    optimizer: Any  # Fabric's
+    objective: Any = None  # Fabric's
 
-    def __post_init__(self) -> None:
-        # Beside other players, the loss must not leave gradients in their parameters.
-        self.only: dict[str, Any] = {} if self.alone else {"inputs": self.parameters}
+    def losses(self, batch: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
+        """The player's named losses of a batch, in the run's precision, through the hooks of the strategy."""
+        with self.fabric.autocast():  # so that Fabric leaves losses in 64 bits as they are
+            return self.objective(self.name, batch, step)
+
+    @contextmanager
+    def learning(self) -> Iterator[None]:
+        """Inside, no parameter but the player's own asks for a gradient."""
+        for parameter in self.others:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in self.others:
+                parameter.requires_grad_(True)
 
     def term(self, name: str, split: str = "train") -> str:
         """A term's name in the logs: "train/loss"; with several players, "train/critic/loss"."""
@@ -51,47 +70,46 @@ class Player:
         state = self.optimizer.state_dict()["state"]
         return {f"{index}.{key}": value for index, entry in state.items() for key, value in entry.items()}
 
-    def load_state(self, tensors: dict[str, Tensor]) -> None:
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """What `state` returned."""
         state: dict[int, dict[str, Tensor]] = {}
         for name, value in tensors.items():
             index, _, key = name.partition(".")
             state.setdefault(int(index), {})[key] = value
-        self.optimizer.load_state_dict(
-            {"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]}
-        )
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def build_players(stage: Stage, fabric: Any, fused: bool) -> list[Player]:
     """The players of a stage that have something to train; frozen groups stop asking for gradients.
 
+    Every process then has the parameters and buffers of the first one.
+
     Raises:
         InputError: if nothing is left to train, or a group has no optimizer settings.
     """
-    players = []
     objective = stage.objective
-    for name in objective.players:
-        groups = {}
-        for group, parameters in objective.parameter_groups(name).items():
-            if group in stage.frozen:
-                for parameter in parameters:
-                    parameter.requires_grad_(False)
-            wanted = [parameter for parameter in parameters if parameter.requires_grad]
-            if wanted:
-                groups[group] = wanted
-        if not groups:
+    owned = {name: objective.parameter_groups(name) for name in objective.players}
+    for groups in owned.values():
+        for group in groups.keys() & set(stage.frozen):
+            for parameter in groups[group]:
+                parameter.requires_grad_(False)
+    learning = {id(p): p for p in objective.parameters() if p.requires_grad}
+    players = []
+    for name, groups in owned.items():
+        trained = {group: [p for p in members if p.requires_grad] for group, members in groups.items()}
+        trained = {group: members for group, members in trained.items() if members}
+        if not trained:
             continue
-        settings = {group: stage.settings(group) for group in groups}
-        optimizer = build_optimizer(groups, settings, fused=fused)
-        players.append(
-            Player(
-                name,
-                len(objective.players) == 1,
-                [parameter for parameters in groups.values() for parameter in parameters],
-                optimizer,
-                list(settings.values()),
-                fabric.setup_optimizers(optimizer),
-            )
-        )
+        settings = {group: stage.settings(group) for group in trained}
+        own = [parameter for members in trained.values() for parameter in members]
+        others = [p for p in learning.values() if id(p) not in set(map(id, own))]
+        optimizer = fabric.setup_optimizers(build_optimizer(trained, settings, fused=fused))
+        alone = len(objective.players) == 1
+        player = Player(name, alone, own, others, list(settings.values()), fabric, optimizer)
+        with player.learning():
+            player.objective = fabric.setup_module(objective)
+        players.append(player)
     if not players:
         raise InputError(
             f"Stage {stage.name!r} has nothing to train: its objective has no parameters, or all are in "
@@ -107,30 +125,3 @@ def rest_frozen(objective: nn.Module) -> None:
         parameters = list(module.parameters())
         if parameters and not any(parameter.requires_grad for parameter in parameters):
             module.eval()
-
-
-def average_over_processes(tensors: list[Tensor], fabric: Any) -> None:
-    """Replace tensors by their means over the processes, in one message: shares of a batch are equal."""
-    if fabric.world_size == 1 or not tensors:
-        return
-    flat = torch.cat([tensor.flatten() for tensor in tensors])
-    flat = fabric.all_reduce(flat, reduce_op="mean")
-    for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
-        tensor.copy_(mean.view_as(tensor))
-
-
-def copy_from_first_process(module: nn.Module, fabric: Any) -> None:
-    """Parameters and buffers of process 0, for all: batch statistics are per process until then."""
-    if fabric.world_size > 1:
-        for tensor in [*module.parameters(), *module.buffers()]:
-            torch.distributed.broadcast(tensor.detach(), src=0)
-
-
-def gather_over_processes(tensor: Tensor, fabric: Any) -> list[Tensor]:
-    """The tensors of all processes, in order."""
-    if fabric.world_size == 1:
-        return [tensor]
-    own = tensor.to(fabric.device)
-    gathered = [torch.empty_like(own) for _ in range(fabric.world_size)]
-    torch.distributed.all_gather(gathered, own)
-    return gathered

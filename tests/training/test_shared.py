@@ -45,7 +45,7 @@ def test_two_processes_end_as_one(tmp_path: Path) -> None:
 def test_a_batch_must_split_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     from flowprior.training import stage_run
     from flowprior.training.averages import Meter
-    from flowprior.training.fabric import start_fabric
+    from flowprior.training.engine import start_fabric
 
     _, stages = worker.quiet()
     fabric = start_fabric("cpu")
