@@ -2,15 +2,16 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from flowprior.checks import check_count, check_one_of
 from flowprior.errors import InputError
+from flowprior.training.shards import shard
 
 NVML_CHECK = "PYTORCH_NVML_BASED_CUDA_CHECK"
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")
@@ -27,8 +28,9 @@ def start_fabric(
         device: as for `resolve_device`.
         devices: how many to use on this machine; Fabric starts a process for each further one.
         precision: one of `PRECISIONS`.
-        strategy: how several processes share a model: "ddp" holds it in each and averages gradients, "fsdp"
-            shards weights, gradients and optimizer state over GPUs; "auto" is "ddp". One process needs none.
+        strategy: how several processes share a model: "ddp" (or "auto") holds it in each and averages
+            gradients; "fsdp" shards weights, gradients and optimizer state, for objectives with one player,
+            in "32-true" or "bf16-mixed". One process needs none.
 
     Raises:
         InputError: as `check_engine`, or if `devices` is no positive number.
@@ -37,16 +39,32 @@ def start_fabric(
     resolved = check_engine(device, precision, strategy)
     local = int(os.environ.get("LOCAL_WORLD_SIZE", devices))
     total = int(os.environ.get("WORLD_SIZE", local))
-    several = "fsdp" if strategy == "fsdp" else "ddp_find_unused_parameters_true"
-    fabric = _import_fabric()(
+    fabric_class = _import_fabric()
+    fabric = fabric_class(
         accelerator=resolved.type,
         devices=[resolved.index] if resolved.index is not None and local == 1 else local,
         num_nodes=max(1, total // local),
-        strategy=several if total > 1 else "auto",
+        strategy=_several(strategy, total) if total > 1 else "auto",
         precision=precision,
     )
     fabric.launch()
     return fabric
+
+
+def _several(strategy: Strategy, processes: int) -> Any:
+    """Fabric's strategy for several processes."""
+    if strategy != "fsdp":
+        return "ddp_find_unused_parameters_true"  # a parameter may rest in some steps, as behind β = 0
+    from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
+
+    return ModelParallelStrategy(shard, data_parallel_size=processes, tensor_parallel_size=1)
+
+
+def is_sharded(fabric: Any) -> bool:
+    """Whether the strategy shards parameters."""
+    from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
+
+    return isinstance(fabric.strategy, ModelParallelStrategy)
 
 
 def check_engine(
@@ -65,8 +83,10 @@ def check_engine(
     resolved = resolve_device(device)
     if precision == "16-mixed" and resolved.type == "cpu":
         raise InputError("`precision` (='16-mixed') needs a GPU: take 'bf16-mixed' or '32-true' on the CPU.")
-    if strategy == "fsdp" and resolved.type != "cuda":
-        raise InputError(f"`strategy` (='fsdp') needs CUDA GPUs: take 'ddp' on a {resolved.type} device.")
+    if strategy == "fsdp" and precision not in ("32-true", "bf16-mixed"):
+        raise InputError(
+            f"`strategy` (='fsdp') has no precision {precision!r}: take '32-true' or 'bf16-mixed'."
+        )
     if sync_batch_norm and resolved.type != "cuda":
         raise InputError(
             "`sync_batch_norm` (=True) needs CUDA GPUs: leave it out, and batch statistics are those of each "
@@ -120,12 +140,11 @@ def move(module: nn.Module, fabric: Any) -> None:
     fabric.strategy.precision.convert_module(module).to(fabric.device)
 
 
-def copy_buffers_from_first_process(module: nn.Module, fabric: Any) -> None:
-    """What DDP does before each forward pass, for uses of a module outside of one: batch statistics are those
-    of process 0."""
+def copy_from_first_process(tensors: Iterable[Tensor], fabric: Any) -> None:
+    """What DDP does with buffers before each forward pass, for uses of a module outside of one."""
     if fabric.world_size > 1:
-        for buffer in module.buffers():
-            torch.distributed.broadcast(buffer, src=0)
+        for tensor in tensors:
+            torch.distributed.broadcast(tensor.detach(), src=0)
 
 
 @contextmanager

@@ -268,8 +268,10 @@ class _Loop:
             metrics = self.meter.close_epoch() | valid
             rates = {name: rate for player in current.players for name, rate in player.rates().items()}
             self.log.write(progress.step, {**valid, **rates, "epoch": progress.epoch})
-            if self.on_epoch is not None and self.fabric.is_global_zero:
-                self.on_epoch(EpochEnd(stage, progress.epoch, progress.step, metrics))
+            if self.on_epoch is not None:
+                with current.shards.whole():
+                    if self.fabric.is_global_zero:
+                        self.on_epoch(EpochEnd(stage, progress.epoch, progress.step, metrics))
         progress.history.append(
             {
                 "stage": stage.name,

@@ -1,6 +1,7 @@
 """What a checkpoint of a training holds, and how a training goes on from it."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -42,9 +43,10 @@ def collect(
     tensors: dict[str, Tensor] = {}
     if current is not None:
         tensors |= current.state()
-    for index, stage in enumerate(stages):
-        state = stage.objective.state_dict()
-        tensors |= {f"objective.{index}.{name}": value for name, value in state.items()}
+    with nullcontext() if current is None else current.shards.whole():
+        for index, stage in enumerate(stages):
+            state = stage.objective.state_dict()
+            tensors |= {f"objective.{index}.{name}": value for name, value in state.items()}
     for name, values in meter.pending.items():  # (steps,), or (processes, steps)
         tensors[f"window.{name}"] = fabric.all_gather(torch.stack(values))
     states = {"cpu": torch.get_rng_state()}

@@ -11,9 +11,10 @@ from flowprior.data.batches import Batches
 from flowprior.errors import InputError, RunError
 from flowprior.training.averages import Meter, WeightAverage
 from flowprior.training.checkpoint import part
-from flowprior.training.engine import copy_buffers_from_first_process, own_random_state
+from flowprior.training.engine import copy_from_first_process, is_sharded, own_random_state
 from flowprior.training.finite import find_fault
 from flowprior.training.players import Player, build_players, rest_frozen
+from flowprior.training.shards import Shards, whole
 from flowprior.training.stages import Stage
 
 
@@ -57,6 +58,7 @@ class StageRun:
         self.wanted_gradients = {p: p.requires_grad for p in self.objective.parameters()}
         if fresh and stage.initialize is not None:
             stage.initialize(self.batches.tensors)
+        self.shards = Shards(self.objective, active=is_sharded(fabric))
         self.players = build_players(stage, fabric, fused=not self.scaled)
         trained = {id(parameter) for player in self.players for parameter in player.parameters}
         self.parameters = {n: p for n, p in self.objective.named_parameters() if id(p) in trained}
@@ -84,7 +86,7 @@ class StageRun:
                 norm = self.fabric.clip_gradients(
                     player.objective, player.optimizer, max_norm=self.stage.clip, error_if_nonfinite=False
                 )
-                self.meter.add(player.term("gradient_norm"), norm)
+                self.meter.add(player.term("gradient_norm"), whole(norm))
             player.set_rates(stage_step, self.steps, self.steps_per_epoch)
             player.optimizer.step()
         self.average.update(stage_step)
@@ -133,7 +135,7 @@ class StageRun:
             RunError: names the parameter.
         """
         for name, parameter in self.parameters.items():
-            if not parameter.isfinite().all():
+            if not whole(parameter).isfinite().all():
                 raise RunError(
                     f"Step {step} of stage {self.stage.name!r}: the parameter {name!r} is not finite; no "
                     "checkpoint was written, and the last good one stays: lower the learning rate or "
@@ -154,7 +156,7 @@ class StageRun:
     @contextmanager
     def as_delivered(self) -> Iterator[None]:
         """Inside: averaged weights, evaluation mode, no gradients, a random state from the seed."""
-        copy_buffers_from_first_process(self.objective, self.fabric)
+        copy_from_first_process(self.objective.buffers(), self.fabric)
         with own_random_state(self.fabric.device, self.seed), torch.no_grad(), self.average.swapped_in():
             self.objective.eval()
             yield
@@ -175,14 +177,15 @@ class StageRun:
 
     def keep_best(self) -> None:
         """Remember the weights as they are now: within `as_delivered`, the averaged ones."""
-        self.best = {name: value.detach().clone() for name, value in self.objective.state_dict().items()}
+        with self.shards.whole():
+            self.best = {name: value.detach().clone() for name, value in self.objective.state_dict().items()}
 
     def deliver(self) -> None:
         """Give the modules the weights of the stage: the best, else the averaged, else the last ones."""
+        self.average.adopt()
+        self.shards.end()
         if self.best:
             self.objective.load_state_dict(self.best)
-        else:
-            self.average.adopt()
 
     @contextmanager
     def released(self) -> Iterator[None]:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from flowprior.errors import InputError
-from flowprior.training import train
+from flowprior.training import players, train
 from flowprior.training.checkpoint import load_checkpoint
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -55,15 +55,18 @@ def test_losses_are_those_of_one_process(two: Path, tmp_path: Path, name: str) -
     assert both == pytest.approx(one, rel=1e-5, abs=1e-5)
 
 
-def test_two_processes_end_as_one(two: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("strategy", "close"), [("ddp", 1e-12), ("fsdp", 1e-5)])
+def test_two_processes_end_as_one(two: Path, tmp_path: Path, strategy: str, close: float) -> None:
     model, stages = worker.quiet()
-    train(stages, run=tmp_path, precision="64-true", **QUIET)
-    weights = load_file(two / "weights.safetensors")
+    train(stages, run=tmp_path, precision=worker.STRATEGIES[strategy], **QUIET)
+    weights = load_file(two / f"{strategy}.safetensors")
     for name, value in model.state_dict().items():
-        torch.testing.assert_close(weights[name], value, rtol=1e-12, atol=1e-12)
-    assert logged(two / "quiet") == pytest.approx(logged(tmp_path), rel=1e-9)
-    tensors = load_checkpoint(two / "quiet").tensors
-    assert not torch.equal(tensors["random.cpu.0"], tensors["random.cpu.1"]), "each process has its own noise"
+        torch.testing.assert_close(weights[name], value, rtol=close, atol=close)
+    assert logged(two / strategy) == pytest.approx(logged(tmp_path), rel=max(close, 1e-9))
+    one, both = (load_checkpoint(run).tensors for run in (tmp_path, two / strategy))
+    assert one.keys() == both.keys() - {"random.cpu.1"}
+    assert all(both[name].shape == value.shape for name, value in one.items())
+    assert not torch.equal(both["random.cpu.0"], both["random.cpu.1"]), "each process has its own noise"
 
 
 def test_a_process_that_is_killed_leaves_no_trace(two: Path, tmp_path: Path) -> None:
@@ -81,3 +84,13 @@ def test_a_batch_must_split_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(fabric), "world_size", property(lambda self: 3))
     with pytest.raises(InputError, match="multiple of the 3 processes"):
         stage_run.StageRun(stages[0], fabric, 0, Meter(), True)
+
+
+def test_what_a_strategy_cannot_do_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(players, "is_sharded", lambda fabric: True)
+    with pytest.raises(InputError, match="one player, and FactorVAE has model, critic"):
+        train([worker.method("factor_vae")], **QUIET)
+    with pytest.raises(InputError, match=r"fsdp.*has no precision '64-true'"):
+        train([worker.method("glf")], strategy="fsdp", precision="64-true", **QUIET)
+    with pytest.raises(InputError, match="sync_batch_norm"):
+        train([worker.method("glf")], sync_batch_norm=True, **QUIET)

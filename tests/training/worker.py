@@ -155,12 +155,13 @@ def shared(folder: str) -> None:
     for name in METHODS:
         train([method(name)], run=f"{folder}/{name}", log_every=1, **options)
     run(f"{folder}/undisturbed", resume=False)
-    for resume in (False, True):
-        model, stages = quiet()
-        more = {"run": f"{folder}/quiet", "resume": resume, "precision": "64-true", **options}
-        train(stages, max_steps=None if resume else 7, **more)
-    if os.environ["RANK"] == "0":
-        save_file(dict(model.state_dict()), f"{folder}/weights.safetensors")
+    for strategy, precision in STRATEGIES.items():
+        more = {"run": f"{folder}/{strategy}", "strategy": strategy, "precision": precision, **options}
+        for resume in (False, True):
+            model, stages = quiet()
+            train(stages, resume=resume, max_steps=None if resume else 7, **more)
+        if os.environ["RANK"] == "0":
+            save_file(dict(model.state_dict()), f"{folder}/{strategy}.safetensors")
 
 
 def restarted(folder: str) -> None:
@@ -170,6 +171,7 @@ def restarted(folder: str) -> None:
     run(folder, resume=(Path(folder) / "checkpoints").exists())
 
 
+STRATEGIES = {"ddp": "64-true", "fsdp": "32-true"}
 METHODS = ("glf", "factor_vae", "aae")
 
 
