@@ -47,8 +47,23 @@ def start_fabric(
         strategy=_several(strategy, total) if total > 1 else "auto",
         precision=precision,
     )
+    _join_again(resolved, local, total)
     fabric.launch()
     return fabric
+
+
+def _join_again(device: torch.device, local: int, total: int) -> None:
+    """Processes that torchrun restarts meet under a name of their own: the store of its agent still has the
+    addresses of those before, which are gone."""
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if attempt == "0" or not shared or local != total or torch.distributed.is_initialized():
+        return
+    c10d: Any = torch.distributed  # whose stubs do not export its stores
+    agent = c10d.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+    store = c10d.PrefixStore(f"attempt {attempt}", agent)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    torch.distributed.init_process_group(backend, store=store, rank=int(os.environ["RANK"]), world_size=total)
 
 
 def _several(strategy: Strategy, processes: int) -> Any:
@@ -145,6 +160,16 @@ def copy_from_first_process(tensors: Iterable[Tensor], fabric: Any) -> None:
     if fabric.world_size > 1:
         for tensor in tensors:
             torch.distributed.broadcast(tensor.detach(), src=0)
+
+
+def gather(tensor: Tensor, fabric: Any) -> Tensor:
+    """The tensors of all processes as rows, in order; the tensor itself where there is one process."""
+    if fabric.world_size == 1:
+        return tensor
+    own = tensor.to(fabric.device)
+    rows = [torch.empty_like(own) for _ in range(fabric.world_size)]
+    torch.distributed.all_gather(rows, own)
+    return torch.stack(rows)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from torch import Tensor
 from flowprior.errors import InputError
 from flowprior.training.averages import Meter
 from flowprior.training.checkpoint import Checkpoint, part
-from flowprior.training.engine import move
+from flowprior.training.engine import gather, move
 from flowprior.training.stage_run import StageRun
 from flowprior.training.stages import Stage
 
@@ -48,12 +48,12 @@ def collect(
             state = stage.objective.state_dict()
             tensors |= {f"objective.{index}.{name}": value for name, value in state.items()}
     for name, values in meter.pending.items():  # (steps,), or (processes, steps)
-        tensors[f"window.{name}"] = fabric.all_gather(torch.stack(values))
+        tensors[f"window.{name}"] = gather(torch.stack(values), fabric)
     states = {"cpu": torch.get_rng_state()}
     if fabric.device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(fabric.device)
     for kind, random in states.items():
-        gathered = fabric.all_gather(random).cpu().view(fabric.world_size, -1)
+        gathered = gather(random, fabric).cpu().view(fabric.world_size, -1)
         tensors |= {f"random.{kind}.{rank}": own for rank, own in enumerate(gathered)}
     return tensors, {
         "progress": asdict(progress),
