@@ -35,7 +35,7 @@ from flowprior.experiments.config import load
 from flowprior.experiments.experiment import Experiment
 from flowprior.models import Autoencoder
 from flowprior.training.averages import Meter
-from flowprior.training.fabric import start_fabric
+from flowprior.training.engine import start_fabric
 from flowprior.training.loop import train
 from flowprior.training.stage_run import StageRun
 from flowprior.training.stages import Stage, prior_stage

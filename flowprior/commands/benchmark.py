@@ -18,7 +18,7 @@ from flowprior.evaluation import costs
 from flowprior.experiments import report
 from flowprior.figures.costs import cost_panels
 from flowprior.files import make_folder, write_atomically, write_json
-from flowprior.training.fabric import resolve_device
+from flowprior.training.engine import resolve_device
 
 LEAST = {"features": 2, "depth": 1, "width": 1, "batch": 1}  # no coupling can split one feature
 KNOWN = {"backend": BACKENDS, "precision": costs.PRECISIONS, "compile": costs.COMPILES}

@@ -22,7 +22,7 @@ from flowprior.experiments.experiment import Experiment
 from flowprior.experiments.runs import CONFIG, REPORT, restore
 from flowprior.experiments.study import Study
 from flowprior.files import make_folder, write_atomically, write_json
-from flowprior.training.fabric import resolve_device
+from flowprior.training.engine import resolve_device
 
 TABLE, MARKDOWN, LOG = "table.json", "table.md", "log"
 OF_TRAINING = ("reconstruction",)  # what a run measures by itself; the study's metrics come after it

@@ -11,7 +11,7 @@ from flowprior.experiments.runs import restore
 from flowprior.files import ARRAYS, check_writable, write_array
 from flowprior.models import Autoencoder
 from flowprior.priors.prior import Prior
-from flowprior.training.fabric import resolve_device
+from flowprior.training.engine import resolve_device
 
 GRIDS = (".png",)
 

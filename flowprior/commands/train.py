@@ -22,7 +22,7 @@ from flowprior.files import make_folder, write_atomically
 from flowprior.models.autoencoder import evaluating
 from flowprior.tensors import as_input
 from flowprior.training.checkpoint import has_checkpoints
-from flowprior.training.fabric import check_precision, resolve_device
+from flowprior.training.engine import check_engine
 from flowprior.training.loop import EpochEnd, TrainResult, train
 
 FREE = (
@@ -73,7 +73,7 @@ def run(
         _check_folder(folder, config, resume, previous or "")
     _rehearse(experiment)  # missing data and shapes that do not fit are said before anything is written
     check_metrics(experiment.metrics, experiment.source)
-    check_precision(precision, resolve_device(device))
+    check_engine(device, precision)
     if first:
         make_folder(folder / FIGURES)
         write_atomically(folder / CONFIG, config.encode())

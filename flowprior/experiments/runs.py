@@ -8,7 +8,7 @@ import torch
 from flowprior.errors import InputError
 from flowprior.models import Autoencoder
 from flowprior.training.checkpoint import load_weights
-from flowprior.training.fabric import resolve_device
+from flowprior.training.engine import resolve_device
 
 CONFIG, REPORT, METRICS, FIGURES = "config.gin", "report.json", "metrics.csv", "figures"
 PRIOR = "config.json"

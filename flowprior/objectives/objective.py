@@ -31,6 +31,11 @@ class Objective(nn.Module, ABC):
             step: optimizer steps taken so far, for schedules.
         """
 
+    def forward(self, player: str, batch: Batch, step: int) -> dict[str, Tensor]:
+        """`losses`, of which only "loss" has a gradient: what the loop calls, and strategies wrap."""
+        terms = self.losses(player, batch, step)
+        return {name: value if name == "loss" else value.detach() for name, value in terms.items()}
+
     def parameter_groups(self, player: str) -> dict[str, list[nn.Parameter]]:
         """The player's parameters by group, so that each group can have its own optimizer.
 

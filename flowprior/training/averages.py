@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from flowprior.training.shards import sharded_as, whole
+
 
 class WeightAverage:
     """Moving average of parameters: after step t = 0, 1, ..., average = d · average + (1 - d) · weights.
@@ -45,10 +47,12 @@ class WeightAverage:
         _copy(self._values, self._weights)
 
     def state(self) -> dict[str, Tensor]:
-        return dict(zip(self.names, self._values, strict=True))
+        """The average by name, whole."""
+        return {name: whole(value) for name, value in zip(self.names, self._values, strict=True)}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        _copy([state[name] for name in self.names], self._values)
+        """What `state` returned."""
+        _copy([sharded_as(state[n], v) for n, v in zip(self.names, self._values, strict=True)], self._values)
 
 
 def _copy(source: Sequence[Tensor], target: Sequence[Tensor]) -> None:

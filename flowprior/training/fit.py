@@ -12,7 +12,7 @@ from flowprior.errors import InputError
 from flowprior.priors.flow import Standardize
 from flowprior.priors.prior import Prior
 from flowprior.training.loop import train
-from flowprior.training.optimizers import OptimizerSettings, Schedule
+from flowprior.training.optimizers import OptimizerSettings, RateSchedule
 from flowprior.training.stages import prior_stage
 
 FEWEST_ROWS = 10
@@ -47,7 +47,7 @@ def fit(
     batch_size: int = 256,
     lr: float = 3e-3,
     weight_decay: float = 1e-5,
-    schedule: Schedule = "one_cycle",
+    schedule: RateSchedule = "one_cycle",
     ema: float | None = 0.99,
     clip: float | None = None,
     validation: float = 0.1,

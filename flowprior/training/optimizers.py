@@ -8,11 +8,13 @@ from typing import Literal
 import torch
 from torch import nn
 
-from flowprior.checks import check_count, check_number
+from flowprior.checks import check_count, check_number, check_one_of
 from flowprior.errors import InputError
 
-Schedule = Literal["constant", "cosine", "linear", "one_cycle", "halving"]
-SCHEDULES: tuple[Schedule, ...] = ("constant", "cosine", "linear", "one_cycle", "halving")
+RateSchedule = Literal["constant", "cosine", "linear", "one_cycle", "halving"]
+RATE_SCHEDULES: tuple[RateSchedule, ...] = ("constant", "cosine", "linear", "one_cycle", "halving")
+
+OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 ONE_CYCLE_RISE = 0.3  # share of the steps in which one_cycle climbs to `lr`
 ONE_CYCLE_START = 25  # it begins at lr / 25 ...
@@ -49,7 +51,7 @@ class OptimizerSettings:
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.0
-    schedule: Schedule = "constant"
+    schedule: RateSchedule = "constant"
     halve_every: int | None = None
     linear_after: float = 0.0
     warmup: int = 0
@@ -63,8 +65,8 @@ class OptimizerSettings:
             raise InputError(
                 f"`betas` (={self.betas!r}) must be two numbers in [0, 1), such as (0.9, 0.999)."
             )
-        if self.schedule not in SCHEDULES:
-            raise InputError(f"`schedule` (={self.schedule!r}) must be one of {', '.join(SCHEDULES)}.")
+        check_one_of("schedule", self.schedule, RATE_SCHEDULES)
+        check_one_of("kind", self.kind, OPTIMIZERS)
         if (self.schedule == "halving") != (self.halve_every is not None):
             raise InputError(
                 f"`halve_every` (={self.halve_every!r}) goes with 'halving' (schedule={self.schedule!r}): "
@@ -79,8 +81,6 @@ class OptimizerSettings:
                 f"(schedule={self.schedule!r}): e.g. 'linear' and 0.5."
             )
         check_count("warmup", self.warmup, least=0)
-        if self.kind not in ("adam", "adamw"):
-            raise InputError(f"`kind` (={self.kind!r}) must be 'adam' or 'adamw'.")
 
     def rate(self, step: int, steps: int, steps_per_epoch: int) -> float:
         """The learning rate of `step` (from 0) in a stage of `steps`.
@@ -129,8 +129,7 @@ def build_optimizer(
     kinds = {settings[name].kind for name in groups}
     if len(kinds) > 1:
         raise InputError("`kind` differs between the groups of one player: take 'adam' or 'adamw' for all.")
-    kind = torch.optim.AdamW if kinds == {"adamw"} else torch.optim.Adam
-    return kind(
+    return OPTIMIZERS[kinds.pop()](
         [
             {
                 "params": parameters,

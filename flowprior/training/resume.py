@@ -1,20 +1,17 @@
 """What a checkpoint of a training holds, and how a training goes on from it."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from flowprior.errors import InputError
 from flowprior.training.averages import Meter
 from flowprior.training.checkpoint import Checkpoint, part
-from flowprior.training.players import (
-    average_over_processes,
-    copy_from_first_process,
-    gather_over_processes,
-)
+from flowprior.training.engine import gather, move
 from flowprior.training.stage_run import StageRun
 from flowprior.training.stages import Stage
 
@@ -40,25 +37,24 @@ def collect(
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """All tensors of a run and all else as JSON values; `current` is None between stages.
 
-    Every process calls it: batch statistics become those of process 0, open windows their means.
+    Every process calls it: what differs between them, open windows and random states, is gathered.
     """
     progress.under_way = current is not None
     tensors: dict[str, Tensor] = {}
     if current is not None:
-        copy_from_first_process(current.objective, fabric)
         tensors |= current.state()
-    for index, stage in enumerate(stages):
-        state = stage.objective.state_dict()
-        tensors |= {f"objective.{index}.{name}": value for name, value in state.items()}
-    window = {f"window.{name}": torch.stack(values) for name, values in meter.pending.items()}
-    average_over_processes(list(window.values()), fabric)
-    tensors |= window
+    with nullcontext() if current is None else current.shards.whole():
+        for index, stage in enumerate(stages):
+            state = stage.objective.state_dict()
+            tensors |= {f"objective.{index}.{name}": value for name, value in state.items()}
+    for name, values in meter.pending.items():  # (steps,), or (processes, steps)
+        tensors[f"window.{name}"] = gather(torch.stack(values), fabric)
     states = {"cpu": torch.get_rng_state()}
     if fabric.device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(fabric.device)
     for kind, random in states.items():
-        gathered = gather_over_processes(random, fabric)
-        tensors |= {f"random.{kind}.{rank}": value for rank, value in enumerate(gathered)}
+        gathered = gather(random, fabric).cpu().view(fabric.world_size, -1)
+        tensors |= {f"random.{kind}.{rank}": own for rank, own in enumerate(gathered)}
     return tensors, {
         "progress": asdict(progress),
         "epoch_sums": meter.sums,
@@ -69,7 +65,7 @@ def collect(
     }
 
 
-def restore(checkpoint: Checkpoint, stages: Sequence[Stage], meter: Meter, fabric: Any) -> Progress:
+def restore_progress(checkpoint: Checkpoint, stages: Sequence[Stage], meter: Meter, fabric: Any) -> Progress:
     """Put a checkpoint into the objectives, the meter and the random state; returns where the run stands.
 
     What belongs to the stage under way is left to `StageRun.load_state`.
@@ -93,19 +89,17 @@ def restore(checkpoint: Checkpoint, stages: Sequence[Stage], meter: Meter, fabri
                 f"{checkpoint.path} does not fit stage {stage.name!r} ({reason}): resume with the settings "
                 "of the run."
             ) from error
-        place(stage.objective, fabric)
+        move(stage.objective, fabric)
     meter.sums, meter.counts = state["epoch_sums"], state["epoch_counts"]
-    window = part(tensors, "window.")
-    meter.pending = {name: [*window[name].to(fabric.device)] for name in state["window"]}
-    fabric.strategy.precision.load_state_dict(state["scaler"])
     rank = fabric.global_rank
+    for name in state["window"]:
+        window = tensors[f"window.{name}"].to(fabric.device)
+        if window.dim() > 1:
+            window = window[rank] if len(window) == fabric.world_size else window.mean(0)
+        meter.pending[name] = [*window]
+    fabric.strategy.precision.load_state_dict(state["scaler"])
     if f"random.cpu.{rank}" in tensors:  # absent if there were fewer processes before
         torch.set_rng_state(tensors[f"random.cpu.{rank}"].cpu())
     if f"random.cuda.{rank}" in tensors and fabric.device.type == "cuda":
         torch.cuda.set_rng_state(tensors[f"random.cuda.{rank}"].cpu(), fabric.device)
     return Progress(**state["progress"])
-
-
-def place(module: nn.Module, fabric: Any) -> None:
-    """Move a module to the device and, for true 64-bit precision, to its dtype."""
-    fabric.strategy.precision.convert_module(module).to(fabric.device)

@@ -11,14 +11,10 @@ from flowprior.data.batches import Batches
 from flowprior.errors import InputError, RunError
 from flowprior.training.averages import Meter, WeightAverage
 from flowprior.training.checkpoint import part
+from flowprior.training.engine import copy_from_first_process, is_sharded, own_random_state
 from flowprior.training.finite import find_fault
-from flowprior.training.players import (
-    Player,
-    average_over_processes,
-    build_players,
-    copy_from_first_process,
-    rest_frozen,
-)
+from flowprior.training.players import Player, build_players, rest_frozen
+from flowprior.training.shards import Shards, whole
 from flowprior.training.stages import Stage
 
 
@@ -42,10 +38,7 @@ class StageRun:
             meter,
         )
         self.precision = fabric.strategy.precision
-        self.double = self.precision.precision == "64-true"
-        self.scaled = (
-            self.precision.precision == "16-mixed"
-        )  # overflowing gradients are then part of the plan
+        self.scaled = self.precision.precision == "16-mixed"  # then overflowing gradients are expected
         self.eager = reading_is_free(fabric.device)  # then each step is looked at before it is taken
         if stage.batch_size % fabric.world_size:
             raise InputError(
@@ -54,20 +47,18 @@ class StageRun:
             )
         training, validation = stage.split(seed)
         share = stage.batch_size // fabric.world_size
-        place = {"seed": seed, "device": fabric.device}
-        self.batches = Batches(
-            training, share, rank=fabric.global_rank, world_size=fabric.world_size, **place
-        )
-        self.validation = (
-            Batches(validation, stage.batch_size, drop_last=False, **place)
-            if validation is not None
-            else None
-        )
+        ranks = {"rank": fabric.global_rank, "world_size": fabric.world_size}
+        self.batches = Batches(training, share, seed=seed, device=fabric.device, **ranks)
+        self.validation = None
+        if validation is not None:
+            self.validation = Batches(
+                validation, stage.batch_size, drop_last=False, seed=seed, device=fabric.device
+            )
         self.modes = {module: module.training for module in self.objective.modules()}
         self.wanted_gradients = {p: p.requires_grad for p in self.objective.parameters()}
         if fresh and stage.initialize is not None:
             stage.initialize(self.batches.tensors)
-        copy_from_first_process(self.objective, fabric)
+        self.shards = Shards(self.objective, active=is_sharded(fabric))
         self.players = build_players(stage, fabric, fused=not self.scaled)
         trained = {id(parameter) for player in self.players for parameter in player.parameters}
         self.parameters = {n: p for n, p in self.objective.named_parameters() if id(p) in trained}
@@ -80,7 +71,7 @@ class StageRun:
         self._bad_steps = torch.zeros((), device=fabric.device)
         if not self.eager and not self.scaled:
             for player in self.players:  # fused Adam reads it on the device and then leaves the weights alone
-                player.optimizer.found_inf = self._bad  # type: ignore[attr-defined]
+                player.optimizer.optimizer.found_inf = self._bad
 
     def train_mode(self) -> None:
         """Before the steps of an epoch."""
@@ -88,31 +79,35 @@ class StageRun:
 
     def step(self, batch: Mapping[str, Tensor], step: int, stage_step: int) -> None:
         """One step of every player, in order."""
-        batch = self._cast(batch)
         for player in self.players:
-            random = torch.get_rng_state() if self.eager else None
-            with self.fabric.autocast():
-                terms = self.objective.losses(player.name, batch, step)
-            player.clear_gradients()
-            self.fabric.backward(terms["loss"], **player.only)
-            gradients = player.gradients()
-            average_over_processes(gradients, self.fabric)
-            if not self.scaled:
-                numbers = [*gradients, terms["loss"].detach()]
-                torch._amp_foreach_non_finite_check_and_unscale_(numbers, self._bad, self._one)
-                if not self.eager:
-                    self._bad_steps += self._bad
-                elif self._bad.item():
-                    self._stop(player, batch, step, random)
-            for name, value in terms.items():
-                self.meter.add(player.term(name), value.detach())
+            with player.learning():
+                self._take_gradients(player, batch, step)
             if self.stage.clip is not None:
-                self.precision.unscale_gradients(player.optimizer)
-                norm = torch.nn.utils.clip_grad_norm_(player.parameters, self.stage.clip)
-                self.meter.add(player.term("gradient_norm"), norm)
+                norm = self.fabric.clip_gradients(
+                    player.objective, player.optimizer, max_norm=self.stage.clip, error_if_nonfinite=False
+                )
+                self.meter.add(player.term("gradient_norm"), whole(norm))
             player.set_rates(stage_step, self.steps, self.steps_per_epoch)
-            player.fabric_optimizer.step()
+            player.optimizer.step()
         self.average.update(stage_step)
+
+    def _take_gradients(self, player: Player, batch: Mapping[str, Tensor], step: int) -> None:
+        """The player's terms and gradients, looked at where that costs nothing."""
+        random = torch.get_rng_state() if self.eager else None
+        terms = player.losses(batch, step)
+        player.clear_gradients()
+        self.fabric.backward(terms["loss"])
+        if not self.scaled:
+            numbers = [*player.gradients(), terms["loss"].detach()]
+            torch._amp_foreach_non_finite_check_and_unscale_(numbers, self._bad, self._one)
+            if self.fabric.world_size > 1:  # so that all processes stop together
+                self._bad.copy_(self.fabric.all_reduce(self._bad, reduce_op="max"))
+            if not self.eager:
+                self._bad_steps += self._bad
+            elif self._bad.item():
+                self._stop(player, batch, step, random)
+        for name, value in terms.items():
+            self.meter.add(player.term(name), value.detach())
 
     def check(self, step: int, epoch: int, batch: int) -> None:
         """On a GPU, after the fact: stop if a loss or gradient since the last look was not finite.
@@ -131,7 +126,7 @@ class StageRun:
             ago = max(len(losses) - int(bad[0]) if len(bad) else 0, int(self._bad_steps.item()))
             if ago:
                 repeated = next(iter(self.batches.epoch(epoch, start=batch - ago)))
-                self._stop(player, self._cast(repeated), step - ago, None)
+                self._stop(player, repeated, step - ago, None)
 
     def check_weights(self, step: int) -> None:
         """Before a checkpoint: weights that are not finite must not replace good ones.
@@ -140,7 +135,7 @@ class StageRun:
             RunError: names the parameter.
         """
         for name, parameter in self.parameters.items():
-            if not parameter.isfinite().all():
+            if not whole(parameter).isfinite().all():
                 raise RunError(
                     f"Step {step} of stage {self.stage.name!r}: the parameter {name!r} is not finite; no "
                     "checkpoint was written, and the last good one stays: lower the learning rate or "
@@ -150,21 +145,18 @@ class StageRun:
     def _stop(self, player: Player, batch: Mapping[str, Tensor], step: int, random: Tensor | None) -> None:
         if random is not None:
             torch.set_rng_state(random)
-        fault = find_fault(self.objective, player.name, batch, step, self.fabric.autocast)
+        batch = self.precision.convert_input(batch)
+        with player.learning():
+            fault = find_fault(self.objective, player.name, batch, step, self.fabric.autocast)
         raise RunError(
             f"Step {step} of stage {self.stage.name!r}: not finite: {fault}. The last good checkpoint stays: "
             "repair the data, lower the learning rate, or set `clip`."
         )
 
-    def _cast(self, batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        if not self.double:
-            return batch
-        return {name: value.double() if value.is_floating_point() else value for name, value in batch.items()}
-
     @contextmanager
     def as_delivered(self) -> Iterator[None]:
         """Inside: averaged weights, evaluation mode, no gradients, a random state from the seed."""
-        copy_from_first_process(self.objective, self.fabric)
+        copy_from_first_process(self.objective.buffers(), self.fabric)
         with own_random_state(self.fabric.device, self.seed), torch.no_grad(), self.average.swapped_in():
             self.objective.eval()
             yield
@@ -174,12 +166,10 @@ class StageRun:
         if self.validation is None:
             return {}
         sums: dict[str, Tensor] = {}
-        for batch in map(self._cast, self.validation.epoch(0)):
+        for batch in self.validation.epoch(0):
             size = len(next(iter(batch.values())))
             for player in self.players:
-                with self.fabric.autocast():
-                    terms = self.objective.losses(player.name, batch, step)
-                for name, value in terms.items():
+                for name, value in player.losses(batch, step).items():
                     term = player.term(name, "valid")
                     sums[term] = sums.get(term, 0.0) + value.double() * size
         means = torch.stack(list(sums.values())) / self.validation.size
@@ -187,14 +177,15 @@ class StageRun:
 
     def keep_best(self) -> None:
         """Remember the weights as they are now: within `as_delivered`, the averaged ones."""
-        self.best = {name: value.detach().clone() for name, value in self.objective.state_dict().items()}
+        with self.shards.whole():
+            self.best = {name: value.detach().clone() for name, value in self.objective.state_dict().items()}
 
     def deliver(self) -> None:
         """Give the modules the weights of the stage: the best, else the averaged, else the last ones."""
+        self.average.adopt()
+        self.shards.end()
         if self.best:
             self.objective.load_state_dict(self.best)
-        else:
-            self.average.adopt()
 
     @contextmanager
     def released(self) -> Iterator[None]:
@@ -227,11 +218,3 @@ class StageRun:
 def reading_is_free(device: torch.device) -> bool:
     """Whether a number can be read without waiting for the device to catch up."""
     return device.type == "cpu"
-
-
-@contextmanager
-def own_random_state(device: torch.device, seed: int) -> Iterator[None]:
-    """Inside, torch draws from `seed` on; afterwards as if nothing had been drawn."""
-    with torch.random.fork_rng([device.index or 0] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield

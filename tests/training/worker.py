@@ -1,7 +1,7 @@
 """What the tests of killed and distributed runs start in processes of their own; not a test itself.
 
 `worker.py serve` forks a child for each JSON line on its standard input, so that torch is imported once.
-`worker.py shared FOLDER` is one of the processes that `torchrun` starts.
+`worker.py shared FOLDER` and `worker.py restarted FOLDER` are processes that `torchrun` starts.
 """
 
 import json
@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from flowprior.models import Autoencoder
-from flowprior.models.posteriors import GaussianPosterior
+from flowprior.models.posteriors import DeterministicPosterior, GaussianPosterior
 from flowprior.networks import MLP
-from flowprior.objectives import ELBO
-from flowprior.priors import FlowPrior
-from flowprior.training import Stage, TrainResult, joint_stage, prior_stage, train
+from flowprior.networks.critics import LatentCritic
+from flowprior.objectives import ELBO, AdversarialAutoencoder, FactorVAE, LatentFlow, Objective
+from flowprior.priors import FlowPrior, ImplicitPrior
+from flowprior.training import OptimizerSettings, Stage, TrainResult, joint_stage, prior_stage, train
 
 STEPS = 33  # of 45: in the middle of the second stage, so that its last checkpoint holds everything
 PLAN = {"step": -1, "pause": 0.0}  # at which step to die, and how long to wait at each
@@ -146,34 +148,80 @@ def serve() -> None:
 
 
 def shared(folder: str) -> None:
-    """Two halves of a run, shared by the processes of torchrun; the first one saves the weights."""
+    """What two processes of torchrun do together; the first one saves the weights of the resumed run."""
     from safetensors.torch import save_file
 
-    def once(resume: bool, **options: Any) -> Autoencoder:
-        model, stages = quiet()
-        train(
-            stages[:1],
-            run=folder,
-            resume=resume,
-            precision="64-true",
-            progress=False,
-            device="cpu",
-            **options,
-        )
-        return model
+    options = {"progress": False, "tensorboard": False, "device": "cpu"}
+    for name in METHODS:
+        train([method(name)], run=f"{folder}/{name}", log_every=1, **options)
+    run(f"{folder}/undisturbed", resume=False)
+    for strategy, precision in STRATEGIES.items():
+        more = {"run": f"{folder}/{strategy}", "strategy": strategy, "precision": precision, **options}
+        for resume in (False, True):
+            model, stages = quiet()
+            train(stages, resume=resume, max_steps=None if resume else 7, **more)
+        if os.environ["RANK"] == "0":
+            save_file(dict(model.state_dict()), f"{folder}/{strategy}.safetensors")
 
-    once(False, max_steps=7)
-    model = once(True)
-    if os.environ["RANK"] == "0":
-        save_file(dict(model.state_dict()), str(Path(folder) / "weights.safetensors"))
+
+def restarted(folder: str) -> None:
+    """A process of a run whose second process dies once; torchrun starts both again."""
+    if os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        arm({"step": 26})
+    run(folder, resume=(Path(folder) / "checkpoints").exists())
+
+
+STRATEGIES = {"ddp": "64-true", "fsdp": "32-true"}
+METHODS = ("glf", "factor_vae", "aae")
+
+
+def method(name: str, processes: int = 1) -> Stage:
+    """50 steps of a method on networks without batch statistics; see `InShares` for `processes`."""
+    torch.manual_seed(0)
+    posterior = GaussianPosterior() if name == "factor_vae" else DeterministicPosterior()
+    prior = ImplicitPrior(2, hidden_features=(8,)) if name == "aae" else FlowPrior(2, hidden_features=(8,))
+    encoder = MLP(6, posterior.out_features(2), (8,))
+    model = Autoencoder(encoder, MLP(2, 6, (8,)), prior, posterior=posterior)
+    objective = {
+        "glf": lambda: LatentFlow(model),
+        "factor_vae": lambda: FactorVAE(model, critic=partial(LatentCritic, hidden=(16, 16))),
+        "aae": lambda: AdversarialAutoencoder(
+            model, beta=0.5, critic=partial(MLP, out_features=1, hidden=(16, 16)), gradient_penalty=1.0
+        ),
+    }[name]()
+    data = {"x": torch.rand(200, 6, generator=torch.Generator().manual_seed(1))}
+    if processes > 1:
+        objective = InShares(objective, processes)
+    return Stage(name, objective, data, 5, 20, OptimizerSettings())
+
+
+class InShares(Objective):
+    """An objective on the global batch, in one process, that draws as several processes would.
+
+    Each share of the batch has the random numbers of its process, and is what a process permutes.
+    """
+
+    def __init__(self, objective: Objective, processes: int) -> None:
+        super().__init__()
+        self.objective, self.players = objective, objective.players
+        self.random = [torch.Generator().manual_seed(rank).get_state() for rank in range(processes)]
+
+    def parameter_groups(self, player: str) -> dict[str, list[nn.Parameter]]:
+        return self.objective.parameter_groups(player)
+
+    def losses(self, player: str, batch: Any, step: int) -> dict[str, Tensor]:
+        terms = []
+        for rank, state in enumerate(self.random):
+            torch.set_rng_state(state)
+            share = {name: value[rank :: len(self.random)] for name, value in batch.items()}
+            terms.append(self.objective.losses(player, share, step))
+            self.random[rank] = torch.get_rng_state()
+        return {name: torch.stack([each[name] for each in terms]).mean() for name in terms[0]}
 
 
 def quiet() -> tuple[Autoencoder, list[Stage]]:
     """Stages without noise or batch statistics, which differ between the processes."""
     model, stages = build(batch_norm=False)
-    from flowprior.models.posteriors import DeterministicPosterior
-    from flowprior.objectives import LatentFlow
-
     model.posterior = DeterministicPosterior()
     model.encoder[-1] = nn.Linear(8, 2)
     joint = joint_stage(
@@ -191,4 +239,4 @@ def quiet() -> tuple[Autoencoder, list[Stage]]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    serve() if sys.argv[1] == "serve" else shared(sys.argv[2])
+    {"serve": serve, "shared": shared, "restarted": restarted}[sys.argv[1]](*sys.argv[2:])
