@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flowprior.errors import InputError
-from flowprior.plots.style import COLORS, panels
+from flowprior.figures.style import COLORS, panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from flowprior.commands.figures.drawing import save
 from flowprior.commands.flow_costs import OPERATIONS, Size
+from flowprior.figures import save
 
 Row = dict[str, Any]
 AXES = {"depth": "depth (couplings)", "width": "width", "batch": "batch"}

@@ -1,4 +1,4 @@
-"""Pockets and leaks of 2-dimensional latents: the panels of dpVAE, Fig. 1 and 3."""
+"""The figure "pockets": where prior and aggregate posterior miss each other in 2-dimensional latents."""
 
 from __future__ import annotations
 
@@ -10,18 +10,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowprior.errors import InputError
-from flowprior.plots.grids import image_grid
-from flowprior.plots.style import COLORS, PALE, as_array, square, tidy
+from flowprior.evaluation.overlap import DRAWS
+from flowprior.figures.needs import check_needs, refusal_as_reason
+from flowprior.figures.runs import DOTS, FigureRun, NotApplicable, StudyRuns
+from flowprior.figures.sheet import image_grid
+from flowprior.figures.style import COLORS, as_array, cloud, square, tidy
+from flowprior.registry import figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LOW, HIGH = COLORS[1], COLORS[2]
+NEEDS = ("posterior density", "unconditional", "invertible prior", "2-D latents", "images or 2-D data")
+MARKED = 8  # low- and high-posterior points; the paper marks five
+IMAGES = 36  # sampled images
 MARKS: dict[str, dict[str, Any]] = {
-    "low": {"marker": "o", "s": 34, "color": LOW},
-    "high": {"marker": "^", "s": 42, "color": HIGH},
+    "low": {"marker": "o", "s": 34, "color": COLORS[1]},
+    "high": {"marker": "^", "s": 42, "color": COLORS[2]},
 }
 _RARE, _LIKELY = "#e9b44c", "#12355b"
 _RANGE = (-6.3, -1.84)  # of log N(z0; 0, I) in 2 dimensions, out to 3 standard deviations
@@ -62,28 +67,57 @@ class Pockets:
     circles: bool = True
 
 
-def pocket_panels(lines: Sequence[Sequence[tuple[str, Pockets]]], *, title: str | None = None) -> Figure:
+@figure("pockets", needs=NEEDS)
+@refusal_as_reason()
+def pockets(run: FigureRun) -> Figure:
+    """Samples, q(z), generation space and data with low- and high-posterior points (dpVAE, Fig. 1 and 3)."""
+    return pocket_panels([[("", pockets_of(run))]])
+
+
+@figure("pockets", of="study", needs=NEEDS)
+@refusal_as_reason()
+def pockets_of_twins(runs: StudyRuns) -> Figure:
+    """The same of each pair of twins, a line each (dpVAE, Fig. 3)."""
+    lines = []
+    for twins in runs.twins:
+        restored = [runs.restore(row) for row in twins]
+        try:
+            for run in restored:
+                check_needs(NEEDS, run)
+        except NotApplicable:
+            continue
+        lines.append([(row, pockets_of(run)) for row, run in zip(twins, restored, strict=True)])
+    if not lines:
+        raise NotApplicable("it needs a pair of twins with 2-dimensional latents.")
+    return pocket_panels(lines)
+
+
+def pockets_of(run: FigureRun) -> Pockets:
+    """What the panels show of a run that has what `NEEDS` names."""
+    model, spaces, aggregate = run.model, run.spaces, run.aggregate
+    low, _ = spaces.low_posterior(aggregate, MARKED, DRAWS)
+    high, _ = spaces.high_posterior(aggregate, MARKED, DRAWS)
+    z, draws = spaces.sample(IMAGES if run.of_images else DOTS), aggregate.sample(DOTS)
+    return Pockets(
+        samples=model.decode(z),
+        log_base=spaces.log_base(z),
+        representation=Space(draws, low, high),
+        generation=None if run.one_space else Space(*map(spaces.generation, (draws, low, high))),
+        data=Space(run.training_cloud(), model.decode(low), model.decode(high)),
+        circles=spaces.has_normal_base,
+    )
+
+
+def pocket_panels(lines: Sequence[Sequence[tuple[str, Pockets]]]) -> Figure:
     """Each model's samples, q(z), generation space and data, with low- and high-posterior points marked.
 
     One line of panels for each element of `lines`, its (name, model) pairs from left to right: three panels
     for a model whose z0 is z, four for another.
-
-    Args:
-        title: a line above the panels.
-
-    Raises:
-        InputError: if there is nothing to draw, or a latent is not 2-dimensional.
     """
     from matplotlib.figure import Figure
     from matplotlib.gridspec import GridSpec
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    if not lines or not lines[0]:
-        raise InputError("`lines` is empty: give at least one line with one model.")
-    for name, model in (each for line in lines for each in line):
-        points = model.representation.cloud
-        if points is None or points.dim() != 2 or points.shape[1] != 2:
-            raise InputError(f"The latents of {name!r} must be 2-dimensional, (N, 2): leave it out.")
     longest = max(len(line) for line in lines)
     counts = [max(_panels(line[k][1]) for line in lines if k < len(line)) for k in range(longest)]
     widths = [w for k, count in enumerate(counts) for w in ([_GAP] if k else []) + [1.0] * count]
@@ -105,8 +139,6 @@ def pocket_panels(lines: Sequence[Sequence[tuple[str, Pockets]]], *, title: str 
     _legend(
         figure, [model for line in lines for _, model in line], columns=max(2, round(sum(widths) * side / 4))
     )
-    if title:
-        figure.suptitle(title, fontsize=11)
     return figure
 
 
@@ -147,8 +179,7 @@ def _samples(ax: Axes, model: Pockets) -> None:
 
 def _space(ax: Axes, space: Space) -> None:
     if space.cloud is not None:
-        x, y = as_array(space.cloud).T
-        ax.scatter(x, y, s=1.6, color=PALE, lw=0, rasterized=True)
+        cloud(ax, space.cloud)
     for kind, points in (("high", space.high), ("low", space.low)):
         x, y = as_array(points).T
         ax.scatter(x, y, edgecolors="white", linewidths=0.8, zorder=3, label=kind, **MARKS[kind])

@@ -1,4 +1,4 @@
-"""Two ways between two codes, straight in z and straight in z0: dpVAE, Fig. 5."""
+"""The figure "traversal": two ways between two codes, straight in z and straight in z0."""
 
 from __future__ import annotations
 
@@ -10,16 +10,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowprior.errors import InputError
-from flowprior.plots.densities import shade
-from flowprior.plots.grids import image_grid
-from flowprior.plots.style import COLORS, PALE, as_array, square, tidy
+from flowprior.data.dataset import Dataset
+from flowprior.figures.needs import check_needs, refusal_as_reason
+from flowprior.figures.runs import DOTS, FigureRun, NotApplicable, StudyRuns, is_factor_vae
+from flowprior.figures.sheet import image_grid
+from flowprior.figures.style import COLORS, as_array, cloud, ruled, shade, square, tidy
+from flowprior.latent import crossing_depth, lerp
+from flowprior.registry import figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
     from matplotlib.gridspec import SubplotSpec
 
+NEEDS = ("posterior density", "unconditional", "invertible prior", "images or 2-D data")
+CANDIDATES = 300  # pairs of test examples among which a traversal is chosen
+STEPS = 129  # points of a path
 STRAIGHT, DECOUPLED = COLORS[3], COLORS[2]
 IMAGES = 8  # decoded images of a path
 _LABEL = 20  # pixels above a strip, for its label
@@ -56,19 +62,82 @@ class Traversal:
     data: Tensor | None = None
 
 
-def traversal_panels(models: Sequence[Traversal], *, title: str | None = None) -> Figure:
-    """For each model the ways on a map of 2-dimensional z, log q(z) along them, and what is decoded.
+@figure("traversal", needs=NEEDS)
+@refusal_as_reason()
+def traversal(run: FigureRun) -> Figure:
+    """The straight line in z and that in z0 between the same two test examples (dpVAE, Fig. 5).
 
-    Args:
-        title: a line above the panels.
+    Of `CANDIDATES` pairs of test examples of different classes it is the one whose straight line in z falls
+    deepest in log q(z) below both its ends.
+    """
+    pairs = candidates(run.source.test())
+    pair = pairs[crossing_depths(run, pairs).argmin()]
+    return traversal_panels([traversal_of(run, pair, run.name)])
+
+
+@figure("traversal", of="study", needs=("2-D latents", *NEEDS))
+@refusal_as_reason()
+def traversal_of_twins(runs: StudyRuns) -> Figure:
+    """The same in both twins: FactorVAE's, or the first with 2-dimensional latents (dpVAE, Fig. 5).
+
+    Of the candidate pairs it is the one whose straight line in z falls deep below its ends in both models:
+    the shallower of the two falls is deepest.
+    """
+    for twins in sorted(runs.twins, key=lambda twins: not is_factor_vae(twins[0])):
+        both = [runs.restore(row) for row in twins]
+        if all(tuple(run.model.prior.event_shape) == (2,) for run in both):
+            break
+    else:
+        raise NotApplicable("it needs a pair of twins with 2-dimensional latents.")
+    for run in both:
+        check_needs(NEEDS, run)
+    pairs = candidates(both[0].source.test())
+    pair = pairs[torch.maximum(*(crossing_depths(run, pairs) for run in both)).argmin()]
+    return traversal_panels([traversal_of(run, pair, row) for run, row in zip(both, twins, strict=True)])
+
+
+def candidates(test: Dataset) -> Tensor:
+    """Pairs of rows of a test set, of different classes where there are classes: (at most `CANDIDATES`, 2).
 
     Raises:
-        InputError: if there is no model, or one has not one way or two.
+        NotApplicable: if there is none.
     """
+    pairs = torch.randint(len(test), (8 * CANDIDATES, 2))
+    kinds = torch.arange(len(test)) if test.label is None else test.label
+    pairs = pairs[kinds[pairs[:, 0]] != kinds[pairs[:, 1]]][:CANDIDATES]
+    if len(pairs) == 0:
+        raise NotApplicable(f"it needs test examples of two classes, and {test.name!r} has not.")
+    return pairs
+
+
+def crossing_depths(run: FigureRun, pairs: Tensor) -> Tensor:
+    """How far log q(z) falls on the straight line between the codes of each pair of test rows: (P,), nats."""
+    starts, ends = run.test_codes(pairs.T.flatten()).chunk(2)
+    return crossing_depth(run.aggregate.log_prob, starts, ends).cpu()
+
+
+def traversal_of(run: FigureRun, pair: Tensor, name: str) -> Traversal:
+    """The ways between the codes of two test rows; only the straight one where z0 is z."""
+    aggregate = run.aggregate
+    start, end = run.test_codes(pair).split(1)
+
+    def way(label: str, color: str, z: Tensor) -> Way:
+        return Way(label, color, z.flatten(1), aggregate.log_prob(z), run.model.decode(z))
+
+    line = lerp(start, end, torch.linspace(0, 1, STEPS, device=start.device))[:, 0]
+    if run.one_space:
+        ways = [way("straight in z = z0", STRAIGHT, line)]
+    else:
+        curve = run.spaces.path(start, end, STEPS)[:, 0]
+        ways = [way("straight in z", STRAIGHT, line), way("straight in z0", DECOUPLED, curve)]
+    codes = aggregate.sample(DOTS).flatten(1)
+    return Traversal(name, ways, aggregate.log_prob, codes, run.training_cloud())
+
+
+def traversal_panels(models: Sequence[Traversal]) -> Figure:
+    """For each model the ways on a map of 2-dimensional z, log q(z) along them, and what is decoded."""
     from matplotlib.figure import Figure
 
-    if not models or not all(1 <= len(model.ways) <= 2 for model in models):
-        raise InputError("`models` must hold at least one model, each with one way or two.")
     mapped = any(model.codes.shape[1] == 2 for model in models)
     decoded = 1.0 if models[0].data is not None else 1.9
     widths = ([1.0] if mapped else []) + [1.0, decoded]
@@ -76,8 +145,6 @@ def traversal_panels(models: Sequence[Traversal], *, title: str | None = None) -
     rows = figure.subfigures(len(models), 1, squeeze=False)[:, 0]
     for i, (row, model) in enumerate(zip(rows, models, strict=True)):
         _model(row, model, mapped, widths, last=i == len(models) - 1)
-    if title:
-        figure.suptitle(title, fontsize=11)
     return figure
 
 
@@ -117,23 +184,16 @@ def _stars(ax: Axes, path: Tensor) -> None:
 
 def _profile(ax: Axes, model: Traversal) -> None:
     for way in model.ways:
-        ax.plot(
-            np.linspace(0, 1, len(way.z)),
-            as_array(way.log_density),
-            color=way.color,
-            linewidth=1.8,
-            label=way.label,
-        )
+        along = np.linspace(0, 1, len(way.z))
+        ax.plot(along, as_array(way.log_density), color=way.color, linewidth=1.8, label=way.label)
     ax.set_title("log q(z) along the way (nats)", fontsize=10)
     ax.set_xticks([0, 1], ["start", "end"])
-    ax.grid(True, color="#e6e6e6", linewidth=0.6)
-    ax.set_axisbelow(True)
+    ruled(ax)
     ax.legend(fontsize=8, frameon=False, loc="best")
 
 
 def _decoded_points(ax: Axes, model: Traversal, data: Tensor) -> None:
-    x, y = as_array(data).T
-    ax.scatter(x, y, s=1.6, color=PALE, linewidths=0, rasterized=True)
+    cloud(ax, data)
     for way in model.ways:
         ax.plot(*as_array(way.decoded).T, color=way.color, linewidth=2)
     _stars(ax, model.ways[0].decoded)

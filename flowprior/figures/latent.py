@@ -1,105 +1,77 @@
-"""Two-dimensional latents: codes in both spaces, the prior's density and its samples side by side."""
+"""The figure "latent": codes in both spaces, the prior's density and its samples side by side."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from flowprior.errors import InputError
-from flowprior.plots.style import COLORS, panels
+from flowprior.figures.runs import DOTS, FigureRun
+from flowprior.figures.style import COLORS, cloud, panels, shade
+from flowprior.priors import InvertiblePrior
+from flowprior.registry import figure
+from flowprior.tensors import as_input
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.collections import PathCollection
     from matplotlib.figure import Figure
-    from matplotlib.image import AxesImage
-
-_GRID = 200  # cells a side
-_DOTS = 4000  # more dots hide one another
 
 
-@torch.no_grad()
+@figure("latent", needs=("2-D latents", "unconditional", "density"))
+def latent(run: FigureRun) -> Figure:
+    """Codes in z0 and z by class, the prior's density and its samples (Morrow & Chiu, Fig. 2)."""
+    model, prior, test = run.model, run.model.prior, run.source.test()
+    codes = model.codes(as_input(test.x))
+    return latent_panels(
+        lambda z: prior.log_prob(z.to(model.device)),
+        codes,
+        prior.sample(len(codes)).cpu(),
+        base_codes=prior.to_base(codes.to(model.device))[0] if isinstance(prior, InvertiblePrior) else None,
+        label=test.label,
+        classes=test.classes,
+    )
+
+
 def latent_panels(
     log_prob: Callable[[Tensor], Tensor],
     codes: Tensor,
-    label: Tensor | None = None,
-    samples: Tensor | None = None,
+    samples: Tensor,
     *,
     base_codes: Tensor | None = None,
+    label: Tensor | None = None,
     classes: Sequence[str] | None = None,
-    title: str | None = None,
 ) -> Figure:
     """f(z) and z of the data by class, the prior's density over the range of z, and its samples f⁻¹(z0).
 
-    Source: Morrow & Chiu, Fig. 2, where uncolored codes stand for the density.
+    In the paper uncolored codes stand for the density.
 
     Args:
         log_prob: z (N, 2) -> (N,), in nats.
         codes: (N, 2), the codes of the data.
-        label: (N,) int64 classes of the codes.
         samples: (M, 2), draws of the prior.
         base_codes: (N, 2), z0 = f(z) of the codes, where the prior is invertible.
+        label: (N,) int64 classes of the codes.
         classes: names of the classes.
-        title: a line above the panels.
-
-    Raises:
-        InputError: if codes or samples are not two-dimensional latents.
     """
-    for name, value in (("codes", codes), ("samples", samples), ("base_codes", base_codes)):
-        if value is not None and (value.dim() != 2 or value.shape[1] != 2 or len(value) == 0):
-            raise InputError(
-                f"`{name}` has shape {tuple(value.shape)} but density panels need 2-dimensional latents, "
-                "(N, 2): train with `features` 2, or plot two chosen coordinates."
-            )
     low, high = _range(codes)
-    figure, axes = panels(1, 2 + (samples is not None) + (base_codes is not None), 3.5, 3.5)
-    in_z = axes if base_codes is None else axes[1:]
+    figure, axes = panels(1, 3 if base_codes is None else 4, 3.5, 3.5)
+    in_z = axes[-3:]
     _codes(in_z[0], codes, label, classes, legend=base_codes is None)  # one for both
+    in_z[0].set_title("codes of the data", fontsize=10)
     _density(figure, in_z[1], log_prob, codes, low, high)
-    if samples is not None:
-        _dots(in_z[2], _thin(samples), COLORS[0])
-        in_z[2].set_title("samples of the prior", fontsize=10)
+    _dots(in_z[2], _thin(samples), COLORS[0])
+    in_z[2].set_title("samples of the prior", fontsize=10)
     for ax in in_z:
         _frame(ax, "z", low, high)
+    in_z[0].set_ylabel("z, second coordinate", fontsize=8)
     if base_codes is not None:
         _codes(axes[0], base_codes, label, classes)
         axes[0].set_title("codes of the data in z0", fontsize=10)
         _frame(axes[0], "z0", *_range(base_codes))
-    for ax, space in ((in_z[0], "z"), (axes[0], "z" if base_codes is None else "z0")):
-        ax.set_ylabel(f"{space}, second coordinate", fontsize=8)
-    if title:
-        figure.suptitle(title, fontsize=11)
+        axes[0].set_ylabel("z0, second coordinate", fontsize=8)
     return figure
-
-
-def shade(
-    ax: Axes,
-    log_prob: Callable[[Tensor], Tensor],
-    codes: Tensor,
-    low: Sequence[float],
-    high: Sequence[float],
-    power: float = 1.0,
-) -> AxesImage:
-    """The density to some `power`, below one to show faint parts, over the rectangle from `low` to `high`.
-
-    Args:
-        log_prob: z (N, 2) -> (N,), in nats; asked in the dtype and on the device of `codes`.
-    """
-    axes = [torch.linspace(low[i], high[i], _GRID) for i in (0, 1)]
-    grid = torch.cartesian_prod(*axes).to(codes)  # (_GRID^2, 2), the first coordinate slowest
-    logs = torch.cat([log_prob(part) for part in grid.split(8192)]).double().cpu().view(_GRID, _GRID)
-    return ax.imshow(
-        (power * logs).exp().T.numpy(),
-        origin="lower",
-        extent=(low[0], high[0], low[1], high[1]),
-        aspect="auto",
-        cmap="Blues",
-        interpolation="bilinear",
-    )
 
 
 def _range(codes: Tensor) -> tuple[list[float], list[float]]:
@@ -116,22 +88,20 @@ def _frame(ax: Axes, space: str, low: Sequence[float], high: Sequence[float]) ->
     ax.set_xlabel(f"{space}, first coordinate", fontsize=8)
 
 
-def _thin(points: Tensor) -> np.ndarray:
-    step = max(1, len(points) // _DOTS)
-    return points[::step].detach().float().cpu().numpy()
+def _thin(points: Tensor) -> Tensor:
+    return points[:: max(1, len(points) // DOTS)].detach().cpu()  # more dots hide one another
 
 
 def _codes(
     ax: Axes, codes: Tensor, label: Tensor | None, classes: Sequence[str] | None, legend: bool = True
 ) -> None:
     points = _thin(codes)
-    ax.set_title("codes of the data", fontsize=10)
     if label is None:
         _dots(ax, points, COLORS[0])
         return
-    kinds = _thin(label).astype(int)
+    kinds = _thin(label)
     names = {}
-    for i, kind in enumerate(np.unique(kinds)):
+    for i, kind in enumerate(kinds.unique().tolist()):
         name = classes[kind] if classes is not None and 0 <= kind < len(classes) else str(kind)
         names[name] = _dots(ax, points[kinds == kind], COLORS[i % len(COLORS)])
     if legend and len(names) <= len(COLORS):
@@ -139,8 +109,8 @@ def _codes(
         ax.legend(names.values(), names, loc="upper left", **style)
 
 
-def _dots(ax: Axes, points: np.ndarray, color: str) -> PathCollection:
-    return ax.scatter(points[:, 0], points[:, 1], s=2, color=color, alpha=0.6, linewidths=0, rasterized=True)
+def _dots(ax: Axes, points: Tensor, color: str) -> PathCollection:
+    return cloud(ax, points, color, size=2, alpha=0.6)
 
 
 def _density(
