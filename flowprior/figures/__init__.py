@@ -4,14 +4,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from flowprior.figures.conditions import condition_sheet
-from flowprior.figures.drawing import (
-    OF_TRAINING,
-    check_figures,
-    describe_figures,
-    draw,
-    draw_study,
-    save,
-)
+from flowprior.figures.drawing import OF_TRAINING, check_figures, describe_figures, draw, draw_study, save
 from flowprior.figures.runs import FigureRun, NotApplicable, StudyRuns
 from flowprior.figures.samples import sample_sheet
 from flowprior.figures.sheet import image_grid

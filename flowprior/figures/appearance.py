@@ -1,26 +1,19 @@
 """The figure "appearance": from the appearance of one image to that of another, at a fixed condition."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import torch
 from einops import rearrange
 from torch import Tensor
 
 from flowprior.figures.gathering import appearance_of, at_conditions, halves
 from flowprior.figures.runs import FigureRun
-from flowprior.figures.sheet import draw_sheet
+from flowprior.figures.sheet import Sheet, draw_sheet
 from flowprior.registry import figure
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 LINES, STEPS = 8, 9
 
 
 @figure("appearance", needs=("images", "pictures as conditions", "invertible prior"))
-def appearance(run: FigureRun) -> Image.Image:
+def appearance(run: FigureRun) -> Sheet:
     """Between the appearances of two images, at the shape of the first: a path in z0."""
     (first, last), (shapes, others) = halves(run, LINES)
     start, end = appearance_of(run, first, shapes), appearance_of(run, last, others)
@@ -30,14 +23,8 @@ def appearance(run: FigureRun) -> Image.Image:
     )
 
 
-def appearance_rows(contexts: Tensor, first: Tensor, last: Tensor, steps: Tensor) -> Image.Image:
-    """From one appearance to another at a fixed condition: it, an image, the way, the other image.
-
-    Args:
-        contexts: (N, 1 or 3, H, W), the condition of each row.
-        first, last: (N, C, H, W), the real images whose appearances are the ends.
-        steps: (S, N, C, H, W), decoded on the way, ends included, as `interpolate` and a decoder give them.
-    """
+def appearance_rows(contexts: Tensor, first: Tensor, last: Tensor, steps: Tensor) -> Sheet:
+    """A row for each of N conditions: it, an image, the way (S, N, C, H, W) at it, the other image."""
     return draw_sheet(
         [contexts[:, None], first[:, None], rearrange(steps, "step n ... -> n step ..."), last[:, None]],
         tops={0: "condition", 1: "from", 2: "at that condition", 2 + len(steps): "to"},

@@ -1,23 +1,16 @@
 """The figure "change": the rate at which images change while an attribute is added."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
 
 from flowprior.evaluation.spaces import vgg_distance
 from flowprior.figures.gathering import added_attributes, between
-from flowprior.figures.needs import refusal_as_reason
-from flowprior.figures.runs import FigureRun
-from flowprior.figures.style import PATH_COLORS, panels, ruled
+from flowprior.figures.runs import FigureRun, refusal_as_reason
+from flowprior.figures.style import PATH_COLORS, Figure, panels, ruled
 from flowprior.latent import rate_of_change
 from flowprior.registry import figure
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 STEPS = 16  # images of a sequence, as in the paper
 IMAGES = {"cpu": 64}  # sequences of each attribute; elsewhere 5000, as in the paper
@@ -41,11 +34,7 @@ def change(run: FigureRun) -> Figure:
 
 
 def rate_curves(rates: Mapping[str, Mapping[str, Tensor]]) -> Figure:
-    """Median and 5th to 95th percentile of the change from step to step.
-
-    Args:
-        rates: panel, such as an attribute -> line, such as a space -> (steps, N) over N images.
-    """
+    """Median and 5th to 95th percentile of the change from step to step: {panel: {line: (steps, N)}}."""
     figure, axes = panels(1, len(rates), 3.3, 2.7)
     for ax, (panel, lines) in zip(axes, rates.items(), strict=True):
         for (name, line), color in zip(lines.items(), PATH_COLORS, strict=False):

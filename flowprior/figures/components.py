@@ -1,26 +1,19 @@
 """The figure "components": test images moved along the principal components of the codes."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import torch
 
 from flowprior.figures.gathering import decoded
 from flowprior.figures.runs import FigureRun
-from flowprior.figures.sheet import path_sheet
+from flowprior.figures.sheet import Sheet, path_sheet
 from flowprior.latent import principal_components
 from flowprior.registry import figure
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 IMAGES, STEPS = 5, 11
 COMPONENTS, REACH = 3, 1.5  # standard deviations, as in the paper
 
 
 @figure("components", needs=("images", "unconditional"))
-def components(run: FigureRun) -> Image.Image:
+def components(run: FigureRun) -> Sheet:
     """Test images moved along the principal components of the codes (Morrow & Chiu, Fig. 7)."""
     codes, _ = run.training_codes()
     axes = principal_components(codes, min(COMPONENTS, codes[0].numel()))

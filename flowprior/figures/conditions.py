@@ -1,47 +1,36 @@
 """The figure "conditions": many samples at one condition, of a run and of the twins of a study."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from einops import rearrange
 from torch import Tensor
 
 from flowprior.errors import InputError
 from flowprior.figures.gathering import examples
-from flowprior.figures.needs import check_needs
 from flowprior.figures.runs import FigureRun, NotApplicable, StudyRuns, short, variant
-from flowprior.figures.sheet import colored, draw_sheet, first_rows, sheets_beside
+from flowprior.figures.sheet import Sheet, colored, draw_sheet, first_rows, sheets_beside
 from flowprior.registry import figure
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 NEEDS = ("images", "pictures as conditions")
 LINES, SAMPLES = 8, 8  # conditions, samples at each
 
 
 @figure("conditions", needs=NEEDS)
-def conditions(run: FigureRun) -> Image.Image:
+def conditions(run: FigureRun) -> Sheet:
     """A condition, its original, and samples at that condition, a line each (Morrow & Chiu, Fig. 9)."""
     x, context = examples(run, LINES)
     return condition_sheet(context, x, {"": run.model.sample(SAMPLES, context)})
 
 
 @figure("conditions", of="study", needs=NEEDS)
-def conditions_of_twins(runs: StudyRuns) -> Image.Image:
+def conditions_of_twins(runs: StudyRuns) -> Sheet:
     """Samples of twins at the same conditions, the better row's below (Morrow & Chiu, Fig. 9)."""
     sheets = []
-    for twins in runs.twins:
-        lesser, better = (runs.restore(row) for row in twins)
-        check_needs(NEEDS, lesser)
-        x, context = examples(lesser, LINES)
-        drawn = {
-            short(row): run.model.sample(SAMPLES, context)
-            for row, run in zip(twins, (lesser, better), strict=True)
-        }
-        sheets.append(condition_sheet(context, x, drawn, title=variant(twins[0]) or None))
+    for twins in runs.twins_with(NEEDS):
+        lesser, _ = twins
+        x, context = examples(twins[lesser], LINES)
+        drawn = {short(row): run.model.sample(SAMPLES, context) for row, run in twins.items()}
+        sheets.append(condition_sheet(context, x, drawn, title=variant(lesser) or None))
     if not sheets:
         raise NotApplicable("it needs a pair of conditional twins.")
     return sheets_beside([sheets])
@@ -54,7 +43,7 @@ def condition_sheet(
     *,
     names: Sequence[str] = (),
     title: str | None = None,
-) -> Image.Image:
+) -> Sheet:
     """For each condition: it, the original image, and n samples; a row each model (Morrow & Chiu, Fig. 9).
 
     Args:
@@ -67,19 +56,10 @@ def condition_sheet(
     Raises:
         InputError: if the shapes do not go together.
     """
-    fronts = {"condition": contexts} if originals is None else {"condition": contexts, "data": originals}
     shapes = {tuple(drawn.shape) for drawn in samples.values()}
-    sizes = {(len(front), *front.shape[2:]) for front in fronts.values()}
-    if (
-        {len(shape) for shape in shapes} != {5}
-        or {(s[1], *s[3:]) for s in shapes} != sizes
-        or len(shapes) > 1
-    ):
-        raise InputError(
-            f"`samples` of shapes {sorted(shapes)} must all be (n, N, C, H, W), and `contexts` and "
-            f"`originals` of shapes {[tuple(front.shape) for front in fronts.values()]} (N, 1 or 3, H, W), "
-            "of that N, H and W."
-        )
+    if len(shapes) != 1:
+        raise InputError(f"`samples` of shapes {sorted(shapes)} must all have one, (n, N, C, H, W).")
+    fronts = {"condition": contexts} | ({} if originals is None else {"data": originals})
     cells = rearrange(
         [colored(drawn, 5) for drawn in samples.values()], "model n cond ... -> (cond model) n ..."
     )

@@ -1,29 +1,19 @@
 """The figure "curves": what a run logged while it trained."""
 
-from __future__ import annotations
-
 import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from flowprior.errors import InputError
-from flowprior.figures.needs import refusal_as_reason
-from flowprior.figures.runs import FigureRun
-from flowprior.figures.style import COLORS, panels, ruled
+from flowprior.figures.runs import FigureRun, NotApplicable, refusal_as_reason
+from flowprior.figures.style import COLORS, Axes, Figure, panels, ruled
 from flowprior.registry import figure
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
 Line = tuple[str, np.ndarray, np.ndarray]  # label, steps, values
-Metrics = dict[str, tuple[np.ndarray, np.ndarray]]
-"""name -> (steps, values), as `read_metrics` gives them."""
-
+Metrics = dict[str, tuple[np.ndarray, np.ndarray]]  # name -> (steps, values)
 _IN_NATS = ("loss", "reconstruction", "nll", "entropy", "kl", "elbo", "log_prob")
 _ACRONYMS = ("nll", "kl", "elbo", "fid", "mmd")
 _SMOOTH = 200  # a curve with more points than this is drawn faintly, with its running mean on top
@@ -35,6 +25,8 @@ def curves(run: FigureRun) -> Figure:
     with refusal_as_reason():  # a run that stopped before the first line was logged
         metrics = read_metrics(run.folder / "metrics.csv")
     shown = {name: metrics[name] for name in metrics if name != "epoch" and not name.startswith("lr/")}
+    if not shown:
+        raise NotApplicable("nothing but epochs and learning rates was logged.")
     return training_curves(shown, run.name)
 
 
@@ -52,9 +44,9 @@ def read_metrics(path: Path) -> Metrics:
     except OSError as error:
         raise InputError(f"There are no metrics at {str(path)!r} ({error.strerror}): train first.") from error
     if len(rows) < 2 or rows[0] != ["step", "name", "value"]:
-        found = ",".join(rows[0]) if rows else "nothing"
+        head = ",".join(rows[0]) if rows else "nothing"
         raise InputError(
-            f"{str(path)!r} opens with {found!r} and has {max(len(rows) - 1, 0)} rows, but must hold the "
+            f"{str(path)!r} opens with {head!r} and has {max(len(rows) - 1, 0)} rows, but must hold the "
             "columns step,name,value and at least one row: pass the metrics.csv of a run."
         )
     series: dict[str, list[tuple[float, float]]] = {}

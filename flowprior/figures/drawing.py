@@ -1,26 +1,22 @@
 """The machine that draws figures by their records: which apply, with which seed, and where they go."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias, Union
+from typing import Literal, TypeAlias
 
 import torch
 
 from flowprior.checks import check_known
 from flowprior.errors import InputError
-from flowprior.figures.needs import check_needs
-from flowprior.figures.runs import FigureRun, NotApplicable, StudyRuns
+from flowprior.figures.runs import FigureRun, NotApplicable, StudyRuns, check_needs
+from flowprior.figures.sheet import Sheet
+from flowprior.figures.style import Figure
 from flowprior.files import write_atomically
 from flowprior.registry import FIGURES
+from flowprior.registry import Figure as Record
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from PIL import Image
-
-Picture: TypeAlias = Union["Figure", "Image.Image"]
+Picture: TypeAlias = "Figure | Sheet"
 OF_TRAINING = ("samples", "reconstructions", "curves")
 """What training leaves in a run folder, as far as it applies."""
 
@@ -46,9 +42,7 @@ def draw(run: FigureRun, names: Sequence[str] = (), seed: int = 0) -> list[Path]
         record = FIGURES["run", name]
         try:
             check_needs(record.needs, run)
-            with torch.random.fork_rng(), torch.no_grad():
-                torch.manual_seed(seed)
-                picture = record.function(run)
+            picture = _drawn(record, run, seed)
         except NotApplicable as reason:
             if names and names is not OF_TRAINING:
                 raise InputError(f"'{name}' cannot be drawn: {reason}") from None
@@ -70,15 +64,20 @@ def draw_study(runs: StudyRuns, names: Sequence[str], folder: Path) -> list[Path
     written = []
     for name in names:
         try:
-            with torch.random.fork_rng(), torch.no_grad():
-                torch.manual_seed(0)
-                picture = FIGURES["study", name].function(runs)
+            picture = _drawn(FIGURES["study", name], runs, seed=0)
         except NotApplicable as reason:
             print(f"'{name}' is not drawn: {reason}")
             continue
         written.append(folder / f"{name}.png")
         save(picture, written[-1])
     return written
+
+
+def _drawn(record: Record, subject: FigureRun | StudyRuns, seed: int) -> Picture:
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        picture: Picture = record.function(subject)
+        return picture
 
 
 def figure_names(of: Literal["run", "study"]) -> tuple[str, ...]:

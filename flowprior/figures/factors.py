@@ -1,19 +1,18 @@
 """The figure "factors": the dimensions of z that say most about the data, each moved by itself."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import torch
 from einops import rearrange
 
-from flowprior.figures.needs import check_needs, refusal_as_reason
-from flowprior.figures.runs import FigureRun, NotApplicable, StudyRuns, is_factor_vae
-from flowprior.figures.sheet import draw_sheet
+from flowprior.figures.runs import (
+    FigureRun,
+    NotApplicable,
+    StudyRuns,
+    check_needs,
+    is_factor_vae,
+    refusal_as_reason,
+)
+from flowprior.figures.sheet import Sheet, draw_sheet
 from flowprior.registry import figure
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 NEEDS = ("images", "posterior density", "unconditional")
 FACTORS, VALUES, REACH = 5, 11, 5.0  # dimensions, images a row, standard deviations (dpVAE, Fig. 6)
@@ -21,7 +20,7 @@ FACTORS, VALUES, REACH = 5, 11, 5.0  # dimensions, images a row, standard deviat
 
 @figure("factors", needs=NEEDS)
 @refusal_as_reason()
-def factors(run: FigureRun) -> Image.Image:
+def factors(run: FigureRun) -> Sheet:
     """The first reconstruction, moved along the dimensions of z that say most about the data (dpVAE, Fig. 6).
 
     Dimensions are ranked by the variance of the posterior mean over the mean posterior variance, r, which the
@@ -48,7 +47,7 @@ def factors(run: FigureRun) -> Image.Image:
 
 
 @figure("factors", of="study", needs=NEEDS)
-def factors_of_study(runs: StudyRuns) -> Image.Image:
+def factors_of_study(runs: StudyRuns) -> Sheet:
     """The same of the decoupled FactorVAE, else of the last decoupled row with most dimensions."""
     rows = [decoupled for _, decoupled in runs.twins]
     rows = [row for row in rows if is_factor_vae(row)] or rows

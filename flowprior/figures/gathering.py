@@ -1,7 +1,5 @@
 """What several figures gather: paths between codes, added attributes, appearances at other conditions."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import torch
@@ -23,21 +21,35 @@ def between(run: FigureRun, start: Tensor, end: Tensor, steps: int) -> Paths:
     return both_paths(prior.to_base, prior.from_base, start, end, steps, run.line)
 
 
+def rows_between(run: FigureRun, start: Tensor, end: Tensor, steps: int) -> dict[str, Tensor]:
+    """The rows of a sheet: images decoded on both paths, (steps, N, C, H, W) each."""
+    both = between(run, start, end, steps)
+    return {"z0": decoded(run, both.z0), "z": decoded(run, both.z)}
+
+
 def decoded(run: FigureRun, path: Tensor) -> Tensor:
     """(steps, N, *event) -> images (steps, N, C, H, W), a step at a time."""
     return torch.stack([run.model.decode(z) for z in path])
 
 
 def added_attributes(run: FigureRun, count: int) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Some attributes: their name, their vector in z, and at most `count` random test images without them."""
+    """Some attributes: their name, their vector in z, and at most `count` random test images without them.
+
+    Raises:
+        NotApplicable: at the end, if no attribute is one that some examples have and others lack.
+    """
     training, testing = run.attributes
     codes, rows = run.training_codes()
+    divided = False
     for k in chosen(training):
         has, without = training.values[rows, k], (~testing.values[:, k]).nonzero().flatten()
         if has.all() or not has.any() or len(without) == 0:
             continue
+        divided = True
         drawn = without[torch.randperm(len(without))[:count]]
         yield training.names[k], attribute_vector(codes, has), run.test_images(drawn)
+    if not divided:
+        raise NotApplicable(f"it needs attributes that some examples of {run.source.name!r} lack.")
 
 
 def chosen(attributes: Attributes) -> list[int]:

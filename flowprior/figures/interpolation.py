@@ -1,25 +1,18 @@
 """The figure "interpolation": paths between draws of z0."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import torch
 from einops import rearrange
 
 from flowprior.figures.runs import FigureRun
-from flowprior.figures.sheet import draw_sheet
+from flowprior.figures.sheet import Sheet, draw_sheet
 from flowprior.latent import interpolate
 from flowprior.registry import figure
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 PATHS, STEPS = 6, 11
 
 
 @figure("interpolation", needs=("images", "normal base"))
-def interpolation(run: FigureRun) -> Image.Image:
+def interpolation(run: FigureRun) -> Sheet:
     """Spherical paths between draws of z0, a row each (GLF, Fig. 2f)."""
     model, prior = run.model, run.invertible
     start, end = torch.randn(2, PATHS, *prior.event_shape, device=prior.device, dtype=prior.dtype)

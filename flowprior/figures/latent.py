@@ -1,22 +1,14 @@
 """The figure "latent": codes in both spaces, the prior's density and its samples side by side."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from flowprior.figures.runs import DOTS, FigureRun
-from flowprior.figures.style import COLORS, cloud, panels, shade
+from flowprior.figures.style import COLORS, Axes, Dots, Figure, cloud, panels, shade
 from flowprior.priors import InvertiblePrior
 from flowprior.registry import figure
 from flowprior.tensors import as_input
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.collections import PathCollection
-    from matplotlib.figure import Figure
 
 
 @figure("latent", needs=("2-D latents", "unconditional", "density"))
@@ -45,29 +37,27 @@ def latent_panels(
 ) -> Figure:
     """f(z) and z of the data by class, the prior's density over the range of z, and its samples f⁻¹(z0).
 
-    In the paper uncolored codes stand for the density.
-
-    Args:
-        log_prob: z (N, 2) -> (N,), in nats.
-        codes: (N, 2), the codes of the data.
-        samples: (M, 2), draws of the prior.
-        base_codes: (N, 2), z0 = f(z) of the codes, where the prior is invertible.
-        label: (N,) int64 classes of the codes.
-        classes: names of the classes.
+    `log_prob` takes z (N, 2) to (N,) in nats; codes of the data in z and, where the prior is invertible, in
+    z0, and samples of the prior are (N, 2); labels (N,) and the names of classes color the codes.
     """
     low, high = _range(codes)
     figure, axes = panels(1, 3 if base_codes is None else 4, 3.5, 3.5)
-    in_z = axes[-3:]
-    _codes(in_z[0], codes, label, classes, legend=base_codes is None)  # one for both
-    in_z[0].set_title("codes of the data", fontsize=10)
-    _density(figure, in_z[1], log_prob, codes, low, high)
-    _dots(in_z[2], _thin(samples), COLORS[0])
-    in_z[2].set_title("samples of the prior", fontsize=10)
+    shown, density, drawn = in_z = axes[-3:]
+    _codes(shown, codes, label, classes, legend=base_codes is None)  # one for both
+    shown.set_title("codes of the data", fontsize=10)
+    image = shade(density, log_prob, codes, low, high)
+    density.set_title("density of the prior", fontsize=10)
+    bar = figure.colorbar(image, ax=density, fraction=0.046, pad=0.02)
+    bar.set_label("p(z)", fontsize=8)
+    bar.ax.tick_params(labelsize=7, length=2)
+    bar.outline.set_visible(False)
+    _dots(drawn, _thin(samples), COLORS[0])
+    drawn.set_title("samples of the prior", fontsize=10)
     for ax in in_z:
         _frame(ax, "z", low, high)
-    in_z[0].set_ylabel("z, second coordinate", fontsize=8)
+    shown.set_ylabel("z, second coordinate", fontsize=8)
     if base_codes is not None:
-        _codes(axes[0], base_codes, label, classes)
+        _codes(axes[0], base_codes, label, classes, legend=True)
         axes[0].set_title("codes of the data in z0", fontsize=10)
         _frame(axes[0], "z0", *_range(base_codes))
         axes[0].set_ylabel("z0, second coordinate", fontsize=8)
@@ -93,7 +83,7 @@ def _thin(points: Tensor) -> Tensor:
 
 
 def _codes(
-    ax: Axes, codes: Tensor, label: Tensor | None, classes: Sequence[str] | None, legend: bool = True
+    ax: Axes, codes: Tensor, label: Tensor | None, classes: Sequence[str] | None, legend: bool
 ) -> None:
     points = _thin(codes)
     if label is None:
@@ -109,21 +99,5 @@ def _codes(
         ax.legend(names.values(), names, loc="upper left", **style)
 
 
-def _dots(ax: Axes, points: Tensor, color: str) -> PathCollection:
+def _dots(ax: Axes, points: Tensor, color: str) -> Dots:
     return cloud(ax, points, color, size=2, alpha=0.6)
-
-
-def _density(
-    figure: Figure,
-    ax: Axes,
-    log_prob: Callable[[Tensor], Tensor],
-    codes: Tensor,
-    low: Sequence[float],
-    high: Sequence[float],
-) -> None:
-    image = shade(ax, log_prob, codes, low, high)
-    ax.set_title("density of the prior", fontsize=10)
-    bar = figure.colorbar(image, ax=ax, fraction=0.046, pad=0.02)
-    bar.set_label("p(z)", fontsize=8)
-    bar.ax.tick_params(labelsize=7, length=2)
-    bar.outline.set_visible(False)

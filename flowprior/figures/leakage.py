@@ -1,23 +1,15 @@
 """The figure "leakage": the leakage score against the threshold of log p(z)."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from flowprior.evaluation.overlap import DRAWS
-from flowprior.figures.needs import refusal_as_reason
-from flowprior.figures.runs import FigureRun, NotApplicable, StudyRuns, short, variant
-from flowprior.figures.style import COLORS, panels, ruled
+from flowprior.figures.runs import FigureRun, NotApplicable, StudyRuns, refusal_as_reason, short, variant
+from flowprior.figures.style import COLORS, Axes, Figure, panels, ruled
 from flowprior.metrics import leakage_curve
 from flowprior.registry import figure
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -49,7 +41,8 @@ def leakage_of_twins(runs: StudyRuns) -> Figure:
     groups: dict[str, list[LeakageLine]] = {}
     for twins in runs.twins:
         for row, decoupled in zip(twins, (False, True), strict=True):
-            curves = list(_curves(runs.reports(row)))
+            facts = [report.get("metric_facts", {}).get("leakage", {}) for report in runs.reports(row)]
+            curves = [fact["curve"] for fact in facts if "curve" in fact]
             if curves:
                 line = _mean_line(short(twins[0]), curves, decoupled)
                 groups.setdefault(variant(row), []).append(line)
@@ -57,13 +50,6 @@ def leakage_of_twins(runs: StudyRuns) -> Figure:
         raise NotApplicable("no report of twins holds a curve of leakage: measure `leakage`.")
     several = any(len(runs.reports(row)) > 1 for twins in runs.twins for row in twins)
     return leakage_panels(groups, band="standard deviation over seeds" if several else "standard error")
-
-
-def _curves(reports: Sequence[dict[str, Any]]) -> Iterator[dict[str, list[float]]]:
-    for report in reports:
-        curve = report.get("metric_facts", {}).get("leakage", {}).get("curve")
-        if curve is not None:
-            yield curve
 
 
 def _mean_line(label: str, curves: Sequence[dict[str, list[float]]], decoupled: bool) -> LeakageLine:
@@ -78,11 +64,7 @@ def _mean_line(label: str, curves: Sequence[dict[str, list[float]]], decoupled: 
 def leakage_panels(groups: Mapping[str, Sequence[LeakageLine]], *, band: str = "standard error") -> Figure:
     """LS(τ) against τ: a panel for each group, a color for each label, dashed for N(0, I).
 
-    Points below whose τ no draw lies are left out, as in the paper.
-
-    Args:
-        groups: name of the panel -> its lines.
-        band: what the bands around the lines are.
+    Points below whose τ no draw lies are left out, as in the paper; `band` says what is around the lines.
     """
     from matplotlib.lines import Line2D
 

@@ -1,22 +1,15 @@
 """The figure "plane": paths through latent space in the plane of two principal components."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
 
 from flowprior.figures.gathering import between
 from flowprior.figures.runs import FigureRun
-from flowprior.figures.style import PATH_COLORS, heat, panels
+from flowprior.figures.style import PATH_COLORS, Figure, heat, panels
 from flowprior.latent import principal_components
 from flowprior.registry import figure
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 PLANES, STEPS = 3, 200
 CANDIDATES = 16  # pairs, of which those are shown that lie furthest apart in the plane
@@ -44,44 +37,46 @@ def plane(run: FigureRun) -> Figure:
 
 
 def path_plane(codes: Tensor, paths: Mapping[str, Tensor], shares: Tensor) -> Figure:
-    """Paths over the density of the codes, a panel for each pair (Morrow & Chiu, ICLR version, Fig. 4).
+    """Paths over the density of the codes, a panel for each pair.
 
     Args:
-        codes: (N, 2), coordinates of the codes, such as their first two principal components.
+        codes: (N, 2), coordinates of the codes.
         paths: name -> (steps, P, 2), in the same coordinates.
         shares: (2,), of the variance, written at the axes.
     """
     points = codes.detach().float().cpu().numpy()
     curves = {name: path.detach().float().cpu().numpy() for name, path in paths.items()}
-    drawn = np.concatenate([points, *(curve.reshape(-1, 2) for curve in curves.values())])
-    low, high = np.quantile(points, 0.001, axis=0), np.quantile(points, 0.999, axis=0)
-    low, high = np.minimum(low, drawn[len(points) :].min(0)), np.maximum(high, drawn[len(points) :].max(0))
+    first = next(iter(curves.values()))
+    on_paths = np.concatenate([curve.reshape(-1, 2) for curve in curves.values()])
+    low = np.minimum(np.quantile(points, 0.001, axis=0), on_paths.min(0))
+    high = np.maximum(np.quantile(points, 0.999, axis=0), on_paths.max(0))
     low, high = low - 0.06 * (high - low), high + 0.06 * (high - low)
-    figure, axes = panels(1, next(iter(curves.values())).shape[1], 3.5, 3.3)
+    density = _density(points, low, high)
+    labels = [
+        f"{which} component ({100 * share:.0f} % of the variance)"
+        for which, share in zip(("first", "second"), shares.tolist(), strict=True)
+    ]
+    figure, axes = panels(1, first.shape[1], 3.5, 3.3)
     for pair, ax in enumerate(axes):
-        _density(ax, points, low, high)
+        heat(ax, density, low, high)
         for (name, curve), color in zip(curves.items(), PATH_COLORS, strict=False):
             x, y = curve[:, pair].T
             ax.plot(x, y, color="white", linewidth=3.2, solid_capstyle="round")
             ax.plot(x, y, color=color, linewidth=1.7, label=name, solid_capstyle="round")
-        x, y = next(iter(curves.values()))[[0, -1], pair].T
+        x, y = first[[0, -1], pair].T
         ax.scatter(x, y, s=26, color="white", edgecolors="black", linewidths=1.2, zorder=3)
-        ax.set_xlabel(_axis_label("first", shares, 0), fontsize=8)
+        ax.set_xlabel(labels[0], fontsize=8)
         ax.set_xlim(low[0], high[0])
         ax.set_ylim(low[1], high[1])
-    axes[0].set_ylabel(_axis_label("second", shares, 1), fontsize=8)
+    axes[0].set_ylabel(labels[1], fontsize=8)
     axes[0].legend(fontsize=7.5, frameon=False, loc="upper left")
     return figure
 
 
-def _density(ax: Axes, points: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
+def _density(points: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """The codes' histogram, blurred, its root taken so that thin regions are seen too."""
     from scipy.ndimage import gaussian_filter
 
     limits = np.stack([low, high], 1)
     counts, _, _ = np.histogram2d(points[:, 0], points[:, 1], bins=_CELLS, range=limits)
-    heat(ax, np.sqrt(gaussian_filter(counts, _BLUR)), low, high)
-
-
-def _axis_label(which: str, shares: Tensor, k: int) -> str:
-    return f"{which} component ({100 * float(shares[k]):.0f} % of the variance)"
+    return np.sqrt(gaussian_filter(counts, _BLUR))

@@ -1,25 +1,18 @@
 """The figure "pockets": where prior and aggregate posterior miss each other in 2-dimensional latents."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from flowprior.evaluation.overlap import DRAWS
-from flowprior.figures.needs import check_needs, refusal_as_reason
-from flowprior.figures.runs import DOTS, FigureRun, NotApplicable, StudyRuns
+from flowprior.figures.runs import DOTS, FigureRun, NotApplicable, StudyRuns, refusal_as_reason
 from flowprior.figures.sheet import image_grid
-from flowprior.figures.style import COLORS, as_array, cloud, square, tidy
+from flowprior.figures.style import COLORS, Axes, Figure, as_array, cloud, square, tidy
 from flowprior.registry import figure
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 NEEDS = ("posterior density", "unconditional", "invertible prior", "2-D latents", "images or 2-D data")
 MARKED = 8  # low- and high-posterior points; the paper marks five
@@ -48,23 +41,18 @@ class Space:
 
 @dataclass(frozen=True)
 class Pockets:
-    """What one model shows.
+    """What one model shows."""
 
-    Args:
-        samples: decoded draws of the prior, (N, 2) or (N, C, H, W).
-        log_base: (N,) base density of each sample's z0, nats.
-        representation: draws of the aggregate posterior in z.
-        generation: the same draws in z0; None where z0 = z.
-        data: training data and decoded marks.
-        circles: whether the base is N(0, I), whose circles are drawn in z0.
-    """
+    samples: Tensor  # decoded draws of the prior, (N, 2) or (N, C, H, W)
+    log_base: Tensor  # (N,) base density of each sample's z0, nats
+    representation: Space  # draws of the aggregate posterior in z
+    generation: Space | None  # the same draws in z0; None where z0 = z
+    data: Space  # training data and decoded marks
+    circles: bool = True  # whether the base is N(0, I), whose circles are drawn in z0
 
-    samples: Tensor
-    log_base: Tensor
-    representation: Space
-    generation: Space | None
-    data: Space
-    circles: bool = True
+    @property
+    def panels(self) -> int:
+        return 3 if self.generation is None else 4
 
 
 @figure("pockets", needs=NEEDS)
@@ -78,15 +66,7 @@ def pockets(run: FigureRun) -> Figure:
 @refusal_as_reason()
 def pockets_of_twins(runs: StudyRuns) -> Figure:
     """The same of each pair of twins, a line each (dpVAE, Fig. 3)."""
-    lines = []
-    for twins in runs.twins:
-        restored = [runs.restore(row) for row in twins]
-        try:
-            for run in restored:
-                check_needs(NEEDS, run)
-        except NotApplicable:
-            continue
-        lines.append([(row, pockets_of(run)) for row, run in zip(twins, restored, strict=True)])
+    lines = [[(row, pockets_of(run)) for row, run in twins.items()] for twins in runs.twins_with(NEEDS)]
     if not lines:
         raise NotApplicable("it needs a pair of twins with 2-dimensional latents.")
     return pocket_panels(lines)
@@ -119,7 +99,7 @@ def pocket_panels(lines: Sequence[Sequence[tuple[str, Pockets]]]) -> Figure:
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     longest = max(len(line) for line in lines)
-    counts = [max(_panels(line[k][1]) for line in lines if k < len(line)) for k in range(longest)]
+    counts = [max(line[k][1].panels for line in lines if k < len(line)) for k in range(longest)]
     widths = [w for k, count in enumerate(counts) for w in ([_GAP] if k else []) + [1.0] * count]
     large = len(lines) == 1 and len(widths) <= 4
     side = 2.7 if large else 1.62
@@ -132,18 +112,13 @@ def pocket_panels(lines: Sequence[Sequence[tuple[str, Pockets]]]) -> Figure:
     for r, line in enumerate(lines):
         column = 0
         for k, (name, model) in enumerate(line):
-            axes = [figure.add_subplot(grid[r, column + i]) for i in range(_panels(model))]
+            axes = [figure.add_subplot(grid[r, column + i]) for i in range(model.panels)]
             _model(axes, model, titled=r == 0, ticks=large)
             axes[0].set_ylabel(name, fontsize=9)
             column += counts[k] + 1
-    _legend(
-        figure, [model for line in lines for _, model in line], columns=max(2, round(sum(widths) * side / 4))
-    )
+    models = [model for line in lines for _, model in line]
+    _legend(figure, models, columns=max(2, round(sum(widths) * side / 4)))
     return figure
-
-
-def _panels(model: Pockets) -> int:
-    return 3 if model.generation is None else 4
 
 
 def _model(axes: Sequence[Axes], model: Pockets, titled: bool, ticks: bool) -> None:
@@ -168,12 +143,15 @@ def _model(axes: Sequence[Axes], model: Pockets, titled: bool, ticks: bool) -> N
 
 
 def _samples(ax: Axes, model: Pockets) -> None:
+    from matplotlib.colors import LinearSegmentedColormap
+
     if model.samples.dim() == 4:
         _images(ax, [(None, model.samples)], columns=round(len(model.samples) ** 0.5))
         return
     order = model.log_base.argsort(descending=True).cpu()  # rare ones on top
     (x, y), color = as_array(model.samples[order]).T, as_array(model.log_base[order])
-    ax.scatter(x, y, c=color, cmap=_colormap(), vmin=_RANGE[0], vmax=_RANGE[1], s=2.5, lw=0, rasterized=True)
+    likely = LinearSegmentedColormap.from_list("likely", [_RARE, "#7fa8b8", "#3465a4", _LIKELY])
+    ax.scatter(x, y, c=color, cmap=likely, vmin=_RANGE[0], vmax=_RANGE[1], s=2.5, lw=0, rasterized=True)
     square(ax, [model.samples, *_points(model.data)])  # as the panel of the data
 
 
@@ -219,38 +197,28 @@ def _images(ax: Axes, groups: Sequence[tuple[str | None, Tensor]], columns: int)
     for (kind, _), sheet in zip(groups, sheets, strict=True):
         height, width = sheet.shape[:2]
         if kind is not None:
-            frame = Rectangle(
-                (2, top + 2), width - 5, height - 5, fill=False, lw=2.2, color=MARKS[kind]["color"]
-            )
-            ax.add_patch(frame)
+            style = {"fill": False, "lw": 2.2, "color": MARKS[kind]["color"]}
+            ax.add_patch(Rectangle((2, top + 2), width - 5, height - 5, **style))
         top += height
     ax.spines[:].set_visible(False)
     square(ax, [torch.tensor([[0, 0], [sheets[0].shape[1], top]])], margin=0)
     ax.invert_yaxis()
 
 
-def _colormap() -> Any:
-    from matplotlib.colors import LinearSegmentedColormap
-
-    return LinearSegmentedColormap.from_list("rare to likely", [_RARE, "#7fa8b8", "#3465a4", _LIKELY])
-
-
 def _legend(figure: Figure, models: Sequence[Pockets], columns: int) -> None:
     from matplotlib.lines import Line2D
 
-    texts = {
-        "low": "low posterior: drawn by the prior, hardly in q(z)",
-        "high": "high posterior: in q(z), hardly drawn by the prior",
-    }
-    handles = [
-        Line2D([], [], ls="", marker=MARKS[kind]["marker"], color=MARKS[kind]["color"], ms=6, label=text)
-        for kind, text in texts.items()
+    low, high = MARKS["low"], MARKS["high"]
+    dots = [
+        (low["marker"], low["color"], 6, "low posterior: drawn by the prior, hardly in q(z)"),
+        (high["marker"], high["color"], 6, "high posterior: in q(z), hardly drawn by the prior"),
     ]
     if any(model.samples.dim() == 2 for model in models):
-        for color, text in ((_LIKELY, "likely"), (_RARE, "rare")):
-            handles.append(
-                Line2D([], [], ls="", marker="o", ms=4, color=color, label=f"sample of a {text} z0")
-            )
+        dots += [("o", _LIKELY, 4, "sample of a likely z0"), ("o", _RARE, 4, "sample of a rare z0")]
+    handles = [
+        Line2D([], [], ls="", marker=marker, color=color, ms=size, label=text)
+        for marker, color, size, text in dots
+    ]
     if any(model.circles for model in models):
         handles.append(Line2D([], [], **_DASHED, label="1, 2, 3 standard deviations of N(0, I)"))
     style = {"fontsize": 8, "frameon": False, "handletextpad": 0.4, "columnspacing": 1.6}

@@ -1,19 +1,20 @@
-"""What figures are drawn of: a trained run, or the rows of a study."""
+"""What figures are drawn of, a trained run or the rows of a study, and what they may need of it."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from flowprior.checks import check_known
 from flowprior.data.attributes import Attributes, read_attributes
 from flowprior.data.dataset import thin
 from flowprior.data.images import Source
+from flowprior.errors import InputError
 from flowprior.evaluation.context import aggregate_over_training, contexts_of
 from flowprior.latent import lerp, slerp
 from flowprior.latent.interpolation import Line
@@ -28,6 +29,15 @@ DOTS = 4000  # points of a cloud
 
 class NotApplicable(Exception):
     """Why a figure makes no sense for this run."""
+
+
+@contextmanager
+def refusal_as_reason() -> Iterator[None]:
+    """What is refused inside, such as a density that is not finite, is a reason not to draw."""
+    try:
+        yield
+    except InputError as error:
+        raise NotApplicable(str(error)) from None
 
 
 @dataclass(frozen=True)
@@ -58,11 +68,8 @@ class FigureRun:
         Raises:
             NotApplicable: if it does not.
         """
-        if not isinstance(self.model.prior, InvertiblePrior):
-            raise NotApplicable(
-                f"it needs a prior with a z0, and a {type(self.model.prior).__name__} has none."
-            )
-        return self.model.prior
+        check_needs(("invertible prior",), self)
+        return cast(InvertiblePrior, self.model.prior)
 
     @property
     def spaces(self) -> DecoupledPrior:
@@ -99,9 +106,10 @@ class FigureRun:
         """Binary attributes of the training and of the test examples.
 
         Raises:
-            InputError: if the data has neither attributes nor labels.
+            NotApplicable: if the data has neither attributes nor labels.
         """
-        return read_attributes(self.source, train=True), read_attributes(self.source, train=False)
+        with refusal_as_reason():
+            return read_attributes(self.source, train=True), read_attributes(self.source, train=False)
 
     def test_images(self, rows: Tensor) -> Tensor:
         """Test examples as the model reads them, on its device: (N, *data)."""
@@ -139,6 +147,66 @@ class FigureRun:
         return None if self.of_images else train[thin(len(train), DOTS)]
 
 
+NEEDS: dict[str, tuple[Callable[[FigureRun], bool], str]] = {
+    "images": (lambda run: run.of_images, "{data!r} holds vectors, not images."),
+    "images or 2-D data": (
+        lambda run: run.of_images or tuple(run.source.image_shape) == (2,),
+        "it needs images or 2-dimensional data, and {data!r} has neither.",
+    ),
+    "2-D latents": (
+        lambda run: tuple(run.model.prior.event_shape) == (2,),
+        "it is for 2-dimensional latents, and z has {shape}.",
+    ),
+    "density": (
+        lambda run: run.model.prior.has_density,
+        "it shows the density of the prior, and {prior} has only samples.",
+    ),
+    "invertible prior": (
+        lambda run: isinstance(run.model.prior, InvertiblePrior),
+        "it needs a prior with a z0, and a {prior} has none.",
+    ),
+    "normal base": (
+        lambda run: isinstance(run.model.prior, InvertiblePrior) and run.model.prior.has_normal_base,
+        "its paths run along the sphere of z0 ~ N(0, I), which this {prior} does not map z to: train a "
+        "FlowPrior with `FlowPrior.base = 'normal'`.",
+    ),
+    "posterior density": (
+        lambda run: not run.model.posterior.deterministic,
+        "it needs a posterior with a density, and this one is a {posterior}.",
+    ),
+    "unconditional": (lambda run: not run.model.conditional, "it is for unconditional models."),
+    "conditional": (lambda run: run.model.conditional, "it is for conditional models."),
+    "pictures as conditions": (
+        lambda run: len(run.model.context_shape or ()) == 3,
+        "it is for models whose conditions are pictures.",
+    ),
+    "labels": (lambda run: run.source.train().label is not None, "it needs labels, and {data!r} has none."),
+    "attributes": (lambda run: len(run.attributes) > 0, "it needs attributes."),
+}
+"""Name -> whether a run has it, and the sentence if not. A figure's needs are checked in its own order."""
+
+
+def check_needs(needs: Iterable[str], run: FigureRun) -> None:
+    """See that a run has what a figure needs.
+
+    Raises:
+        NotApplicable: the sentence says what is missing.
+        InputError: on a need that is not among `NEEDS`.
+    """
+    for need in needs:
+        check_known("need of a figure", need, NEEDS)
+        has, sentence = NEEDS[need]
+        if not has(run):
+            raise NotApplicable(
+                sentence.format(
+                    data=run.source.name,
+                    prior=type(run.model.prior).__name__,
+                    posterior=type(run.model.posterior).__name__,
+                    shape=tuple(run.model.prior.event_shape),
+                )
+            )
+
+
 @dataclass(frozen=True)
 class StudyRuns:
     """The trained rows of a study.
@@ -161,6 +229,19 @@ class StudyRuns:
     def variants(self) -> tuple[str, ...]:
         """Those of the rows, each once; one without a name where the study has none."""
         return tuple(dict.fromkeys(map(variant, self.rows)))
+
+    def twins_with(self, needs: Iterable[str]) -> list[dict[str, FigureRun]]:
+        """Pairs of twins, {row: run}, of which both have what a figure needs."""
+        suitable = []
+        for pair in self.twins:
+            twins = {row: self.restore(row) for row in pair}
+            try:
+                for run in twins.values():
+                    check_needs(needs, run)
+            except NotApplicable:
+                continue
+            suitable.append(twins)
+        return suitable
 
 
 def variant(row: str) -> str:

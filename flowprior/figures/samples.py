@@ -1,18 +1,10 @@
 """The figure "samples": of a run a grid, of a study the grids of all rows."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import torch
 
-from flowprior.figures.needs import check_needs
-from flowprior.figures.runs import FigureRun, StudyRuns, variant
-from flowprior.figures.sheet import image_grid, sheets_beside
+from flowprior.figures.runs import FigureRun, StudyRuns, check_needs, variant
+from flowprior.figures.sheet import Sheet, image_grid, sheets_beside
 from flowprior.registry import figure
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 COUNT = 64
 OF_A_ROW = 25  # samples of each row of a study
@@ -20,12 +12,12 @@ BESIDE = 3  # sheets in a line of rows that are no twins
 
 
 @figure("samples", needs=("images",))
-def samples(run: FigureRun) -> Image.Image:
+def samples(run: FigureRun) -> Sheet:
     """Samples; conditional ones at the conditions of the first test examples."""
     return image_grid(run.samples(COUNT))
 
 
-def sample_sheet(run: FigureRun, title: str | None = None, seed: int = 0, count: int = COUNT) -> Image.Image:
+def sample_sheet(run: FigureRun, title: str | None = None, seed: int = 0, count: int = COUNT) -> Sheet:
     """`count` samples; the same draws each time.
 
     Raises:
@@ -38,7 +30,7 @@ def sample_sheet(run: FigureRun, title: str | None = None, seed: int = 0, count:
 
 
 @figure("samples", of="study", needs=("images",))
-def samples_of_rows(runs: StudyRuns) -> Image.Image:
+def samples_of_rows(runs: StudyRuns) -> Sheet:
     """Samples of all rows: of each variant the N(0, I) twins, below them the decoupled ones, then others.
 
     Rows that stand in several pairs, as in a sweep, are no twins: they follow one another.

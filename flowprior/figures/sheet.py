@@ -1,10 +1,8 @@
 """Sheets of images, pixel by pixel: blocks of columns beside one another, in rows and bands of rows."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from einops import rearrange, repeat
@@ -13,8 +11,10 @@ from torch import Tensor
 from flowprior.checks import check_count
 from flowprior.errors import InputError
 
-if TYPE_CHECKING:
-    from PIL import Image
+if TYPE_CHECKING:  # imported where something is drawn
+    import PIL.Image
+
+Sheet: TypeAlias = "PIL.Image.Image"
 
 _LINE = 2  # pixels between two images
 _GAP = 12  # pixels between two groups of images
@@ -24,7 +24,7 @@ _TITLE, _TOP, _BAND, _BELOW = 24, 20, 16, 16  # pixels for lines of text
 _INK = (60, 60, 60)
 
 
-def image_grid(images: Tensor, columns: int | None = None, *, title: str | None = None) -> Image.Image:
+def image_grid(images: Tensor, columns: int | None = None, *, title: str | None = None) -> Sheet:
     """Images in a grid, row by row, as nearly square as may be.
 
     Args:
@@ -86,7 +86,7 @@ def first_rows(images: Tensor, rows: int) -> Tensor:
 def path_sheet(
     paths: Mapping[str, Tensor], before: Tensor, *, after: Tensor | None = None,
     names: Sequence[str] = (), tops: Mapping[int, str] | None = None,
-) -> Image.Image:  # fmt: skip
+) -> Sheet:  # fmt: skip
     """Several paths for each of N examples, one band each, one row a path (Morrow & Chiu, Fig. 6 and 7).
 
     Args:
@@ -107,7 +107,7 @@ def path_sheet(
     return draw_sheet(blocks, row_group=len(paths), sides=list(paths) * len(before), tops=texts, bands=names)
 
 
-def sheets_beside(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
+def sheets_beside(rows: Sequence[Sequence[Sheet]]) -> Sheet:
     """Sheets on one, row by row: all columns as wide as the widest sheet, a row as high as its highest."""
     from PIL import Image
 
@@ -130,7 +130,7 @@ def draw_sheet(
     tops: Mapping[int, str] | None = None,
     below: Sequence[Sequence[str]] = (),
     bands: Sequence[str] = (),
-) -> Image.Image:
+) -> Sheet:
     """Blocks of images from left to right on white, with gaps between them, and texts around.
 
     Args:

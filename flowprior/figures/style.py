@@ -1,19 +1,22 @@
 """One look for all figures, without touching matplotlib's global state."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.collections import PathCollection
-    from matplotlib.figure import Figure
-    from matplotlib.image import AxesImage
+if TYPE_CHECKING:  # imported where something is drawn
+    import matplotlib.axes
+    import matplotlib.collections
+    import matplotlib.figure
+    import matplotlib.image
+
+Axes: TypeAlias = "matplotlib.axes.Axes"
+Dots: TypeAlias = "matplotlib.collections.PathCollection"
+Figure: TypeAlias = "matplotlib.figure.Figure"
+Heat: TypeAlias = "matplotlib.image.AxesImage"
 
 COLORS = (
     "#3465a4", "#d9662b", "#3f8f4f", "#b0413e", "#7b5ea7",
@@ -67,23 +70,17 @@ def square(ax: Axes, points: Sequence[Tensor], margin: float = 0.06) -> None:
     ax.set_aspect("equal", adjustable="box")
 
 
-def cloud(
-    ax: Axes, points: Tensor, color: str = PALE, size: float = 1.6, alpha: float | None = None
-) -> PathCollection:
+def cloud(ax: Axes, points: Tensor, color: str = PALE, size: float = 1.6, alpha: float | None = None) -> Dots:
     """Small dots at `points` (N, 2)."""
     x, y = as_array(points).T
     return ax.scatter(x, y, s=size, color=color, alpha=alpha, linewidths=0, rasterized=True)
 
 
-def heat(ax: Axes, values: np.ndarray, low: Range, high: Range) -> AxesImage:
+def heat(ax: Axes, values: np.ndarray, low: Range, high: Range) -> Heat:
     """`values` (x, y) in blues over the rectangle from `low` to `high`."""
+    extent = (low[0], high[0], low[1], high[1])
     return ax.imshow(
-        values.T,
-        origin="lower",
-        extent=(low[0], high[0], low[1], high[1]),
-        aspect="auto",
-        cmap="Blues",
-        interpolation="bilinear",
+        values.T, origin="lower", extent=extent, aspect="auto", cmap="Blues", interpolation="bilinear"
     )
 
 
@@ -94,7 +91,7 @@ def shade(
     low: Sequence[float],
     high: Sequence[float],
     power: float = 1.0,
-) -> AxesImage:
+) -> Heat:
     """The density to some `power`, below one to show faint parts, over the rectangle from `low` to `high`.
 
     Args:

@@ -1,20 +1,15 @@
 """The figure "sweep" of a study: a metric along a sweep of one setting, a line for each model."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
 from flowprior.figures.runs import NotApplicable, StudyRuns
-from flowprior.figures.style import COLORS, panels, ruled
+from flowprior.figures.style import COLORS, Figure, panels, ruled
 from flowprior.metrics.summary import summary
 from flowprior.registry import figure
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -45,9 +40,8 @@ def sweep(runs: StudyRuns) -> Figure:
 
 
 def _line(runs: StudyRuns, label: str, rows: Mapping[str, str], metric: str) -> SweepLine:
-    values = [
-        summary([report["metrics"].get(metric) for report in runs.reports(row)]) for row in rows.values()
-    ]
+    seeds = [[report["metrics"].get(metric) for report in runs.reports(row)] for row in rows.values()]
+    values = [summary(each) for each in seeds]
     return SweepLine(label, list(rows), *([value[key] for value in values] for key in ("mean", "std")))
 
 
@@ -56,25 +50,17 @@ def _is_distance(metric: str) -> bool:
 
 
 def sweep_panels(groups: Mapping[str, Sequence[SweepLine]], metric: str) -> Figure:
-    """`metric` along the sweep: a panel for each group, whose values stand evenly, as in the paper.
-
-    Args:
-        groups: name of the panel -> its lines; ticks of all lines are put in the order of their numbers.
-        metric: what the means are of.
-    """
+    """`metric` along the sweep, a panel for each group; ticks stand evenly, as in the paper, by number."""
     labels = list(dict.fromkeys(line.label for lines in groups.values() for line in lines))
     figure, axes = panels(1, len(groups), 4.2, 3.2)
     for ax, (name, lines) in zip(axes, groups.items(), strict=True):
         ticks = sorted({tick for line in lines for tick in line.ticks}, key=_number)
         for line in lines:
             color = COLORS[labels.index(line.label) % len(COLORS)]
-            order = np.argsort([ticks.index(tick) for tick in line.ticks])
-            at = np.array([ticks.index(tick) for tick in line.ticks])[order]
-            means, deviations = np.array(line.means)[order], np.array(line.deviations)[order]
-            ax.errorbar(
-                at, means, deviations, color=color, marker="o", markersize=3.5, linewidth=1.6, capsize=2.5,
-                label=line.label,
-            )  # fmt: skip
+            at = [ticks.index(tick) for tick in line.ticks]
+            at, means, deviations = np.array(sorted(zip(at, line.means, line.deviations, strict=True))).T
+            style: dict[str, Any] = {"marker": "o", "markersize": 3.5, "linewidth": 1.6, "capsize": 2.5}
+            ax.errorbar(at, means, deviations, color=color, label=line.label, **style)
         ax.set_xticks(range(len(ticks)), ticks)
         ax.set_title(name, fontsize=10)
         ax.set_ylim(bottom=0)
@@ -83,12 +69,9 @@ def sweep_panels(groups: Mapping[str, Sequence[SweepLine]], metric: str) -> Figu
     if len(labels) > 1:
         pairs = [zip(*ax.get_legend_handles_labels(), strict=True) for ax in axes]
         handles = {label: handle for panel in pairs for handle, label in panel}
-        style = {
-            "ncols": 3 if len(groups) > 1 else 1,
-            "fontsize": 8,
-            "frameon": False,
-        }  # as wide as there is room
-        figure.legend(handles.values(), handles, loc="outside lower center", **style)
+        columns = 3 if len(groups) > 1 else 1  # one panel is not wide enough for more
+        style = {"loc": "outside lower center", "ncols": columns, "fontsize": 8, "frameon": False}
+        figure.legend(handles.values(), handles, **style)
     return figure
 
 

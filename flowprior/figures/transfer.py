@@ -1,25 +1,18 @@
 """The figure "transfer": the appearance of some images on the shapes of others."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from flowprior.figures.gathering import appearance_of, at_conditions, halves
 from flowprior.figures.runs import FigureRun
-from flowprior.figures.sheet import colored, draw_sheet, first_rows, lines
+from flowprior.figures.sheet import Sheet, colored, draw_sheet, first_rows, lines
 from flowprior.registry import figure
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 APPEARANCES = 8
 
 
 @figure("transfer", needs=("images", "pictures as conditions", "invertible prior"))
-def transfer(run: FigureRun) -> Image.Image:
+def transfer(run: FigureRun) -> Sheet:
     """The appearance of the images at the side on the shapes at the top (Esser et al., Fig. 6).
 
     Appearance is what the prior leaves open, z0, which does not depend on the condition: z = from_base(z0|y).
@@ -30,14 +23,8 @@ def transfer(run: FigureRun) -> Image.Image:
     return transfer_sheet(appearances, others, torch.stack(moved))
 
 
-def transfer_sheet(appearances: Tensor, contexts: Tensor, results: Tensor) -> Image.Image:
-    """The appearance of the image on the left with the shape above, in every cell of a matrix.
-
-    Args:
-        appearances: (A, C, H, W).
-        contexts: (K, 1 or 3, H, W), the shapes: conditions, or the images they were taken from.
-        results: (A, K, C, H, W).
-    """
+def transfer_sheet(appearances: Tensor, contexts: Tensor, results: Tensor) -> Sheet:
+    """Results (A, K, C, H, W) right of the A images of appearance, below the K conditions, the shapes."""
     left = first_rows(appearances, 1)
     corner = torch.full_like(left[:1], 255)
     above = lines(contexts, len(contexts))

@@ -1,27 +1,18 @@
 """The figure "traversal": two ways between two codes, straight in z and straight in z0."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from flowprior.data.dataset import Dataset
-from flowprior.figures.needs import check_needs, refusal_as_reason
-from flowprior.figures.runs import DOTS, FigureRun, NotApplicable, StudyRuns, is_factor_vae
+from flowprior.figures.runs import DOTS, FigureRun, NotApplicable, StudyRuns, is_factor_vae, refusal_as_reason
 from flowprior.figures.sheet import image_grid
-from flowprior.figures.style import COLORS, as_array, cloud, ruled, shade, square, tidy
+from flowprior.figures.style import COLORS, Axes, Figure, as_array, cloud, ruled, shade, square, tidy
 from flowprior.latent import crossing_depth, lerp
 from flowprior.registry import figure
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure, SubFigure
-    from matplotlib.gridspec import SubplotSpec
 
 NEEDS = ("posterior density", "unconditional", "invertible prior", "images or 2-D data")
 CANDIDATES = 300  # pairs of test examples among which a traversal is chosen
@@ -45,21 +36,13 @@ class Way:
 
 @dataclass(frozen=True)
 class Traversal:
-    """The ways between two codes of one model.
-
-    Args:
-        name: of the model.
-        ways: one or two, from the same start to the same end.
-        log_density: log q(z), z (N, D) -> (N,), for the map of 2-dimensional latents.
-        codes: (N, D), draws of q(z) that set the range of the map.
-        data: (M, 2) behind decoded points; None for images.
-    """
+    """The ways between two codes of one model."""
 
     name: str
-    ways: Sequence[Way]
-    log_density: Callable[[Tensor], Tensor]
-    codes: Tensor
-    data: Tensor | None = None
+    ways: Sequence[Way]  # one or two, from the same start to the same end
+    log_density: Callable[[Tensor], Tensor]  # log q(z) of z (N, D), for the map of 2-dimensional latents
+    codes: Tensor  # (N, D), draws of q(z) that set the range of the map
+    data: Tensor | None = None  # (M, 2) behind decoded points; None for images
 
 
 @figure("traversal", needs=NEEDS)
@@ -75,7 +58,7 @@ def traversal(run: FigureRun) -> Figure:
     return traversal_panels([traversal_of(run, pair, run.name)])
 
 
-@figure("traversal", of="study", needs=("2-D latents", *NEEDS))
+@figure("traversal", of="study", needs=(*NEEDS, "2-D latents"))
 @refusal_as_reason()
 def traversal_of_twins(runs: StudyRuns) -> Figure:
     """The same in both twins: FactorVAE's, or the first with 2-dimensional latents (dpVAE, Fig. 5).
@@ -83,17 +66,13 @@ def traversal_of_twins(runs: StudyRuns) -> Figure:
     Of the candidate pairs it is the one whose straight line in z falls deep below its ends in both models:
     the shallower of the two falls is deepest.
     """
-    for twins in sorted(runs.twins, key=lambda twins: not is_factor_vae(twins[0])):
-        both = [runs.restore(row) for row in twins]
-        if all(tuple(run.model.prior.event_shape) == (2,) for run in both):
-            break
-    else:
+    suitable = runs.twins_with((*NEEDS, "2-D latents"))
+    if not suitable:
         raise NotApplicable("it needs a pair of twins with 2-dimensional latents.")
-    for run in both:
-        check_needs(NEEDS, run)
-    pairs = candidates(both[0].source.test())
-    pair = pairs[torch.maximum(*(crossing_depths(run, pairs) for run in both)).argmin()]
-    return traversal_panels([traversal_of(run, pair, row) for run, row in zip(both, twins, strict=True)])
+    twins = max(suitable, key=lambda pair: is_factor_vae(next(iter(pair))))
+    pairs = candidates(next(iter(twins.values())).source.test())
+    pair = pairs[torch.maximum(*(crossing_depths(run, pairs) for run in twins.values())).argmin()]
+    return traversal_panels([traversal_of(run, pair, row) for row, run in twins.items()])
 
 
 def candidates(test: Dataset) -> Tensor:
@@ -138,46 +117,39 @@ def traversal_panels(models: Sequence[Traversal]) -> Figure:
     """For each model the ways on a map of 2-dimensional z, log q(z) along them, and what is decoded."""
     from matplotlib.figure import Figure
 
-    mapped = any(model.codes.shape[1] == 2 for model in models)
-    decoded = 1.0 if models[0].data is not None else 1.9
-    widths = ([1.0] if mapped else []) + [1.0, decoded]
+    mapped = models[0].codes.shape[1] == 2
+    widths = ([1.0] if mapped else []) + [1.0, 1.0 if models[0].data is not None else 1.9]
     figure = Figure(figsize=(2.9 * sum(widths), 2.95 * len(models) + 0.3), dpi=130, layout="constrained")
     rows = figure.subfigures(len(models), 1, squeeze=False)[:, 0]
-    for i, (row, model) in enumerate(zip(rows, models, strict=True)):
-        _model(row, model, mapped, widths, last=i == len(models) - 1)
+    for row, model in zip(rows, models, strict=True):
+        axes = [row.add_subplot(cell) for cell in row.add_gridspec(1, len(widths), width_ratios=widths)]
+        for ax in axes:
+            tidy(ax)
+        if mapped:
+            _map(axes[0], model)
+        _profile(axes[-2], model)
+        if model.data is not None:
+            _decoded_points(axes[-1], model, model.data)
+        else:
+            _strips(axes[-1], model.ways)
     return figure
-
-
-def _model(figure: SubFigure, model: Traversal, mapped: bool, widths: Sequence[float], last: bool) -> None:
-    grid = figure.add_gridspec(1, len(widths), width_ratios=widths)
-    if model.codes.shape[1] == 2:
-        _map(_tidied(figure, grid[0]), model)
-    _profile(_tidied(figure, grid[int(mapped)]), model)
-    if model.data is not None:
-        _decoded_points(_tidied(figure, grid[-1]), model, model.data)
-    else:
-        _strips(figure.add_subplot(grid[-1]), model.ways)
-
-
-def _tidied(figure: SubFigure, cell: SubplotSpec) -> Axes:
-    ax = figure.add_subplot(cell)
-    tidy(ax)
-    return ax
 
 
 def _map(ax: Axes, model: Traversal) -> None:
     square(ax, [model.codes, *(way.z for way in model.ways)])
     low, high = zip(ax.get_xlim(), ax.get_ylim(), strict=True)
     shade(ax, model.log_density, model.codes, low, high, power=_FAINT)
-    for way in model.ways:
-        ax.plot(*as_array(way.z).T, color=way.color, linewidth=2)
-    _stars(ax, model.ways[0].z)
+    _lines(ax, {way.color: way.z for way in model.ways})
     ax.set_aspect("equal")
     ax.set_title(f"{model.name}: q(z)", fontsize=10)
 
 
-def _stars(ax: Axes, path: Tensor) -> None:
-    for point, color in ((path[0], "#3f8f4f"), (path[-1], "#f2c230")):
+def _lines(ax: Axes, paths: Mapping[str, Tensor]) -> None:
+    """Paths (S, 2) in their colors, with stars at the ends that they share."""
+    for color, path in paths.items():
+        ax.plot(*as_array(path).T, color=color, linewidth=2)
+    first = next(iter(paths.values()))
+    for point, color in ((first[0], "#3f8f4f"), (first[-1], "#f2c230")):
         x, y = as_array(point)
         ax.plot(x, y, "*", markersize=14, color=color, markeredgecolor="black", markeredgewidth=0.8)
 
@@ -194,9 +166,7 @@ def _profile(ax: Axes, model: Traversal) -> None:
 
 def _decoded_points(ax: Axes, model: Traversal, data: Tensor) -> None:
     cloud(ax, data)
-    for way in model.ways:
-        ax.plot(*as_array(way.decoded).T, color=way.color, linewidth=2)
-    _stars(ax, model.ways[0].decoded)
+    _lines(ax, {way.color: way.decoded for way in model.ways})
     square(ax, [data, *(way.decoded for way in model.ways)])
     ax.set_title("decoded, on the data", fontsize=10)
 

@@ -69,7 +69,7 @@ def test_shapes_that_do_not_go_together_are_named():
         condition_sheet(contexts, contexts, {})
     with pytest.raises(InputError, match="`samples` of shapes"):
         condition_sheet(contexts, contexts, {"a": drawn, "b": drawn[:1]})
-    with pytest.raises(InputError, match="of that N, H and W"):
+    with pytest.raises(InputError, match="do not make a sheet"):
         condition_sheet(contexts[:1], None, {"a": drawn})
     with pytest.raises(InputError, match="1 texts for 2 bands"):
         condition_sheet(contexts, None, {"a": drawn}, names=["a"])
