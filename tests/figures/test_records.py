@@ -1,5 +1,8 @@
 """Figures by their records: what they need, how they are listed, and those of a user."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -99,3 +102,15 @@ def test_every_figure_is_listed_with_what_it_needs_and_shows():
         (line,) = [line for line in lines if line.startswith(f"| {name} | {of} |")]
         assert line.endswith(f"| {record.summary} |")
         assert all(need in NEEDS for need in record.needs)
+
+
+def test_figures_of_flowprior_first_imported_inside_are_not_forgotten():
+    script = """
+from flowprior import registry
+with registry.restored():
+    registry.figure("mine")(lambda run: None)
+    import flowprior.figures
+assert ("run", "latent") in registry.FIGURES
+assert ("run", "mine") not in registry.FIGURES
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
