@@ -21,11 +21,11 @@ from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
 from flowprior import FlowPrior, MixturePrior, Prior, fit
-from flowprior.experiments.comparison import summary
 from flowprior.experiments.config import load
 from flowprior.experiments.runs import config_of, restore
 from flowprior.metrics.classifier import classifier_features
 from flowprior.metrics.frechet import FeatureStatistics, frechet_distance, statistics
+from flowprior.metrics.summary import summary
 from flowprior.models import Autoencoder
 from flowprior.tensors import as_input
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from peers import flop
 
 from flowprior.evaluation.costs import OPERATIONS, Row, Size
-from flowprior.plots.style import COLORS, panels
+from flowprior.figures.style import COLORS, panels
 
 AXES = {"depth": "depth (couplings)", "width": "width", "batch": "batch"}
 LINEAR = 1.25  # a cost at most this many times the line of the arithmetic counts as on it

@@ -13,8 +13,8 @@ import results
 
 from flowprior.commands import evaluate
 from flowprior.experiments import report
-from flowprior.experiments.comparison import summary
 from flowprior.experiments.config import load
+from flowprior.metrics.summary import summary
 
 METRICS = ("separability", "ppl")
 

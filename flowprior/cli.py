@@ -185,7 +185,7 @@ def eval_command(run: Path, data_root: Path | None, **options: Any) -> None:
 def plot(run: Path, data_root: Path | None, **options: Any) -> None:
     """Draw figures of a run, by default all that apply.
 
-    They are curves, samples, reconstructions, interpolation, neighbours, latent; of prior against aggregate
+    They are curves, samples, reconstructions, interpolation, neighbors, latent; of prior against aggregate
     posterior, pockets, leakage, traversal, factors; and, of z against z0, paths, plane, attributes, change,
     components.
     """

@@ -151,19 +151,20 @@ def figure(
 
 @contextmanager
 def restored() -> Iterator[None]:
-    """Afterwards everything that was registered inside is forgotten."""
+    """Afterwards what was registered inside is forgotten, but for flowprior's own, imported there first."""
     tables: tuple[dict[Any, Any], ...] = (PARTS, METRICS, FIGURES)
     before = [dict(table) for table in tables]
     try:
         yield
     finally:
         for table, content in zip(tables, before, strict=True):
+            own = {k: each for k, each in table.items() if _target(each).__module__.startswith("flowprior.")}
             table.clear()
-            table.update(content)
+            table.update(content | own)
 
 
 def _enter(table: dict[Any, Any], key: Any, record: Any, kind: str, target: Callable[..., Any]) -> None:
-    old = getattr(table.get(key), "function", table.get(key))
+    old = _target(table.get(key))
     if old is not None and (old.__module__, old.__qualname__) != (target.__module__, target.__qualname__):
         name = key if isinstance(key, str) else key[-1]
         raise ValueError(
@@ -171,6 +172,11 @@ def _enter(table: dict[Any, Any], key: Any, record: Any, kind: str, target: Call
             "choose another name."
         )
     table[key] = record
+
+
+def _target(entry: Any) -> Any:
+    """The class or function behind an entry of a table."""
+    return getattr(entry, "function", entry)
 
 
 def _summary(function: Callable[..., Any]) -> str:

@@ -21,13 +21,14 @@ TINY = (  # a second or two for any shipped experiment
 
 
 @pytest.fixture(autouse=True)
-def away_from_home(monkeypatch, tmp_path):
+def away_from_home(monkeypatch, tmp_path_factory):
     """No data, weights or cache of this machine, and a working folder of its own."""
     monkeypatch.delenv("FLOWPRIOR_DATA", raising=False)
     monkeypatch.delenv("FLOWPRIOR_WEIGHTS", raising=False)
-    monkeypatch.setenv("FLOWPRIOR_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("FLOWPRIOR_CACHE", str(home / "cache"))
+    (home / "here").mkdir()
+    monkeypatch.chdir(home / "here")
 
 
 @pytest.fixture(scope="session")

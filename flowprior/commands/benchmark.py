@@ -11,11 +11,11 @@ from typing import Any
 
 from flowprior.bijectors.recipes import BACKENDS
 from flowprior.checks import check_count, check_one_of
-from flowprior.commands.figures.drawing import save
 from flowprior.commands.train import threads_set
 from flowprior.errors import InputError
 from flowprior.evaluation import costs
 from flowprior.experiments import report
+from flowprior.figures import save
 from flowprior.figures.costs import cost_panels
 from flowprior.files import make_folder, write_atomically, write_json
 from flowprior.training.engine import resolve_device

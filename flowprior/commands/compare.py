@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from flowprior.commands import train
-from flowprior.commands.figures import of_study
 from flowprior.errors import InputError, RunError
 from flowprior.evaluation import check_metrics, measure, prepare
 from flowprior.experiments import report
@@ -21,6 +20,7 @@ from flowprior.experiments.comparison import Comparison
 from flowprior.experiments.experiment import Experiment
 from flowprior.experiments.runs import CONFIG, REPORT, restore
 from flowprior.experiments.study import Study
+from flowprior.figures import FigureRun, StudyRuns, check_figures, draw_study
 from flowprior.files import make_folder, write_atomically, write_json
 from flowprior.training.engine import resolve_device
 
@@ -102,7 +102,7 @@ def run(
     """
     chosen = _choose(study, rows)
     tasks = [_task(row, seed, study, config, bindings, folder) for seed in range(seeds) for row in chosen]
-    of_study.check(study.figures)
+    check_figures(study.figures, of="study")
     place = resolve_device(device)
     open_tasks, experiments = _survey(tasks, load, study)
     for experiment, metrics in experiments:
@@ -132,14 +132,14 @@ def run(
         row["name"]: _task(row["name"], row["seeds"][0], study, config, bindings, folder)
         for row in table["rows"]
     }
-    runs = of_study.StudyRuns(
+    runs = StudyRuns(
         tuple(done),
         tuple(pair for pair in study.twins if all(row in done for row in pair)),
         cache(lambda row: _restored(done[row], means)),
         comparison.reports,
         study.sweeps,
     )
-    for path in (folder / TABLE, folder / MARKDOWN, *of_study.draw(runs, study.figures, folder)):
+    for path in (folder / TABLE, folder / MARKDOWN, *draw_study(runs, study.figures, folder)):
         print(path)
     if failed:
         where = ", ".join(task.name for task in failed)
@@ -262,8 +262,8 @@ def _run(task: Task, means: Means) -> dict[str, float]:
     return found.values
 
 
-def _restored(task: Task, means: Means) -> Experiment:
-    """The experiment of a run, with its weights."""
+def _restored(task: Task, means: Means) -> FigureRun:
+    """A run, with its weights."""
     experiment: Experiment = means.load([task.config], list(task.bindings)).experiment
     restore(experiment.model, task.folder, means.device)
-    return experiment
+    return FigureRun(experiment.model, experiment.source, task.folder, experiment.name)

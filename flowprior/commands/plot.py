@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from flowprior.commands.figures.of_run import draw
 from flowprior.experiments.experiment import Experiment
 from flowprior.experiments.runs import restore
+from flowprior.figures import FigureRun, draw
 
 
 def run(
@@ -17,7 +17,7 @@ def run(
         InputError: on an unknown figure, one that does not apply, missing data, or no valid checkpoint.
     """
     restore(experiment.model, folder, device)
-    written = draw(experiment, folder, tuple(figures), seed)
+    written = draw(FigureRun(experiment.model, experiment.source, folder, experiment.name), figures, seed)
     for path in written:
         print(path)
     return written

@@ -99,9 +99,7 @@ def _cuda(place: torch.device) -> list[int]:
 
 def _write_grid(out: Path, images: Tensor, conditions: Tensor | None) -> None:
     """Images (n, *image); or (n, rows, *image), a line for each condition."""
-    from flowprior.commands.figures.drawing import save
-    from flowprior.plots.conditional import condition_sheet
-    from flowprior.plots.grids import image_grid
+    from flowprior.figures import condition_sheet, image_grid, save
 
     if images.dim() == 4:
         save(image_grid(images), out)

@@ -11,13 +11,12 @@ from typing import Any
 import torch
 
 from flowprior.checks import check_count
-from flowprior.commands.figures import of_run
-from flowprior.commands.figures.drawing import save
 from flowprior.errors import InputError
 from flowprior.evaluation import Measured, applicable, check_metrics, contexts_of, measure
 from flowprior.experiments import report
 from flowprior.experiments.experiment import Experiment
 from flowprior.experiments.runs import CONFIG, FIGURES, REPORT
+from flowprior.figures import OF_TRAINING, FigureRun, draw, sample_sheet, save
 from flowprior.files import make_folder, write_atomically
 from flowprior.models.autoencoder import evaluating
 from flowprior.tensors import as_input
@@ -167,7 +166,8 @@ def _leave_grid(experiment: Experiment, folder: Path, end: EpochEnd) -> None:
         date = datetime.now().strftime("%Y%m%d-%H%M%S")
         path = folder / FIGURES / f"samples-step-{end.step:07d}-{date}.png"
         title = f"{experiment.name}, stage {end.stage.name}, epoch {end.epoch}"
-        save(of_run.sample_sheet(experiment, title=title), path)
+        run = FigureRun(experiment.model, experiment.source, folder, experiment.name)
+        save(sample_sheet(run, title=title), path)
 
 
 def _finish(
@@ -181,7 +181,8 @@ def _finish(
 ) -> dict[str, Any]:
     """Pictures, metrics, report, and a small table."""
     experiment.model.eval().requires_grad_(False)
-    drawn = of_run.draw(experiment, folder, of_run.OF_TRAINING)
+    run = FigureRun(experiment.model, experiment.source, folder, experiment.name)
+    drawn = draw(run, OF_TRAINING)
     prior, names = experiment.model.prior, applicable(experiment.metrics, experiment.model)
     found = Measured()
     if names:

@@ -1,8 +1,7 @@
 """The table of a study: its rows over the seeds that are done, the paper's figures, the directions."""
 
 import math
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -12,6 +11,7 @@ from flowprior.evaluation import higher_is_better
 from flowprior.experiments import report
 from flowprior.experiments.runs import REPORT
 from flowprior.experiments.study import Study
+from flowprior.metrics.summary import summary
 
 Table = dict[str, Any]
 SIBLINGS = {"lp_fd_": "lp_fid", "fd_": "fid", "skl_density": "skl"}  # ours that stand beside a paper's metric
@@ -149,22 +149,6 @@ class Comparison:
                 ],
             )
         return "\n".join(lines) + "\n"
-
-
-def summary(values: Sequence[float | None]) -> dict[str, Any]:
-    """Mean, standard deviation (0 for one value) and the values; a value that could not be had is infinite.
-
-    >>> summary([1.0, 3.0])
-    {'mean': 2.0, 'std': 1.4142135623730951, 'values': [1.0, 3.0]}
-    """
-    found = [math.inf if value is None else float(value) for value in values]
-    if not all(map(math.isfinite, found)):
-        return {"mean": math.inf, "std": math.nan, "values": found}
-    return {
-        "mean": statistics.fmean(found),
-        "std": statistics.stdev(found) if len(found) > 1 else 0.0,
-        "values": found,
-    }
 
 
 def papers_name(metric: str) -> str:

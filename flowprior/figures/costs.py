@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from flowprior.plots.style import COLORS, panels
+from flowprior.figures.style import COLORS, panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,14 +6,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-from flowprior.commands.figures import conditional as conditional_figures
-from flowprior.commands.figures import of_run, of_study
 from flowprior.data.conditions import read_conditions
 from flowprior.data.images import Source
 from flowprior.data.stick_figures import FACTORS, render, true_factors
 from flowprior.errors import InputError
 from flowprior.evaluation import BACKBONES, Backbone, higher_is_better, measure
-from flowprior.experiments.experiment import Experiment
+from flowprior.figures import FigureRun, StudyRuns, draw, draw_study
+from flowprior.figures.conditions import LINES
 from flowprior.models import Autoencoder, UnitGaussianPosterior
 from flowprior.priors import GaussianPrior, StandardNormal
 
@@ -215,35 +214,31 @@ def test_metrics_of_conditions_say_what_they_need(figures):
 
 
 def test_figures_of_conditional_models(figures, tmp_path):
-    draw = poses(figures)
+    names = ["conditions", "transfer", "appearance"]
     prior = StandardNormal(10)
-    experiment = Experiment("t", figures, Told(prior, draw), ())
-    sheets = of_run.draw(experiment, tmp_path, list(conditional_figures.DRAWERS))
-    assert [path.stem for path in sheets] == ["conditions", "transfer", "appearance"]
+    sheets = draw(FigureRun(Told(prior, poses(figures)), figures, tmp_path, "t"), names)
+    assert [path.stem for path in sheets] == names
     for path in sheets:
         with Image.open(path) as sheet:
             assert sheet.width > 64 * 8
-    few = Experiment("t", Source(FIGURES, limit=5), Told(prior, poses(Source(FIGURES, limit=5))), ())
-    assert len(of_run.draw(few, tmp_path, list(conditional_figures.DRAWERS))) == 3
-    plain = Experiment(
-        "t", Source("digits"), Autoencoder(nn.Flatten(), nn.Identity(), StandardNormal(64)), ()
-    )
+    few = Source(FIGURES, limit=5)
+    assert len(draw(FigureRun(Told(prior, poses(few)), few, tmp_path, "t"), names)) == 3
+    plain = Autoencoder(nn.Flatten(), nn.Identity(), StandardNormal(64))
     with pytest.raises(InputError, match="whose conditions are pictures"):
-        of_run.draw(plain, tmp_path, ["conditions"])
+        draw(FigureRun(plain, Source("digits"), tmp_path, "t"), ["conditions"])
 
 
 def test_twins_are_drawn_at_the_same_conditions(figures, tmp_path):
-    draw = poses(figures)
-    runs = of_study.StudyRuns(
+    told = Told(StandardNormal(10), poses(figures))
+    runs = StudyRuns(
         ("a", "b"),
         (("a", "b"),),
-        lambda row: Experiment(row, figures, Told(StandardNormal(10), draw), ()),
+        lambda row: FigureRun(told, figures, tmp_path, row),
         lambda row: [],
-        {},
     )
-    (path,) = of_study.draw(runs, ["conditions"], tmp_path)
+    (path,) = draw_study(runs, ["conditions"], tmp_path)
     with Image.open(path) as sheet:
-        assert sheet.height > 2 * conditional_figures.LINES * 64
+        assert sheet.height > 2 * LINES * 64
 
 
 def test_conditions_from_pictures_sheets_folders_and_arrays(tmp_path):

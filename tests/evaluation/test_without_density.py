@@ -59,4 +59,4 @@ def test_all_other_figures_are_drawn(sampler_run, flowprior):
     result = flowprior("plot", folder)
     assert result.exit_code == 0, result.stderr
     assert not (folder / "figures" / "latent.png").exists()
-    assert (folder / "figures" / "neighbours.png").exists()
+    assert (folder / "figures" / "neighbors.png").exists()

@@ -238,11 +238,10 @@ def test_directions_count_seeds_and_know_what_is_better(tmp_path):
 
 
 def test_a_sweep_is_drawn_from_the_means_of_the_reports(monkeypatch):
-    from flowprior.commands.figures import of_study
-    from flowprior.plots import sweeps
+    from flowprior.figures import StudyRuns, sweep
 
     values = {"a/flow_0": [1.0, 3.0], "a/flow_1": [5.0], "b/flow_1": [7.0]}
-    runs = of_study.StudyRuns(
+    runs = StudyRuns(
         tuple(values),
         (),
         pytest.fail,
@@ -250,10 +249,10 @@ def test_a_sweep_is_drawn_from_the_means_of_the_reports(monkeypatch):
         {"flow": {"1": "flow_1", "0": "flow_0"}, "aae": {"0": "aae_0"}},
     )
     seen = {}
-    monkeypatch.setattr(sweeps, "sweep_panels", lambda groups, metric: seen.update(groups, metric=metric))
-    of_study.STUDY_FIGURES["sweep"](runs)
+    monkeypatch.setattr(sweep, "sweep_panels", lambda groups, metric: seen.update(groups, metric=metric))
+    sweep.sweep(runs)
     assert seen == {
-        "a": [sweeps.SweepLine("flow", ["1", "0"], [5.0, 2.0], [0.0, 2.0**0.5])],
-        "b": [sweeps.SweepLine("flow", ["1"], [7.0], [0.0])],
+        "a": [sweep.SweepLine("flow", ["1", "0"], [5.0, 2.0], [0.0, 2.0**0.5])],
+        "b": [sweep.SweepLine("flow", ["1"], [7.0], [0.0])],
         "metric": "fid",
     }

@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from flowprior.errors import InputError
-from flowprior.plots import appearance_rows, condition_sheet, transfer_sheet
+from flowprior.figures import condition_sheet
+from flowprior.figures.appearance import appearance_rows
+from flowprior.figures.transfer import transfer_sheet
 
 STEP, GAP = 58, 12
 
@@ -67,11 +69,11 @@ def test_shapes_that_do_not_go_together_are_named():
         condition_sheet(contexts, contexts, {})
     with pytest.raises(InputError, match="`samples` of shapes"):
         condition_sheet(contexts, contexts, {"a": drawn, "b": drawn[:1]})
-    with pytest.raises(InputError, match="of that N, H and W"):
+    with pytest.raises(InputError, match="do not make a sheet"):
         condition_sheet(contexts[:1], None, {"a": drawn})
-    with pytest.raises(InputError, match="1 texts but there are 2 conditions"):
+    with pytest.raises(InputError, match="1 texts for 2 bands"):
         condition_sheet(contexts, None, {"a": drawn}, names=["a"])
-    with pytest.raises(InputError, match=r"\(A, K, C, H, W\)"):
+    with pytest.raises(InputError, match=r"\(2, 1, 3, 8, 8\), \(3, 2, 3, 8, 8\)\] do not make a sheet"):
         transfer_sheet(contexts[:1], contexts, drawn)
-    with pytest.raises(InputError, match="`first` and `last`"):
+    with pytest.raises(InputError, match="do not make a sheet"):
         appearance_rows(contexts, contexts, contexts[:1], drawn)

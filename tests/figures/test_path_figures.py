@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from flowprior.commands.figures import paths
+from flowprior.data.attributes import Attributes
+from flowprior.figures import change, gathering, paths
 
 FIGURES = ("paths", "plane", "attributes", "components")
 
@@ -41,7 +42,7 @@ def test_the_rate_of_change_needs_vgg_and_says_so(run, flowprior, monkeypatch):
     def pixels(device, weights):
         return lambda a, b: (a - b).square().flatten(1).sum(1), {}
 
-    monkeypatch.setattr(paths, "vgg_distance", pixels)
+    monkeypatch.setattr(change, "vgg_distance", pixels)
     result = flowprior("plot", run, "change")
     assert result.exit_code == 0, result.stderr
     assert (run / "figures" / "change.png").is_file()
@@ -65,7 +66,7 @@ def test_figures_that_do_not_apply_are_refused_in_one_sentence(flowprior, tiny, 
 
 def test_chosen_attributes_are_the_named_ones_or_some_classes():
     values = torch.zeros(3, 10, dtype=torch.bool)
-    classes = paths.Attributes(tuple("0123456789"), values)
-    assert paths._chosen(classes) == [0, 2, 5, 7]
-    faces = paths.Attributes(("Bald", "Male", "Eyeglasses"), values[:, :3])
-    assert paths._chosen(faces) == [2, 1]
+    classes = Attributes(tuple("0123456789"), values)
+    assert gathering.chosen(classes) == [0, 2, 5, 7]
+    faces = Attributes(("Bald", "Male", "Eyeglasses"), values[:, :3])
+    assert gathering.chosen(faces) == [2, 1]

@@ -2,19 +2,11 @@ import numpy as np
 import pytest
 import torch
 
-from flowprior.errors import InputError
-from flowprior.plots import (
-    LeakageLine,
-    Pockets,
-    Space,
-    Traversal,
-    Way,
-    leakage_panels,
-    pocket_panels,
-    sheets_beside,
-    traversal_panels,
-)
-from flowprior.plots.style import square
+from flowprior.figures.leakage import LeakageLine, leakage_panels
+from flowprior.figures.pockets import Pockets, Space, pocket_panels
+from flowprior.figures.sheet import sheets_beside
+from flowprior.figures.style import square
+from flowprior.figures.traversal import Traversal, Way, traversal_panels
 
 
 def space(cloud, marks=3):
@@ -104,10 +96,6 @@ def test_leakage_leaves_out_thresholds_without_draws():
     assert solid.get_ydata().tolist() == [1, 0.5]
     assert (dashed.get_linestyle(), solid.get_linestyle()) == ("--", "-")
     assert dashed.get_color() == solid.get_color() != figure.axes[1].lines[0].get_color()
-    with pytest.raises(InputError, match="no line"):
-        leakage_panels({"2d": []})
-    with pytest.raises(InputError, match="equally many"):
-        LeakageLine("b", (1.0, 2.0), (1.0,), (0.1,), (0.5,))
 
 
 def way(images=False):
@@ -144,17 +132,6 @@ def test_latents_of_other_sizes_have_no_map_and_images_are_strips():
     middle = pixels[height // 2 + 10, 34::58, 0]  # of eight tiles 58 pixels apart
     assert middle.tolist() == sorted(middle.tolist())
     assert (middle[0], middle[-1]) == (0, 255)
-    with pytest.raises(InputError, match="one way or two"):
-        traversal_panels([Traversal("vae", [], normal, torch.zeros(5, 3))])
-
-
-def test_models_that_cannot_be_drawn_are_refused():
-    with pytest.raises(InputError, match="empty"):
-        pocket_panels([])
-    model = pockets(False)
-    wrong = Pockets(model.samples, model.log_base, space(torch.zeros(6, 3)), None, model.data)
-    with pytest.raises(InputError, match="'vae' must be 2-dimensional"):
-        pocket_panels([[("vae", wrong)]])
 
 
 def test_sheets_stand_in_columns_of_one_width():

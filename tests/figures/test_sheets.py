@@ -3,7 +3,10 @@ import pytest
 import torch
 
 from flowprior.errors import InputError
-from flowprior.plots import image_grid, interpolation_rows, neighbor_sheet, reconstruction_pairs
+from flowprior.figures import image_grid
+from flowprior.figures.neighbors import neighbor_sheet
+from flowprior.figures.reconstructions import reconstruction_pairs
+from flowprior.figures.sheet import draw_sheet
 
 MARGIN, STEP = 6, 58  # of sheets whose tiles are 56 pixels a side
 
@@ -66,29 +69,29 @@ def test_reconstructions_lie_below_their_images():
         [sheet[MARGIN + y + 3, left + k * STEP + 3, 0] for k in (0, 1)] for y in (0, STEP, band, band + STEP)
     ]
     assert found == [[10, 20], [11, 21], [30, 255], [31, 255]]
-    with pytest.raises(InputError, match=r"`x` has shape .* same"):
-        reconstruction_pairs(x, reconstruction[:2])
 
 
 def test_neighbors_lie_right_of_their_sample():
     samples, neighbors = gray(10, 20), gray(1, 2, 3, 4, 5, 6).view(2, 3, 1, 8, 8)
-    sheet = neighbor_sheet(samples.float() / 255, neighbors)
-    top = MARGIN + 20
+    sheet = neighbor_sheet(samples.float() / 255, neighbors, torch.ones(2, 3))
+    top = MARGIN + 20 + 16  # the distances of the first row stand above the second
     assert (tile(sheet, 1, 0, top) == 20).all()
     assert [tile(sheet, 1, k, top, MARGIN + 12)[0, 0, 0] for k in (1, 2, 3)] == [4, 5, 6]
-    written = neighbor_sheet(samples, neighbors, torch.ones(2, 3))
-    assert written.size[0] == sheet.size[0]
-    assert written.size[1] > sheet.size[1]
-    with pytest.raises(InputError, match=r"must be \(N, k, \*image\)"):
-        neighbor_sheet(samples, neighbors[:1])
+    written = pixels(sheet)[top + STEP + 56 : top + STEP + 56 + 16]
+    assert (written[:, MARGIN + STEP + 12 :] < 128).any()
+    assert (written[:, : MARGIN + STEP] == 255).all()  # a sample is at no distance
+    with pytest.raises(InputError, match="do not make a sheet"):
+        neighbor_sheet(samples, neighbors[:1], torch.ones(1, 3))
 
 
-def test_interpolations_run_from_left_to_right():
-    steps = torch.stack([gray(10, 60), gray(20, 70), gray(30, 80)])  # (steps, N, C, H, W)
-    sheet = interpolation_rows(steps)
-    assert [[tile(sheet, n, s)[0, 0, 0] for s in range(3)] for n in range(2)] == [[10, 20, 30], [60, 70, 80]]
-    with pytest.raises(InputError, match="steps, N, C, H, W"):
-        interpolation_rows(steps[0])
+def test_blocks_stand_beside_one_another():
+    left, right = torch.stack([gray(10, 20), gray(60, 70)]), gray(30, 80)[:, None]
+    sheet = draw_sheet([left, right])
+    assert [[tile(sheet, n, s)[0, 0, 0] for s in range(2)] for n in range(2)] == [[10, 20], [60, 70]]
+    assert [tile(sheet, n, 2, left=MARGIN + 12)[0, 0, 0] for n in range(2)] == [30, 80]
+    for wrong in (left[0], right[:1]):
+        with pytest.raises(InputError, match="do not make a sheet"):
+            draw_sheet([left, wrong])
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (2, 8, 8), (2, 2, 8, 8), (0, 1, 8, 8)])
@@ -100,11 +103,9 @@ def test_unusable_images(shape):
 
 
 def test_paths_make_room_for_what_is_said_beside_and_above_them():
-    images = torch.stack([gray(10, 20), gray(30, 40), gray(50, 60)])  # 3 steps of 2 paths
-    plain = pixels(interpolation_rows(images))
-    said = pixels(
-        interpolation_rows(images, sides=["z[12], 0.25 nats", "z[3]"], tops={0: "-5 sd", 2: "+5 sd"})
-    )
+    images = torch.stack([gray(10, 30, 50), gray(20, 40, 60)])  # 2 paths of 3 steps
+    plain = pixels(draw_sheet([images]))
+    said = pixels(draw_sheet([images], sides=["z[12], 0.25 nats", "z[3]"], tops={0: "-5 sd", 2: "+5 sd"}))
     height, width = plain.shape[:2]
     assert (said[-height + MARGIN :, -width + MARGIN :] == plain[MARGIN:, MARGIN:]).all()
     beside, above = said[:, : 1 - width + MARGIN], said[: MARGIN + 20]

@@ -1,10 +1,8 @@
 """A metric along a sweep: lines in the order of the values, with their deviations."""
 
 import numpy as np
-import pytest
 
-from flowprior.errors import InputError
-from flowprior.plots import SweepLine, sweep_panels
+from flowprior.figures.sweep import SweepLine, sweep_panels
 
 
 def test_values_stand_evenly_in_the_order_of_their_numbers():
@@ -12,7 +10,7 @@ def test_values_stand_evenly_in_the_order_of_their_numbers():
         SweepLine("flow", ["1", "0.01", "0.1"], [3.0, 1.0, 2.0], [0.3, 0.1, 0.2]),
         SweepLine("AAE", ["0.1", "1"], [5.0, 6.0], [0.0, 0.0]),
     ]
-    figure = sweep_panels({"mnist": lines, "cifar10": lines[:1]}, metric="fid", setting="beta")
+    figure = sweep_panels({"mnist": lines, "cifar10": lines[:1]}, "fid")
     first, second = figure.axes
     assert [text.get_text() for text in first.get_xticklabels()] == ["0.01", "0.1", "1"]
     flow, aae = (container.lines[0] for container in first.containers)
@@ -22,15 +20,3 @@ def test_values_stand_evenly_in_the_order_of_their_numbers():
     np.testing.assert_allclose(np.sort(caps, 0), [[0.9, 1.8, 2.7], [1.1, 2.2, 3.3]])
     assert second.get_title() == "cifar10"
     assert flow.get_color() == second.containers[0].lines[0].get_color() != aae.get_color()
-
-
-@pytest.mark.parametrize("sizes", [(1, 2, 2), (0, 0, 0)])
-def test_lines_of_unequal_lengths_are_refused(sizes):
-    ticks, means, deviations = sizes
-    with pytest.raises(InputError, match="equally many"):
-        SweepLine("a", ["1"] * ticks, [1.0] * means, [0.0] * deviations)
-
-
-def test_no_line_is_refused():
-    with pytest.raises(InputError, match="at least one"):
-        sweep_panels({"mnist": []}, metric="fid")

@@ -1,28 +1,33 @@
-"""Training curves from the metrics that a run wrote."""
-
-from __future__ import annotations
+"""The figure "curves": what a run logged while it trained."""
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from flowprior.errors import InputError
-from flowprior.plots.style import COLORS, panels
+from flowprior.figures.runs import FigureRun, NotApplicable, refusal_as_reason
+from flowprior.figures.style import COLORS, Axes, Figure, panels, ruled
+from flowprior.registry import figure
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-Metrics = dict[str, tuple[np.ndarray, np.ndarray]]
-"""name -> (steps, values), as `read_metrics` gives them."""
-
+Line = tuple[str, np.ndarray, np.ndarray]  # label, steps, values
+Metrics = dict[str, tuple[np.ndarray, np.ndarray]]  # name -> (steps, values)
 _IN_NATS = ("loss", "reconstruction", "nll", "entropy", "kl", "elbo", "log_prob")
 _ACRONYMS = ("nll", "kl", "elbo", "fid", "mmd")
 _SMOOTH = 200  # a curve with more points than this is drawn faintly, with its running mean on top
+
+
+@figure("curves")
+def curves(run: FigureRun) -> Figure:
+    """Every logged loss and score against the step, in training and validation."""
+    with refusal_as_reason():  # a run that stopped before the first line was logged
+        metrics = read_metrics(run.folder / "metrics.csv")
+    shown = {name: metrics[name] for name in metrics if name != "epoch" and not name.startswith("lr/")}
+    if not shown:
+        raise NotApplicable("nothing but epochs and learning rates was logged.")
+    return training_curves(shown, run.name)
 
 
 def read_metrics(path: Path) -> Metrics:
@@ -31,7 +36,7 @@ def read_metrics(path: Path) -> Metrics:
     A last line cut short by a crash is left out.
 
     Raises:
-        InputError: if the file is missing, has other columns, no row, or a value that is no number.
+        InputError: if the file is missing, has other columns, no row, or a value that is not a number.
     """
     try:
         with open(path, newline="", encoding="utf-8") as file:
@@ -39,9 +44,9 @@ def read_metrics(path: Path) -> Metrics:
     except OSError as error:
         raise InputError(f"There are no metrics at {str(path)!r} ({error.strerror}): train first.") from error
     if len(rows) < 2 or rows[0] != ["step", "name", "value"]:
-        found = ",".join(rows[0]) if rows else "nothing"
+        head = ",".join(rows[0]) if rows else "nothing"
         raise InputError(
-            f"{str(path)!r} opens with {found!r} and has {max(len(rows) - 1, 0)} rows, but must hold the "
+            f"{str(path)!r} opens with {head!r} and has {max(len(rows) - 1, 0)} rows, but must hold the "
             "columns step,name,value and at least one row: pass the metrics.csv of a run."
         )
     series: dict[str, list[tuple[float, float]]] = {}
@@ -59,55 +64,26 @@ def read_metrics(path: Path) -> Metrics:
     return {name: (points[:, 0], points[:, 1]) for name, points in columns.items()}
 
 
-def training_curves(
-    runs: Mapping[str, Metrics], terms: Sequence[str] | None = None, *, title: str | None = None
-) -> Figure:
-    """One panel per term, one line per run and split, as GLF Fig. 3 and 4.
+def training_curves(metrics: Metrics, title: str) -> Figure:
+    """One panel per term, one line per split, as GLF Fig. 3 and 4.
 
     A metric's name ends in its term, "validation/nll" in "nll"; what stands before it labels the line.
-
-    Args:
-        runs: run name -> metrics; one run's name is left out of the labels.
-        terms: the panels wanted, in order; all by default.
-        title: a line above the panels.
-
-    Raises:
-        InputError: if there are no runs, or a term in none of them.
     """
-    present = list(dict.fromkeys(_term(name) for metrics in runs.values() for name in metrics))
-    missing = [term for term in terms or () if term not in present]
-    if not present or missing:
-        raise InputError(
-            f"`terms` (={list(terms or ())}) must be among the logged ones, which are "
-            f"{', '.join(present) or 'none'}: pass some of these."
-        )
-    wanted = list(terms or present)
-    columns = min(3, len(wanted))
-    figure, axes = panels(math.ceil(len(wanted) / columns), columns, 3.6, 2.7)
-    for ax in axes[len(wanted) :]:
+    terms: dict[str, list[Line]] = {}
+    for name, points in metrics.items():
+        *split, term = name.split("/")
+        terms.setdefault(term, []).append((" ".join(split), *points))
+    columns = min(3, len(terms))
+    figure, axes = panels(math.ceil(len(terms) / columns), columns, 3.6, 2.7)
+    for ax in axes[len(terms) :]:
         ax.remove()
-    for ax, term in zip(axes, wanted, strict=False):
-        lines = [
-            (_label(run if len(runs) > 1 else "", name), *points)
-            for run, metrics in runs.items()
-            for name, points in metrics.items()
-            if _term(name) == term
-        ]
+    for ax, (term, lines) in zip(axes, terms.items(), strict=False):
         _panel(ax, term, lines)
-    if title:
-        figure.suptitle(title, fontsize=11)
+    figure.suptitle(title, fontsize=11)
     return figure
 
 
-def _term(name: str) -> str:
-    return name.rsplit("/", 1)[-1]
-
-
-def _label(run: str, name: str) -> str:
-    return " ".join(part for part in (run, *name.split("/")[:-1]) if part)
-
-
-def _panel(ax: Axes, term: str, lines: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> None:
+def _panel(ax: Axes, term: str, lines: Sequence[Line]) -> None:
     for i, (label, steps, values) in enumerate(lines):
         color = COLORS[i % len(COLORS)]
         if len(values) > _SMOOTH:
@@ -121,8 +97,7 @@ def _panel(ax: Axes, term: str, lines: Sequence[tuple[str, np.ndarray, np.ndarra
     ax.set_xlabel("step", fontsize=8)
     if term in _IN_NATS:
         ax.set_ylabel("nats per example", fontsize=8)
-    ax.grid(True, color="#e6e6e6", linewidth=0.6)
-    ax.set_axisbelow(True)
+    ruled(ax)
     if any(label for label, _, _ in lines):
         ax.legend(fontsize=7, frameon=False)
 

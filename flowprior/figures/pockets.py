@@ -1,27 +1,25 @@
-"""Pockets and leaks of 2-dimensional latents: the panels of dpVAE, Fig. 1 and 3."""
-
-from __future__ import annotations
+"""The figure "pockets": where prior and aggregate posterior miss each other in 2-dimensional latents."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from flowprior.errors import InputError
-from flowprior.plots.grids import image_grid
-from flowprior.plots.style import COLORS, PALE, as_array, square, tidy
+from flowprior.evaluation.overlap import DRAWS
+from flowprior.figures.runs import DOTS, FigureRun, NotApplicable, StudyRuns, refusal_as_reason
+from flowprior.figures.sheet import image_grid
+from flowprior.figures.style import COLORS, Axes, Figure, as_array, cloud, square, tidy
+from flowprior.registry import figure
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-LOW, HIGH = COLORS[1], COLORS[2]
+NEEDS = ("posterior density", "unconditional", "invertible prior", "2-D latents", "images or 2-D data")
+MARKED = 8  # low- and high-posterior points; the paper marks five
+IMAGES = 36  # sampled images
 MARKS: dict[str, dict[str, Any]] = {
-    "low": {"marker": "o", "s": 34, "color": LOW},
-    "high": {"marker": "^", "s": 42, "color": HIGH},
+    "low": {"marker": "o", "s": 34, "color": COLORS[1]},
+    "high": {"marker": "^", "s": 42, "color": COLORS[2]},
 }
 _RARE, _LIKELY = "#e9b44c", "#12355b"
 _RANGE = (-6.3, -1.84)  # of log N(z0; 0, I) in 2 dimensions, out to 3 standard deviations
@@ -43,49 +41,65 @@ class Space:
 
 @dataclass(frozen=True)
 class Pockets:
-    """What one model shows.
+    """What one model shows."""
 
-    Args:
-        samples: decoded draws of the prior, (N, 2) or (N, C, H, W).
-        log_base: (N,) base density of each sample's z0, nats.
-        representation: draws of the aggregate posterior in z.
-        generation: the same draws in z0; None where z0 = z.
-        data: training data and decoded marks.
-        circles: whether the base is N(0, I), whose circles are drawn in z0.
-    """
+    samples: Tensor  # decoded draws of the prior, (N, 2) or (N, C, H, W)
+    log_base: Tensor  # (N,) base density of each sample's z0, nats
+    representation: Space  # draws of the aggregate posterior in z
+    generation: Space | None  # the same draws in z0; None where z0 = z
+    data: Space  # training data and decoded marks
+    circles: bool = True  # whether the base is N(0, I), whose circles are drawn in z0
 
-    samples: Tensor
-    log_base: Tensor
-    representation: Space
-    generation: Space | None
-    data: Space
-    circles: bool = True
+    @property
+    def panels(self) -> int:
+        return 3 if self.generation is None else 4
 
 
-def pocket_panels(lines: Sequence[Sequence[tuple[str, Pockets]]], *, title: str | None = None) -> Figure:
+@figure("pockets", needs=NEEDS)
+@refusal_as_reason()
+def pockets(run: FigureRun) -> Figure:
+    """Samples, q(z), generation space and data with low- and high-posterior points (dpVAE, Fig. 1 and 3)."""
+    return pocket_panels([[("", pockets_of(run))]])
+
+
+@figure("pockets", of="study", needs=NEEDS)
+@refusal_as_reason()
+def pockets_of_twins(runs: StudyRuns) -> Figure:
+    """The same of each pair of twins, a line each (dpVAE, Fig. 3)."""
+    lines = [[(row, pockets_of(run)) for row, run in twins.items()] for twins in runs.twins_with(NEEDS)]
+    if not lines:
+        raise NotApplicable("it needs a pair of twins with 2-dimensional latents.")
+    return pocket_panels(lines)
+
+
+def pockets_of(run: FigureRun) -> Pockets:
+    """What the panels show of a run that has what `NEEDS` names."""
+    model, spaces, aggregate = run.model, run.spaces, run.aggregate
+    low, _ = spaces.low_posterior(aggregate, MARKED, DRAWS)
+    high, _ = spaces.high_posterior(aggregate, MARKED, DRAWS)
+    z, draws = spaces.sample(IMAGES if run.of_images else DOTS), aggregate.sample(DOTS)
+    return Pockets(
+        samples=model.decode(z),
+        log_base=spaces.log_base(z),
+        representation=Space(draws, low, high),
+        generation=None if run.one_space else Space(*map(spaces.generation, (draws, low, high))),
+        data=Space(run.training_cloud(), model.decode(low), model.decode(high)),
+        circles=spaces.has_normal_base,
+    )
+
+
+def pocket_panels(lines: Sequence[Sequence[tuple[str, Pockets]]]) -> Figure:
     """Each model's samples, q(z), generation space and data, with low- and high-posterior points marked.
 
     One line of panels for each element of `lines`, its (name, model) pairs from left to right: three panels
     for a model whose z0 is z, four for another.
-
-    Args:
-        title: a line above the panels.
-
-    Raises:
-        InputError: if there is nothing to draw, or a latent is not 2-dimensional.
     """
     from matplotlib.figure import Figure
     from matplotlib.gridspec import GridSpec
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    if not lines or not lines[0]:
-        raise InputError("`lines` is empty: give at least one line with one model.")
-    for name, model in (each for line in lines for each in line):
-        points = model.representation.cloud
-        if points is None or points.dim() != 2 or points.shape[1] != 2:
-            raise InputError(f"The latents of {name!r} must be 2-dimensional, (N, 2): leave it out.")
     longest = max(len(line) for line in lines)
-    counts = [max(_panels(line[k][1]) for line in lines if k < len(line)) for k in range(longest)]
+    counts = [max(line[k][1].panels for line in lines if k < len(line)) for k in range(longest)]
     widths = [w for k, count in enumerate(counts) for w in ([_GAP] if k else []) + [1.0] * count]
     large = len(lines) == 1 and len(widths) <= 4
     side = 2.7 if large else 1.62
@@ -98,20 +112,13 @@ def pocket_panels(lines: Sequence[Sequence[tuple[str, Pockets]]], *, title: str 
     for r, line in enumerate(lines):
         column = 0
         for k, (name, model) in enumerate(line):
-            axes = [figure.add_subplot(grid[r, column + i]) for i in range(_panels(model))]
+            axes = [figure.add_subplot(grid[r, column + i]) for i in range(model.panels)]
             _model(axes, model, titled=r == 0, ticks=large)
             axes[0].set_ylabel(name, fontsize=9)
             column += counts[k] + 1
-    _legend(
-        figure, [model for line in lines for _, model in line], columns=max(2, round(sum(widths) * side / 4))
-    )
-    if title:
-        figure.suptitle(title, fontsize=11)
+    models = [model for line in lines for _, model in line]
+    _legend(figure, models, columns=max(2, round(sum(widths) * side / 4)))
     return figure
-
-
-def _panels(model: Pockets) -> int:
-    return 3 if model.generation is None else 4
 
 
 def _model(axes: Sequence[Axes], model: Pockets, titled: bool, ticks: bool) -> None:
@@ -136,19 +143,21 @@ def _model(axes: Sequence[Axes], model: Pockets, titled: bool, ticks: bool) -> N
 
 
 def _samples(ax: Axes, model: Pockets) -> None:
+    from matplotlib.colors import LinearSegmentedColormap
+
     if model.samples.dim() == 4:
         _images(ax, [(None, model.samples)], columns=round(len(model.samples) ** 0.5))
         return
     order = model.log_base.argsort(descending=True).cpu()  # rare ones on top
     (x, y), color = as_array(model.samples[order]).T, as_array(model.log_base[order])
-    ax.scatter(x, y, c=color, cmap=_colormap(), vmin=_RANGE[0], vmax=_RANGE[1], s=2.5, lw=0, rasterized=True)
+    likely = LinearSegmentedColormap.from_list("likely", [_RARE, "#7fa8b8", "#3465a4", _LIKELY])
+    ax.scatter(x, y, c=color, cmap=likely, vmin=_RANGE[0], vmax=_RANGE[1], s=2.5, lw=0, rasterized=True)
     square(ax, [model.samples, *_points(model.data)])  # as the panel of the data
 
 
 def _space(ax: Axes, space: Space) -> None:
     if space.cloud is not None:
-        x, y = as_array(space.cloud).T
-        ax.scatter(x, y, s=1.6, color=PALE, lw=0, rasterized=True)
+        cloud(ax, space.cloud)
     for kind, points in (("high", space.high), ("low", space.low)):
         x, y = as_array(points).T
         ax.scatter(x, y, edgecolors="white", linewidths=0.8, zorder=3, label=kind, **MARKS[kind])
@@ -188,38 +197,28 @@ def _images(ax: Axes, groups: Sequence[tuple[str | None, Tensor]], columns: int)
     for (kind, _), sheet in zip(groups, sheets, strict=True):
         height, width = sheet.shape[:2]
         if kind is not None:
-            frame = Rectangle(
-                (2, top + 2), width - 5, height - 5, fill=False, lw=2.2, color=MARKS[kind]["color"]
-            )
-            ax.add_patch(frame)
+            style = {"fill": False, "lw": 2.2, "color": MARKS[kind]["color"]}
+            ax.add_patch(Rectangle((2, top + 2), width - 5, height - 5, **style))
         top += height
     ax.spines[:].set_visible(False)
     square(ax, [torch.tensor([[0, 0], [sheets[0].shape[1], top]])], margin=0)
     ax.invert_yaxis()
 
 
-def _colormap() -> Any:
-    from matplotlib.colors import LinearSegmentedColormap
-
-    return LinearSegmentedColormap.from_list("rare to likely", [_RARE, "#7fa8b8", "#3465a4", _LIKELY])
-
-
 def _legend(figure: Figure, models: Sequence[Pockets], columns: int) -> None:
     from matplotlib.lines import Line2D
 
-    texts = {
-        "low": "low posterior: drawn by the prior, hardly in q(z)",
-        "high": "high posterior: in q(z), hardly drawn by the prior",
-    }
-    handles = [
-        Line2D([], [], ls="", marker=MARKS[kind]["marker"], color=MARKS[kind]["color"], ms=6, label=text)
-        for kind, text in texts.items()
+    low, high = MARKS["low"], MARKS["high"]
+    dots = [
+        (low["marker"], low["color"], 6, "low posterior: drawn by the prior, hardly in q(z)"),
+        (high["marker"], high["color"], 6, "high posterior: in q(z), hardly drawn by the prior"),
     ]
     if any(model.samples.dim() == 2 for model in models):
-        for color, text in ((_LIKELY, "likely"), (_RARE, "rare")):
-            handles.append(
-                Line2D([], [], ls="", marker="o", ms=4, color=color, label=f"sample of a {text} z0")
-            )
+        dots += [("o", _LIKELY, 4, "sample of a likely z0"), ("o", _RARE, 4, "sample of a rare z0")]
+    handles = [
+        Line2D([], [], ls="", marker=marker, color=color, ms=size, label=text)
+        for marker, color, size, text in dots
+    ]
     if any(model.circles for model in models):
         handles.append(Line2D([], [], **_DASHED, label="1, 2, 3 standard deviations of N(0, I)"))
     style = {"fontsize": 8, "frameon": False, "handletextpad": 0.4, "columnspacing": 1.6}

@@ -1,0 +1,73 @@
+"""The figure "conditions": many samples at one condition, of a run and of the twins of a study."""
+
+from collections.abc import Mapping, Sequence
+
+from einops import rearrange
+from torch import Tensor
+
+from flowprior.errors import InputError
+from flowprior.figures.gathering import examples
+from flowprior.figures.runs import FigureRun, NotApplicable, StudyRuns, short, variant
+from flowprior.figures.sheet import Sheet, colored, draw_sheet, first_rows, sheets_beside
+from flowprior.registry import figure
+
+NEEDS = ("images", "pictures as conditions")
+LINES, SAMPLES = 8, 8  # conditions, samples at each
+
+
+@figure("conditions", needs=NEEDS)
+def conditions(run: FigureRun) -> Sheet:
+    """A condition, its original, and samples at that condition, a line each (Morrow & Chiu, Fig. 9)."""
+    x, context = examples(run, LINES)
+    return condition_sheet(context, x, {"": run.model.sample(SAMPLES, context)})
+
+
+@figure("conditions", of="study", needs=NEEDS)
+def conditions_of_twins(runs: StudyRuns) -> Sheet:
+    """Samples of twins at the same conditions, the better row's below (Morrow & Chiu, Fig. 9)."""
+    sheets = []
+    for twins in runs.twins_with(NEEDS):
+        lesser, _ = twins
+        x, context = examples(twins[lesser], LINES)
+        drawn = {short(row): run.model.sample(SAMPLES, context) for row, run in twins.items()}
+        sheets.append(condition_sheet(context, x, drawn, title=variant(lesser) or None))
+    if not sheets:
+        raise NotApplicable("it needs a pair of conditional twins.")
+    return sheets_beside([sheets])
+
+
+def condition_sheet(
+    contexts: Tensor,
+    originals: Tensor | None,
+    samples: Mapping[str, Tensor],
+    *,
+    names: Sequence[str] = (),
+    title: str | None = None,
+) -> Sheet:
+    """For each condition: it, the original image, and n samples; a row each model (Morrow & Chiu, Fig. 9).
+
+    Args:
+        contexts: (N, 1 or 3, H, W), the conditions.
+        originals: (N, C, H, W), the real images they were taken from; None where there are none.
+        samples: name of the row -> (n, N, C, H, W), n samples of each condition; of one model it may be "".
+        names: N texts, one above each condition.
+        title: a line above the sheet.
+
+    Raises:
+        InputError: if the shapes do not go together.
+    """
+    shapes = {tuple(drawn.shape) for drawn in samples.values()}
+    if len(shapes) != 1:
+        raise InputError(f"`samples` of shapes {sorted(shapes)} must all have one, (n, N, C, H, W).")
+    fronts = {"condition": contexts} | ({} if originals is None else {"data": originals})
+    cells = rearrange(
+        [colored(drawn, 5) for drawn in samples.values()], "model n cond ... -> (cond model) n ..."
+    )
+    return draw_sheet(
+        [*(first_rows(front, len(samples)) for front in fronts.values()), cells],
+        row_group=len(samples),
+        sides=list(samples) * len(contexts) if any(samples) else (),
+        tops=dict(enumerate([*fronts, "samples"])),
+        bands=names,
+        title=title,
+    )

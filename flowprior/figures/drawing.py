@@ -1,0 +1,116 @@
+"""The machine that draws figures by their records: which apply, with which seed, and where they go."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import torch
+
+from flowprior.checks import check_known
+from flowprior.errors import InputError
+from flowprior.figures.runs import FigureRun, NotApplicable, StudyRuns, check_needs
+from flowprior.figures.sheet import Sheet
+from flowprior.figures.style import Figure
+from flowprior.files import write_atomically
+from flowprior.registry import FIGURES
+from flowprior.registry import Figure as Record
+
+Picture: TypeAlias = "Figure | Sheet"
+OF_TRAINING = ("samples", "reconstructions", "curves")
+"""What training leaves in a run folder, as far as it applies."""
+
+AT_TOP = ("samples", "reconstructions")  # beside the config; the others lie in RUN/figures
+
+
+def draw(run: FigureRun, names: Sequence[str] = (), seed: int = 0) -> list[Path]:
+    """Draw the figures `names` into the run folder; returns where they are.
+
+    Without names, and of `OF_TRAINING` itself, those that apply are drawn.
+
+    Args:
+        run: with its model in evaluation mode.
+        names: as `describe_figures` lists them.
+        seed: of the draws of each figure.
+
+    Raises:
+        InputError: on an unknown name, or a named figure that does not apply; the sentence says why.
+    """
+    check_figures(names)
+    written = []
+    for name in names or figure_names("run"):
+        record = FIGURES["run", name]
+        try:
+            check_needs(record.needs, run)
+            picture = _drawn(record, run, seed)
+        except NotApplicable as reason:
+            if names and names is not OF_TRAINING:
+                raise InputError(f"'{name}' cannot be drawn: {reason}") from None
+            continue
+        written.append((run.folder if name in AT_TOP else run.folder / "figures") / f"{name}.png")
+        save(picture, written[-1])
+    return written
+
+
+def draw_study(runs: StudyRuns, names: Sequence[str], folder: Path) -> list[Path]:
+    """Write the figures `names` of a study to `folder`/NAME.png; returns where they are.
+
+    A figure that no row suits, such as where only some rows were run, is left out, and that is printed.
+
+    Raises:
+        InputError: on an unknown name, before anything is drawn.
+    """
+    check_figures(names, of="study")
+    written = []
+    for name in names:
+        try:
+            picture = _drawn(FIGURES["study", name], runs, seed=0)
+        except NotApplicable as reason:
+            print(f"'{name}' is not drawn: {reason}")
+            continue
+        written.append(folder / f"{name}.png")
+        save(picture, written[-1])
+    return written
+
+
+def _drawn(record: Record, subject: FigureRun | StudyRuns, seed: int) -> Picture:
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        picture: Picture = record.function(subject)
+        return picture
+
+
+def figure_names(of: Literal["run", "study"]) -> tuple[str, ...]:
+    """The figures of a run, or of a study, in the order of their registration."""
+    return tuple(name for kind, name in FIGURES if kind == of)
+
+
+def check_figures(names: Sequence[str], of: Literal["run", "study"] = "run") -> None:
+    """Refuse names that are not among the figures of a run, or of a study.
+
+    Raises:
+        InputError: with the nearest names.
+    """
+    for name in names:
+        check_known("figure", name, figure_names(of))
+
+
+def describe_figures() -> str:
+    """A Markdown table of all figures: what each shows, of a run or of a study, and what it needs."""
+    lines = ["| figure | of a | needs | shows |", "|---|---|---|---|"]
+    for (of, name), record in sorted(FIGURES.items()):
+        lines.append(f"| {name} | {of} | {', '.join(record.needs) or '-'} | {record.summary} |")
+    return "\n".join(lines)
+
+
+def save(picture: Picture, path: Path) -> None:
+    """Write a matplotlib figure or a Pillow image as PNG, whole or not at all."""
+    from PIL.Image import Image
+
+    stream = io.BytesIO()
+    if isinstance(picture, Image):
+        picture.save(stream, format="PNG")
+    else:
+        picture.savefig(stream, format="png")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, stream.getvalue())

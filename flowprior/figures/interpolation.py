@@ -1,0 +1,22 @@
+"""The figure "interpolation": paths between draws of z0."""
+
+import torch
+from einops import rearrange
+
+from flowprior.figures.runs import FigureRun
+from flowprior.figures.sheet import Sheet, draw_sheet
+from flowprior.latent import interpolate
+from flowprior.registry import figure
+
+PATHS, STEPS = 6, 11
+
+
+@figure("interpolation", needs=("images", "normal base"))
+def interpolation(run: FigureRun) -> Sheet:
+    """Spherical paths between draws of z0, a row each (GLF, Fig. 2f)."""
+    model, prior = run.model, run.invertible
+    start, end = torch.randn(2, PATHS, *prior.event_shape, device=prior.device, dtype=prior.dtype)
+    context = run.context(torch.arange(PATHS))
+    seen = model.prior_context(model.condition(context))
+    z = interpolate(lambda z0: prior.from_base(z0, seen), start, end, STEPS)
+    return draw_sheet([rearrange(model.decode(z, context), "step path ... -> path step ...")])
