@@ -158,7 +158,7 @@ def restored() -> Iterator[None]:
         yield
     finally:
         for table, content in zip(tables, before, strict=True):
-            own = {k: each for k, each in table.items() if _target(each).__module__.startswith("flowprior.")}
+            own = {key: each for key, each in table.items() if _is_own(each)}
             table.clear()
             table.update(content | own)
 
@@ -175,8 +175,13 @@ def _enter(table: dict[Any, Any], key: Any, record: Any, kind: str, target: Call
 
 
 def _target(entry: Any) -> Any:
-    """The class or function behind an entry of a table."""
-    return getattr(entry, "function", entry)
+    """The class or function behind an entry of a table, or behind its `partial`."""
+    function = getattr(entry, "function", entry)
+    return getattr(function, "func", function)
+
+
+def _is_own(entry: Any) -> bool:
+    return str(_target(entry).__module__).startswith("flowprior.")
 
 
 def _summary(function: Callable[..., Any]) -> str:
