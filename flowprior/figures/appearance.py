@@ -14,7 +14,7 @@ LINES, STEPS = 8, 9
 
 @figure("appearance", needs=("images", "pictures as conditions", "invertible prior"))
 def appearance(run: FigureRun) -> Sheet:
-    """Between the appearances of two images, at the shape of the first: a path in z0."""
+    """A path in z0 between the appearances of two images, at the shape of the first."""
     (first, last), (shapes, others) = halves(run, LINES)
     start, end = appearance_of(run, first, shapes), appearance_of(run, last, others)
     points = run.line(start, end, torch.linspace(0, 1, STEPS))  # (steps, N, D)

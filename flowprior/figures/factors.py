@@ -48,7 +48,7 @@ def factors(run: FigureRun) -> Sheet:
 
 @figure("factors", of="study", needs=NEEDS)
 def factors_of_study(runs: StudyRuns) -> Sheet:
-    """The same of the decoupled FactorVAE, else of the last decoupled row with most dimensions."""
+    """The factors of the decoupled FactorVAE, else of the last decoupled row with most dimensions."""
     rows = [decoupled for _, decoupled in runs.twins]
     rows = [row for row in rows if is_factor_vae(row)] or rows
     if not rows:

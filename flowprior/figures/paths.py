@@ -10,7 +10,7 @@ PAIRS, STEPS = 5, 11
 
 @figure("paths", needs=("images", "invertible prior", "unconditional"))
 def paths(run: FigureRun) -> Sheet:
-    """Between test images, through z0 and through z (Morrow & Chiu, ICLR version, Fig. 6)."""
+    """Paths between test images, through z0 and through z (Morrow & Chiu, ICLR version, Fig. 6)."""
     start, end = run.random_images(2 * PAIRS).chunk(2)
     rows = rows_between(run, run.model.encode(start).mean, run.model.encode(end).mean, STEPS)
     return path_sheet(rows, start, after=end)

@@ -19,7 +19,7 @@ _BLUR = 2.2  # cells
 
 @figure("plane", needs=("images", "invertible prior", "unconditional"))
 def plane(run: FigureRun) -> Figure:
-    """Paths in z and in z0 over the first two principal components of the codes (ICLR version, Fig. 4)."""
+    """Paths in z and in z0 over the codes' first two principal components (Morrow & Chiu, ICLR version)."""
     model = run.model
     codes, _ = run.training_codes()
     components = principal_components(codes)

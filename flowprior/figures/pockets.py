@@ -65,7 +65,7 @@ def pockets(run: FigureRun) -> Figure:
 @figure("pockets", of="study", needs=NEEDS)
 @refusal_as_reason()
 def pockets_of_twins(runs: StudyRuns) -> Figure:
-    """The same of each pair of twins, a line each (dpVAE, Fig. 3)."""
+    """The pockets of each pair of twins, a line each (dpVAE, Fig. 3)."""
     lines = [[(row, pockets_of(run)) for row, run in twins.items()] for twins in runs.twins_with(NEEDS)]
     if not lines:
         raise NotApplicable("it needs a pair of twins with 2-dimensional latents.")

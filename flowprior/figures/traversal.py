@@ -61,7 +61,7 @@ def traversal(run: FigureRun) -> Figure:
 @figure("traversal", of="study", needs=(*NEEDS, "2-D latents"))
 @refusal_as_reason()
 def traversal_of_twins(runs: StudyRuns) -> Figure:
-    """The same in both twins: FactorVAE's, or the first with 2-dimensional latents (dpVAE, Fig. 5).
+    """The traversals of both twins: FactorVAE's, or the first with 2-dimensional latents (dpVAE, Fig. 5).
 
     Of the candidate pairs it is the one whose straight line in z falls deep below its ends in both models:
     the shallower of the two falls is deepest.

@@ -5,12 +5,15 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from flowprior import registry
+from flowprior.data.attributes import Attributes
 from flowprior.data.images import Source
 from flowprior.errors import InputError
 from flowprior.figures import FigureRun, NotApplicable, describe_figures, draw
+from flowprior.figures.gathering import added_attributes
 from flowprior.figures.runs import NEEDS, check_needs
 from flowprior.models import Autoencoder, GaussianPosterior
 from flowprior.networks import MLP
@@ -60,6 +63,18 @@ def test_a_need_is_met_or_said_in_one_sentence(need, tmp_path):
     check_needs([need], has(tmp_path))
     with pytest.raises(NotApplicable, match=r"^[^{}]+\.$"):
         check_needs([need], lacks(tmp_path))
+
+
+def test_what_only_the_figure_can_know_is_said_too(tmp_path):
+    moons = run(tmp_path)
+    splits = (moons.source.train(), moons.source.test())
+    all_have = tuple(Attributes(("ink",), torch.ones(len(x), 1, dtype=torch.bool)) for x in splits)
+    moons.__dict__["attributes"] = all_have
+    with pytest.raises(NotApplicable, match="attributes that some examples of 'moons' lack"):
+        list(added_attributes(moons, 2))
+    (tmp_path / "metrics.csv").write_text("step,name,value\n0,epoch,1\n0,lr/model,0.1\n")
+    with pytest.raises(InputError, match="'curves' cannot be drawn: nothing but epochs"):
+        draw(moons, ["curves"])
 
 
 def test_a_figure_of_a_user_is_drawn_by_its_name(tmp_path):
