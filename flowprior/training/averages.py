@@ -1,6 +1,6 @@
 """Moving averages of weights, and running means of what is logged."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -70,24 +70,20 @@ class Meter:
 
     def add(self, name: str, value: Tensor) -> None:
         """Note a scalar of this step."""
-        if name in self.pending:
-            self.pending[name].append(value)
-        else:
-            self.pending[name] = [value]
+        self.pending.setdefault(name, []).append(value)
 
-    def close_window(self, reduce: object = None) -> dict[str, float]:
-        """The means since the last call; they also count for the epoch."""
+    def close_window(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """The means since the last call, `reduce`d over processes; they also count for the epoch."""
         if not self.pending:
             return {}
         stacked = [torch.stack(values).double().mean() for values in self.pending.values()]
-        means = torch.stack(stacked)
-        found = dict(zip(self.pending, (reduce(means) if callable(reduce) else means).tolist(), strict=True))
-        for name, mean in found.items():
+        means = dict(zip(self.pending, reduce(torch.stack(stacked)).tolist(), strict=True))
+        for name, mean in means.items():
             count = len(self.pending[name])
             self.sums[name] = self.sums.get(name, 0.0) + mean * count
             self.counts[name] = self.counts.get(name, 0) + count
         self.pending = {}
-        return found
+        return means
 
     def close_epoch(self) -> dict[str, float]:
         """The means since the last call; windows must be closed."""

@@ -17,11 +17,12 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1  # raised when a file written today could no longer be read as it is
 FOLDER, MANIFEST = "checkpoints", "manifest.json"
+ENTRY = {"file": str, "step": int, "bytes": int, "sha256": str}  # of the manifest, for each checkpoint
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a run needs to go on: tensors by name, and all else as JSON values."""
+    """What a run needs to continue: tensors by name, and all else as JSON values."""
 
     tensors: dict[str, Tensor]
     state: dict[str, Any]
@@ -42,12 +43,8 @@ def save_checkpoint(
     folder = run / FOLDER
     path = folder / f"step-{step:09d}.safetensors"
     payload = _to_bytes(tensors, state)
-    entry = {
-        "file": path.name,
-        "step": step,
-        "bytes": len(payload),
-        "sha256": hashlib.sha256(payload).hexdigest(),
-    }
+    digest = hashlib.sha256(payload).hexdigest()
+    entry = {"file": path.name, "step": step, "bytes": len(payload), "sha256": digest}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         listed = [old for old in _read_manifest(folder, tolerant=True) if old["file"] != path.name]
@@ -61,7 +58,7 @@ def save_checkpoint(
     except OSError as error:
         raise RunError(
             f"The checkpoint of step {step} could not be written to {folder} ({error.strerror or error}): "
-            "make room and go on with resume; the last good checkpoint is untouched."
+            "make room and continue with --resume; the last good checkpoint is untouched."
         ) from error
     return path
 
@@ -80,13 +77,13 @@ def load_checkpoint(run: Path) -> Checkpoint:
     folder = run / FOLDER
     skipped = []
     for entry in reversed(_read_manifest(folder)):
-        found = _read(folder / entry["file"], entry)
-        if isinstance(found, Checkpoint):
-            return found
-        skipped.append(f"{entry['file']} {found}")
-        log.warning("Skipped checkpoint %s of %s: it %s.", entry["file"], run, found)
+        read = _read(folder / entry["file"], entry)
+        if isinstance(read, Checkpoint):
+            return read
+        skipped.append(f"{entry['file']} {read}")
+        log.warning("Skipped checkpoint %s of %s: it %s.", entry["file"], run, read)
     reasons = f" ({'; '.join(skipped)})" if skipped else ""
-    raise InputError(f"No valid checkpoint in {folder}{reasons}: start the run anew in another folder.")
+    raise InputError(f"No valid checkpoint in {folder}{reasons}: start the run again, in another folder.")
 
 
 def load_weights(run: Path | str, module: nn.Module) -> int:
@@ -107,18 +104,18 @@ def load_weights(run: Path | str, module: nn.Module) -> int:
     first = next(iter(wanted))
     fitting: dict[tuple[int, ...], dict[str, Tensor]] = {}  # by identity: objectives share modules
     for prefix in [name.removesuffix(first) for name in weights if f".{name}".endswith(f".{first}")]:
-        found = part(weights, prefix)
-        if all(name in found and found[name].shape == value.shape for name, value in wanted.items()):
-            fitting[tuple(id(found[name]) for name in wanted)] = found
+        inside = part(weights, prefix)
+        if all(name in inside and inside[name].shape == value.shape for name, value in wanted.items()):
+            fitting[tuple(id(inside[name]) for name in wanted)] = inside
     if len(fitting) > 1:
         raise InputError(
             f"{checkpoint.path} holds {len(fitting)} parts that this {type(module).__name__} could be: "
             "load the whole model."
         )
     reason = "no part of the run has these parameters"
-    for found in fitting.values():
+    for inside in fitting.values():
         try:
-            module.load_state_dict(found)
+            module.load_state_dict(inside)
             return step
         except RuntimeError as error:
             reason = " ".join(str(error).split())
@@ -152,11 +149,11 @@ def _to_bytes(tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> bytes:
     first: dict[tuple[Any, ...], str] = {}
     aliases, stored = {}, {}
     for name, tensor in tensors.items():
-        place = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride(), tensor.device)
-        if tensor.numel() and place in first:
-            aliases[name] = first[place]
+        memory = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride(), tensor.device)
+        if tensor.numel() and memory in first:
+            aliases[name] = first[memory]
         else:
-            first[place] = name
+            first[memory] = name
             stored[name] = tensor.detach().to("cpu", copy=True).contiguous()
     text = json.dumps({"format": FORMAT, "aliases": aliases, "state": state})
     return save(stored, metadata={"flowprior": text})
@@ -190,15 +187,7 @@ def _read_manifest(folder: Path, tolerant: bool = False) -> list[dict[str, Any]]
     path = folder / MANIFEST
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))["checkpoints"]
-        return [
-            {
-                "file": str(entry["file"]),
-                "step": int(entry["step"]),
-                "bytes": int(entry["bytes"]),
-                "sha256": str(entry["sha256"]),
-            }
-            for entry in entries
-        ]
+        return [{name: kind(entry[name]) for name, kind in ENTRY.items()} for entry in entries]
     except FileNotFoundError:
         reason = "there is none yet"
     except (OSError, ValueError, KeyError, TypeError) as error:

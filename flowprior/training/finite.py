@@ -17,11 +17,10 @@ def find_fault(
     step: int,
     autocast: Callable[[], AbstractContextManager[Any]],
 ) -> str:
-    """A step repeated with open eyes: in words, the first thing in it that is not finite.
+    """The first thing that is not finite in a step, which is repeated, in words.
 
-    Looked for in the order of cause and effect: the batch, parameters and buffers, the outputs of modules in
-        the
-    order of the forward pass, the named losses, the gradients in the order of the backward pass.
+    In the order of cause and effect: the batch, parameters and buffers, outputs of modules in the order of
+    the forward pass, the named losses, gradients in the order of the backward pass.
     """
     for name, tensor in batch.items():
         if not _finite(tensor):
@@ -36,15 +35,13 @@ def find_fault(
     if bad:
         source = watch.output or f"{type(objective).__name__} itself: every submodule's output is finite"
         return f"the loss {', '.join(map(repr, bad))}, first seen in {source}"
-    parameters = {
-        name: parameter for name, parameter in objective.named_parameters() if parameter.requires_grad
-    }
-    found = torch.autograd.grad(terms["loss"], list(parameters.values()), allow_unused=True)
-    for name, gradient in zip(parameters, found, strict=True):
+    parameters = {name: p for name, p in objective.named_parameters() if p.requires_grad}
+    gradients = torch.autograd.grad(terms["loss"], list(parameters.values()), allow_unused=True)
+    for name, gradient in zip(parameters, gradients, strict=True):
         if gradient is not None and not _finite(gradient):
             source = watch.gradient or f"module {_owner(objective, name)}"
             return f'the gradient of the loss for "{name}", first seen in {source}'
-    return "a loss or gradient that a repetition of the step does not show again"
+    return "a loss or gradient of another process, or one that a repetition of the step does not show again"
 
 
 class _Watch(ExitStack):

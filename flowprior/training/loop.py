@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from flowprior.checks import check_count
 from flowprior.errors import InputError, RunError
@@ -103,8 +102,8 @@ def train(
             well.
         keep: how many checkpoints stay.
         log_every: steps that a logged training metric is averaged over; an epoch's end closes a window, too.
-        resume: go on from the newest valid checkpoint of `run`. The stages must be those of the interrupted
-            run, freshly built.
+        resume: continue from the newest valid checkpoint of `run`, bit-identical; the stages must be those
+            of the interrupted run, freshly built.
         max_steps: stop (with a checkpoint) when the run has done so many steps; schedules do not change by
             it.
         progress: show a progress bar.
@@ -239,14 +238,11 @@ class _Loop:
     def _close_window(self, current: StageRun) -> None:
         progress = self.progress
         current.check(progress.step, progress.epoch, progress.batch)
-        means = self.meter.close_window(self._mean_over_processes)
+        means = self.meter.close_window(self.fabric.all_reduce)
         self.log.write(progress.step, means)
         losses = [value for name, value in means.items() if name.endswith("loss")]
         if losses:
             self.bar.set_postfix(loss=f"{losses[0]:.4g}", refresh=False)
-
-    def _mean_over_processes(self, values: Tensor) -> Tensor:
-        return self.fabric.all_reduce(values, reduce_op="mean") if self.fabric.world_size > 1 else values
 
     def _end_epoch(self, current: StageRun) -> bool:
         """Validate, log, report; whether the stage is over."""

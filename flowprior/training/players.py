@@ -11,7 +11,7 @@ from flowprior.errors import InputError
 from flowprior.objectives import Objective
 from flowprior.training.engine import copy_from_first_process, is_sharded
 from flowprior.training.optimizers import OptimizerSettings, build_optimizer
-from flowprior.training.shards import own_shard, sharded_as, whole
+from flowprior.training.shards import sharded_as, whole
 from flowprior.training.stages import Stage
 
 
@@ -59,8 +59,7 @@ class Player:
             parameter.grad = None
 
     def gradients(self) -> list[Tensor]:
-        """Of a sharded model, this process's shards."""
-        return [own_shard(parameter.grad) for parameter in self.parameters if parameter.grad is not None]
+        return [parameter.grad for parameter in self.parameters if parameter.grad is not None]
 
     def state(self) -> dict[str, Tensor]:
         """The optimizer's tensors, whole: "0.exp_avg", ..."""

@@ -1,4 +1,4 @@
-"""What a checkpoint of a training holds, and how a training goes on from it."""
+"""What a checkpoint of a training holds, and how a training continues from it."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -18,7 +18,7 @@ from flowprior.training.stages import Stage
 
 @dataclass
 class Progress:
-    """Where a run stands, as JSON values: with the tensors of a checkpoint, all that is needed to go on."""
+    """Where a run stands, as JSON values: all that is needed beside the tensors of a checkpoint."""
 
     stage: int = 0
     epoch: int = 0  # of the stage

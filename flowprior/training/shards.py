@@ -60,6 +60,10 @@ class Shards:
                 owner._parameters[name] = shards
                 plain.data = plain.data.new_empty(0)
 
+    def own(self, tensors: list[Any]) -> list[Tensor]:
+        """What this process holds of sharded tensors."""
+        return [tensor.to_local() for tensor in tensors] if self.active else tensors
+
     def end(self) -> None:
         """Give the module back its plain parameters, with the values that the shards have."""
         for owner, name, plain in self.slots:
@@ -76,13 +80,6 @@ def whole(tensor: Any) -> Tensor:
     from torch.distributed.tensor import DTensor
 
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def own_shard(tensor: Any) -> Tensor:
-    """What this process holds of a sharded tensor; another one as it is."""
-    from torch.distributed.tensor import DTensor
-
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def sharded_as(tensor: Tensor, like: Tensor) -> Tensor:

@@ -30,13 +30,8 @@ class StageRun:
     """
 
     def __init__(self, stage: Stage, fabric: Any, seed: int, meter: Meter, fresh: bool) -> None:
-        self.stage, self.objective, self.fabric, self.seed, self.meter = (
-            stage,
-            stage.objective,
-            fabric,
-            seed,
-            meter,
-        )
+        self.stage, self.objective, self.meter = stage, stage.objective, meter
+        self.fabric, self.seed = fabric, seed
         self.precision = fabric.strategy.precision
         self.scaled = self.precision.precision == "16-mixed"  # then overflowing gradients are expected
         self.eager = reading_is_free(fabric.device)  # then each step is looked at before it is taken
@@ -98,7 +93,7 @@ class StageRun:
         player.clear_gradients()
         self.fabric.backward(terms["loss"])
         if not self.scaled:
-            numbers = [*player.gradients(), terms["loss"].detach()]
+            numbers = [*self.shards.own(player.gradients()), terms["loss"].detach()]
             torch._amp_foreach_non_finite_check_and_unscale_(numbers, self._bad, self._one)
             if self.fabric.world_size > 1:  # so that all processes stop together
                 self._bad.copy_(self.fabric.all_reduce(self._bad, reduce_op="max"))

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias, overload
+from functools import partial
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -127,12 +128,8 @@ class Stage:
         return {k: v[rest] for k, v in tensors.items()}, {k: v[held] for k, v in tensors.items()}
 
 
-@overload
-def _later(change: Callable[[Tensors], Tensors], data: Data) -> Data: ...
-@overload
-def _later(change: Callable[[Tensors], Tensors], data: float | Data) -> float | Data: ...
-def _later(change: Callable[[Tensors], Tensors], data: float | Data) -> float | Data:
-    """`data` with a change that is made when it is asked for; a number, as it is."""
+def _later(change: Callable[[Tensors], Tensors], data: Any) -> Any:
+    """`Data` with a change that is made when it is asked for; a number, as it is."""
     return data if isinstance(data, int | float) else lambda: change(resolve(data))
 
 
@@ -179,14 +176,14 @@ def joint_stage(
     return Stage(
         name,
         objective(model),
-        _later(lambda found: with_context(model, found), data),
+        _later(partial(with_context, model), data),
         epochs,
         batch_size,
         OptimizerSettings() if optimizers is None else optimizers,
         frozen=frozen,
         ema=ema,
         clip=clip,
-        validation=_later(lambda found: with_context(model, found), validation),
+        validation=_later(partial(with_context, model), validation),
         patience=patience,
         initialize=None if "autoencoder" in frozen else start,
     )
@@ -212,12 +209,12 @@ def prior_stage(
 
     Args:
         model: an autoencoder, whose codes of data["x"] are taken when the stage begins, and drawn from their
-            posteriors anew in each step; or a prior, which is trained on data["z"], with noise of standard
+            posteriors again in each step; or a prior, which is trained on data["z"], with noise of standard
             deviation data["std"] if there is one.
         data: as for `joint_stage`.
         optimizers: default Adam, one-cycle up to 3e-3, weight decay 1e-5.
-        initialize: give the prior its data-dependent start (`Prior.initialize`). False to go on from where it
-            is.
+        initialize: give the prior its data-dependent start (`Prior.initialize`). False to continue from
+            where it is.
         standardize: how a FlowPrior scales the latents in that start: "full", "diagonal" or None.
         seed: of that start.
 
@@ -281,8 +278,8 @@ def _seen_contexts(model: Autoencoder, tensors: Tensors) -> dict[str, Tensor]:
         return {"context": tensors["context"]}  # itself; images stay bytes
     with evaluating(model):
         chunks = (model.condition(part.to(model.device)) for part in _chunks(tensors["context"]))
-        found = [context.cpu() for context in map(model.prior_context, chunks) if context is not None]
-    return {"context": torch.cat(found)}
+        seen = [context.cpu() for context in map(model.prior_context, chunks) if context is not None]
+    return {"context": torch.cat(seen)}
 
 
 def with_context(model: Autoencoder | Prior, tensors: Tensors) -> Tensors:
