@@ -88,7 +88,7 @@ def check_known(kind: str, name: str, options: Iterable[str]) -> None:
         raise InputError(f"Unknown {kind} '{name}'{offer}")
 
 
-def check_shapes(fix: str = "", **tensors: tuple[Tensor, str]) -> None:
+def check_shapes(fix: str = "", /, **tensors: tuple[Tensor, str]) -> None:
     """Refuse tensors whose shapes are not as their patterns say, such as `x=(x, "N F"), y=(y, "M F")`.
 
     A pattern names axes; one name stands for one size in all tensors. `15` is a size, `N>1` an axis longer

@@ -14,3 +14,8 @@ class RunError(RuntimeError):
 
     The last good checkpoint stays. The command line prints the sentence and ends with status 1.
     """
+
+
+def reason(error: BaseException) -> str:
+    """What an error of another library says, its first line."""
+    return next(iter(str(error).strip().splitlines()), "").rstrip(".") or type(error).__name__

@@ -8,8 +8,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from flowprior.data.dataset import Split, as_labels, reason, split_rows
-from flowprior.errors import InputError
+from flowprior.data.dataset import Split, as_labels, split_rows
+from flowprior.errors import InputError, reason
 
 TRAIN_KEYS = ("train_images", "train_x", "x_train", "X_train", "images", "x", "X", "data", "arr_0")
 TEST_KEYS = ("test_images", "test_x", "x_test", "X_test")

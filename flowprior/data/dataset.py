@@ -162,8 +162,3 @@ def as_labels(
             f"or words: store an array of shape ({size},), one class for each example."
         )
     return torch.from_numpy(labels.astype(np.int64)), None
-
-
-def reason(error: Exception) -> str:
-    """The message of a reader's error on one line."""
-    return " ".join(str(error).split()) or type(error).__name__

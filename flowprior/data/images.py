@@ -7,7 +7,7 @@ from pathlib import Path
 from flowprior.checks import check_count, check_number, check_one_of
 from flowprior.data import embedded, pose_index, published, stick_figures  # noqa: F401 - they register sets
 from flowprior.data.arrays import read_arrays
-from flowprior.data.dataset import Dataset, Split, reason, thin
+from flowprior.data.dataset import Dataset, Split, thin
 from flowprior.data.downloads import download
 from flowprior.data.drawing import draw_stick_man
 from flowprior.data.pairs import HALVES, check_pairs
@@ -15,7 +15,7 @@ from flowprior.data.pictures import Pictures, decode, list_folder
 from flowprior.data.pose_index import in_pixels
 from flowprior.data.published import MissingFile
 from flowprior.data.shaping import Shaping
-from flowprior.errors import InputError
+from flowprior.errors import InputError, reason
 from flowprior.registry import DATASETS, DataSet
 
 

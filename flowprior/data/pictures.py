@@ -14,9 +14,9 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from flowprior.data.dataset import reason, split_rows, thin
+from flowprior.data.dataset import split_rows, thin
 from flowprior.data.shaping import Shaping
-from flowprior.errors import InputError
+from flowprior.errors import InputError, reason
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -7,11 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowprior.data.dataset import reason
 from flowprior.data.drawing import JOINTS
 from flowprior.data.pictures import Pictures
 from flowprior.data.unpickling import read_plain
-from flowprior.errors import InputError
+from flowprior.errors import InputError, reason
 from flowprior.registry import dataset
 
 INDEX = "index.p"

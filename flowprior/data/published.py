@@ -14,13 +14,13 @@ import torch
 from einops import rearrange
 
 from flowprior.data.arrays import read_arrays
-from flowprior.data.dataset import Split, reason
+from flowprior.data.dataset import Split
 from flowprior.data.downloads import archive, celeba_files, mnist_files, svhn_files
 from flowprior.data.embedded import DIGITS
 from flowprior.data.garments import edges, silhouette
 from flowprior.data.pictures import Pictures, stamp
 from flowprior.data.unpickling import read_plain
-from flowprior.errors import InputError
+from flowprior.errors import InputError, reason
 from flowprior.registry import dataset
 
 FASHION = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
