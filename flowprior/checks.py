@@ -154,9 +154,8 @@ def check_finite(name: str, values: Tensor, fix: str) -> None:
     finite = values.isfinite().reshape(len(values), -1).all(1)
     if not finite.all():
         bad = finite.logical_not().nonzero().flatten().tolist()
-        raise InputError(
-            f"`{name}` is not finite in {len(bad)} of {len(values)} rows, the first row {bad[0]}: {fix}."
-        )
+        rows = f"{len(bad)} of {len(values)} rows, first in row {bad[0]}"
+        raise InputError(f"`{name}` holds NaN or infinity in {rows}: {fix}.")
 
 
 def check_images(name: str, images: Tensor) -> None:

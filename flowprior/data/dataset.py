@@ -143,10 +143,10 @@ def thin(size: int, limit: int | None) -> Tensor:
 def as_labels(
     values: np.ndarray, size: int, origin: str, splits: Sequence[np.ndarray]
 ) -> tuple[Tensor, tuple[str, ...] | None]:
-    """Labels as int64 (N,); where they are words, also the names of the classes found in all `splits`.
+    """Labels as int64 (N,); where they are words, also the names of the classes in all `splits`.
 
     Raises:
-        InputError: if there are not `size` whole numbers or words; `origin` says where they were found.
+        InputError: if there are not `size` whole numbers or words; `origin` says where they are from.
     """
     labels = values.reshape(-1) if values.shape in ((size,), (size, 1)) else None
     if labels is not None and labels.dtype.kind in "US":

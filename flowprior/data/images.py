@@ -36,7 +36,7 @@ class Source:
         resize: "bicubic", "bilinear", "nearest" or "pad" (a black border); by default "pad" where MNIST and
             Fashion-MNIST grow, "stretch" for an index of poses, elsewhere "bicubic".
         download: whether a published set that is not in `root` may be downloaded.
-        limit: keep at most so many examples of each split, evenly spaced.
+        limit: at most this many examples of each split, evenly spaced.
         held_out: the part held out as test set where a user's data has none.
         memory_limit: decoded pictures larger than this many bytes are kept in a memory-mapped file.
         folder: of the pairs, or of the index of poses (by default its name under `root`).

@@ -146,11 +146,7 @@ def cifar10(source: Any, train: bool) -> Split:
 
 
 @dataset(
-    "svhn",
-    shape=(3, 32, 32),
-    classes=DIGITS,
-    layout="train_32x32.mat and test_32x32.mat",
-    files=svhn_files,
+    "svhn", shape=(3, 32, 32), classes=DIGITS, layout="train_32x32.mat and test_32x32.mat", files=svhn_files
 )
 def svhn(source: Any, train: bool) -> Split:
     """SVHN, 32x32 photographs of house numbers."""

@@ -5,12 +5,7 @@ from flowprior.metrics.agreement import EdgeAgreement, edge_agreement, silhouett
 from flowprior.metrics.classifier import attribute_classifier, classifier_features, classifier_logits
 from flowprior.metrics.divergence import SymmetricKL, density_skl, neighbor_skl
 from flowprior.metrics.diversity import PairDiversity, pair_diversity
-from flowprior.metrics.factors import (
-    ConditionalSpread,
-    FactorDistance,
-    conditional_spread,
-    factor_distance,
-)
+from flowprior.metrics.factors import ConditionalSpread, FactorDistance, conditional_spread, factor_distance
 from flowprior.metrics.features import (
     FeatureNetwork,
     extract,

@@ -12,7 +12,7 @@ from flowprior.tensors import as_input
 
 @dataclass(frozen=True)
 class EdgeAgreement:
-    """Of each image, (N,) float64."""
+    """The agreement of each image, (N,) float64."""
 
     precision: Tensor  # the share of recovered edge pixels that lie near a given one
     recall: Tensor  # the share of given edge pixels that lie near a recovered one

@@ -73,7 +73,7 @@ def density_skl(p: Tensor, q: Tensor, log_p: Density, log_q: Density) -> Symmetr
     `AggregatePosterior.log_prob`, and `log_p` that of the prior.
 
     Raises:
-        InputError: if there are less than two draws of one kind, or a density is not finite at a draw.
+        InputError: if there are fewer than two draws of one kind, or a density is not finite at a draw.
     """
     check_shapes("pass draws of one event shape", p=(p, "N>1 *event"), q=(q, "M>1 *event"))
     forward = log_p(p).double().cpu() - log_q(p).double().cpu()

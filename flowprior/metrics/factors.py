@@ -37,7 +37,7 @@ class ConditionalSpread:
 def factor_distance(samples: Tensor, real: Tensor) -> FactorDistance:
     """Distances of sampled factors (N, F) from true ones (M, F), each factor divided by its true deviation.
 
-    Of each factor W1 = ∫ |F(t) - G(t)| dt between the distribution functions; of all together the energy
+    For each factor it is W1 = ∫ |F(t) - G(t)| dt between the distribution functions; for all the energy
     distance sqrt(2 E|X - Y| - E|X - X'| - E|Y - Y'|), with Euclidean norms and means over all pairs, which
     also sees dependence between factors (Székely & Rizzo 2013). Circular factors must be laid open first.
 

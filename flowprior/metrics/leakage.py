@@ -39,7 +39,7 @@ def leakage(
         log_base: log p0(g(z)) at the same draws, (S,), for Eq. 6 as printed.
 
     Raises:
-        InputError: if shapes differ, there are less than two draws, or a density is not finite.
+        InputError: if shapes differ, there are fewer than two draws, or a density is not finite.
 
     >>> leakage(torch.tensor([-1.0, -2.0]), torch.tensor([-1.0, -5.0]), [-3.0]).scores  # (0 + 3) / 2
     (1.5,)

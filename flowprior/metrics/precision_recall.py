@@ -22,13 +22,7 @@ class PrecisionRecall:
 
 
 def prd(
-    samples: Tensor,
-    real: Tensor,
-    *,
-    clusters: int = 20,
-    angles: int = 1001,
-    runs: int = 10,
-    seed: int = 0,
+    samples: Tensor, real: Tensor, *, clusters: int = 20, angles: int = 1001, runs: int = 10, seed: int = 0
 ) -> PrecisionRecall:
     """The PRD curve of features `samples` (N, F) against features `real` (N, F).
 

@@ -10,11 +10,7 @@ from flowprior.checks import check_count, check_rows, check_shapes
 
 
 def batches(
-    name: str,
-    x: Tensor,
-    context: Tensor | None,
-    batch_size: int,
-    device: str | torch.device | None,
+    name: str, x: Tensor, context: Tensor | None, batch_size: int, device: str | torch.device | None
 ) -> Iterator[list[Tensor]]:
     """Parts of x (N, ...), each with its rows of a context (N, ...) if there is one, on `device` if given.
 

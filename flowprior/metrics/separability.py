@@ -37,7 +37,7 @@ def separability(latents: Tensor, log_odds: Tensor, *, keep: float = 0.5) -> Sep
         keep: the share of latents kept, more than 0 and at most 1.
 
     Raises:
-        InputError: if the shapes do not go together, less than 2 latents are kept, or a number is not finite.
+        InputError: if the shapes do not fit, fewer than 2 latents are kept, or a number is not finite.
 
     >>> z = torch.tensor([[-2.0], [-1.0], [1.0], [2.0]])
     >>> separability(z, 5 * z, keep=1.0).value

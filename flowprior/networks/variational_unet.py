@@ -72,7 +72,7 @@ class UnetScales:
         return (self.widths[-1], side, side), (self.widths[-2], 2 * side, 2 * side)
 
     def latent_shapes(self, channels: int) -> tuple[Shape, Shape]:
-        """The two latent maps of so many channels, coarse first."""
+        """The shapes of the two latent maps, coarse first."""
         side = self.bottleneck
         return (channels, side, side), (channels, 2 * side, 2 * side)
 

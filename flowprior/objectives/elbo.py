@@ -36,10 +36,7 @@ class ELBO(VariationalObjective):
     """
 
     def __init__(
-        self,
-        model: Autoencoder,
-        reconstruction_weight: float = 1.0,
-        kl_weight: float | LinearAnnealing = 1.0,
+        self, model: Autoencoder, reconstruction_weight: float = 1.0, kl_weight: float | LinearAnnealing = 1.0
     ) -> None:
         super().__init__(model, reconstruction_weight)
         if not isinstance(kl_weight, LinearAnnealing):  # its values are checked already

@@ -112,12 +112,7 @@ def mmd(
 
 
 def _mean_kernel(
-    x: Tensor,
-    y: Tensor,
-    kernel: Kernel,
-    widths: tuple[float, ...],
-    without_diagonal: bool,
-    block: int | None,
+    x: Tensor, y: Tensor, kernel: Kernel, widths: tuple[float, ...], without_diagonal: bool, block: int | None
 ) -> Tensor:
     """The mean of k over all pairs, or over those of unequal index."""
     if block is None or block >= len(x):

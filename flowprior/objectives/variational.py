@@ -49,7 +49,7 @@ class VariationalObjective(ModelObjective):
     (dpVAE Eq. 5, which as printed lacks the ½ of the norm and the constant -L/2, and whose log-det
     Σ_k Σ_l b s should count the changed features, 1 - b).
 
-    Of a conditional model the prior may see what the model computes, as the maps of a `VariationalUnet`'s
+    The prior of a conditional model may see what the model computes, as the maps of a `VariationalUnet`'s
     shape branch. The part `pull` of a gradient that passes into the posterior passes into these as well.
 
     Logged by all, means over the batch in nats per example: "loss", "reconstruction" (-log p(x|z)), "nll"

@@ -98,7 +98,7 @@ def test_rows_and_finite_numbers():
     values = torch.zeros(4, 2)
     check_finite("z", values, "look")
     values[1, 0], values[3, 1] = torch.nan, torch.inf
-    with pytest.raises(InputError, match=r"`z` is not finite in 2 of 4 rows, the first row 1: look\."):
+    with pytest.raises(InputError, match=r"`z` holds NaN or infinity in 2 of 4 rows, first in row 1: look\."):
         check_finite("z", values, "look")
 
 

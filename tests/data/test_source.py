@@ -171,7 +171,9 @@ def test_dataset_refuses_other_shapes_and_types():
     for x in (images.float(), images[0], images[:0], torch.zeros(3, 4, dtype=torch.float64)):
         with pytest.raises(InputError, match="must be non-empty uint8 images"):
             Dataset("set", x)
-    with pytest.raises(InputError, match=r"not finite in 1 of 2 rows, the first row 1: .* of data set .set."):
+    with pytest.raises(
+        InputError, match=r"holds NaN or infinity in 1 of 2 rows, first in row 1: .* of data set .set."
+    ):
         Dataset("set", torch.tensor([[1.0], [float("nan")]]))
     for label in (torch.zeros(3), torch.zeros(2, dtype=torch.int64), torch.zeros(3, 1, dtype=torch.int64)):
         with pytest.raises(InputError, match=r"`label` .* one label for each"):

@@ -61,7 +61,7 @@ def test_diversity_refuses_what_makes_no_pairs():
         pair_diversity(x.split(2), x[:2].split(2), gap)
     with pytest.raises(InputError, match="no pair"):
         pair_diversity([], [], gap)
-    with pytest.raises(InputError, match="not finite in 4 of 4"):
+    with pytest.raises(InputError, match="holds NaN or infinity in 4 of 4"):
         pair_diversity(x, x, lambda a, b: gap(a, b) / 0)
     with pytest.raises(InputError, match="batch_size"):
         pair_diversity(x, x, gap, batch_size=0)
@@ -197,5 +197,5 @@ def test_factors_that_do_not_fit_are_named():
         conditional_spread(normal(1, 4, 2), real)
     with pytest.raises(InputError, match=r"constant in the factors \[1\]"):
         factor_distance(real, torch.tensor([[0.0, 1.0], [1.0, 1.0]]))
-    with pytest.raises(InputError, match="`samples` is not finite"):
+    with pytest.raises(InputError, match="`samples` holds NaN"):
         factor_distance(real * math.nan, real)

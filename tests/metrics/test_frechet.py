@@ -138,7 +138,7 @@ def test_wrong_input_is_named():
         one.covariance  # noqa: B018
     with pytest.raises(InputError, match="12 and 3 features"):
         frechet_distance(statistics(random_set(0)), one)
-    with pytest.raises(InputError, match="not finite in 1 of 2 rows"):
+    with pytest.raises(InputError, match="holds NaN or infinity in 1 of 2 rows"):
         statistics(torch.tensor([[0.0], [float("nan")]]))
     with pytest.raises(InputError, match="is empty"):
         statistics(iter(()))

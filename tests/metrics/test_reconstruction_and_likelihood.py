@@ -67,7 +67,7 @@ def test_wrong_latents_are_named():
     joined = Independent(prior, 1, validate_args=False)
     z = torch.zeros(5, 3)
     z[1, 2] = torch.nan
-    with pytest.raises(InputError, match="`log_prob` is not finite in 1 of 5 rows"):
+    with pytest.raises(InputError, match="`log_prob` holds NaN or infinity in 1 of 5 rows"):
         latent_nll(joined.log_prob, z)
     with pytest.raises(InputError, match="N > 0"):
         latent_nll(joined.log_prob, torch.zeros(0, 3))

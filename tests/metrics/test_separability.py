@@ -86,7 +86,7 @@ def test_wrong_input_is_named():
         separability(normal(4, 2), normal(3, 1))
     with pytest.raises(InputError, match=r"`keep` \(=0.1\)"):
         separability(normal(4, 2), normal(4, 1), keep=0.1)
-    with pytest.raises(InputError, match=r"`latents` is not finite in 1 of 4 rows"):
+    with pytest.raises(InputError, match=r"`latents` holds NaN or infinity in 1 of 4 rows"):
         separability(torch.tensor([[1.0], [2.0], [torch.inf], [0.0]]), normal(4, 1))
     with pytest.raises(InputError, match="`x`"):
         conditional_entropy(torch.zeros(3).bool(), torch.zeros(2).bool())
