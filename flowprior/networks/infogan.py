@@ -87,10 +87,7 @@ class InfoGANDecoder(Stack):
 
     Args:
         in_features: latent dimensions D.
-        channels: color channels, 1 or 3.
-        size: 28 or 32 as in the papers; 64, 128, 256 add a stage per doubling.
-        width: multiplies every hidden count; 1.0 is the papers' size.
-        momentum: of the batch norms, torch's meaning.
+        channels, size, width, momentum: as for `InfoGANEncoder`.
 
     Raises:
         InputError: on a size there is no network for, or a count or width that is not positive.

@@ -77,11 +77,8 @@ class ResNetDecoder(Stack):
 
     Args:
         in_features: latent dimensions D.
-        channels: color channels, 1 or 3.
-        size: 32, 64, 128 or 256.
         base_channels: at full size, doubled towards 2x2 up to 1024.
-        width: multiplies every hidden count; 1.0 is the published size.
-        momentum: of the batch norms, torch's meaning.
+        channels, size, width, momentum: as for `ResNetEncoder`.
 
     Raises:
         InputError: on a size there is no network for, or a count or width that is not positive.

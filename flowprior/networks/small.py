@@ -44,8 +44,7 @@ class SmallDecoder(Stack):
 
     Args:
         in_features: latent dimensions D.
-        channels: color channels.
-        width: multiplies every hidden count.
+        channels, width: as for `SmallEncoder`.
 
     Raises:
         InputError: on a count or width that is not positive.
