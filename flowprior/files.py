@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from flowprior.checks import nearest
-from flowprior.errors import InputError
+from flowprior.errors import InputError, reason
 
 ARRAYS = (".npy", ".npz", ".pt")
 
@@ -30,15 +30,16 @@ def read_array(path: Path, key: str | None = None, name: str = "latents") -> Ten
         wrong = "does not exist" if path.suffix in ARRAYS else "has another ending"
         raise InputError(f"`{name}` (={path}) {wrong}: give a .npy, .npz or .pt file.")
     try:
-        found = _read(path)
+        content = _read(path)
     except (OSError, ValueError, EOFError, RuntimeError, KeyError, zipfile.BadZipFile) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise InputError(f"`{name}` (={path}) cannot be read ({reason}): write the file again.") from None
+        raise InputError(
+            f"`{name}` (={path}) cannot be read ({reason(error)}): write the file again."
+        ) from None
     except Exception as error:  # pickle's UnpicklingError: more than plain tensors
         raise InputError(
             f"`{name}` (={path}) holds more than tensors ({type(error).__name__}): save a plain tensor."
         ) from None
-    array = _choose(found, key, path, name)
+    array = _choose(content, key, path, name)
     try:
         tensor = torch.as_tensor(array)
     except (TypeError, ValueError, RuntimeError):
@@ -60,24 +61,63 @@ def read_rows(path: Path, key: str | None, name: str) -> Tensor:
 def _read(path: Path) -> Any:
     if path.suffix == ".pt":
         return torch.load(path, map_location="cpu", weights_only=True)
-    found = np.load(path, allow_pickle=False)
+    content = np.load(path, allow_pickle=False)
     if path.suffix == ".npy":
-        return found
-    with found as archive:
+        return content
+    with content as archive:
         return {entry: archive[entry] for entry in archive.files}
 
 
-def _choose(found: Any, key: str | None, path: Path, name: str) -> Any:
-    if not isinstance(found, dict):
+def _choose(content: Any, key: str | None, path: Path, name: str) -> Any:
+    if not isinstance(content, dict):
         if key is not None:
             raise InputError(f"`--key` (={key!r}) has nothing to choose from: {path} holds one array.")
-        return found
-    if key is None and len(found) == 1:
-        return next(iter(found.values()))
-    if key not in found:
-        wish = f"has no array {key!r}{nearest(key, found)}" if key else "holds several arrays"
-        raise InputError(f"`{name}` (={path}) {wish}; give `--key`, one of {', '.join(map(str, found))}.")
-    return found[key]
+        return content
+    if key is None and len(content) == 1:
+        return next(iter(content.values()))
+    if key not in content:
+        wish = f"has no array {key!r}{nearest(key, content)}" if key else "holds several arrays"
+        raise InputError(f"`{name}` (={path}) {wish}; give `--key`, one of {', '.join(map(str, content))}.")
+    return content[key]
+
+
+def find_weights(weights: str | Path | None, name: str) -> Path:
+    """A weights file: `weights` itself, or `name` in the folder `weights` or FLOWPRIOR_WEIGHTS.
+
+    Raises:
+        InputError: if there is no such file; the sentence says what to put where.
+    """
+    folder = os.environ.get("FLOWPRIOR_WEIGHTS")
+    if weights is None and not folder:
+        raise InputError(
+            f"`weights` is not given and FLOWPRIOR_WEIGHTS is not set: put {name} into a folder and set "
+            "FLOWPRIOR_WEIGHTS to it."
+        )
+    path = Path(folder or "" if weights is None else weights)
+    path = path / name if path.is_dir() else path
+    if not path.is_file() and folder and (Path(folder) / path).is_file():
+        path = Path(folder) / path
+    if not path.is_file():
+        there = f"the folder that FLOWPRIOR_WEIGHTS names{f', now {folder}' if folder else ''}"
+        raise InputError(f"The weights file {path} is missing: put {name} there, or into {there}.")
+    return path
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """The tensors of a saved state dict, read without unpickling code.
+
+    Raises:
+        InputError: if the file is damaged or holds anything but named tensors.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load fails in many ways: pickle, zip, end of file, key, type errors
+        raise InputError(
+            f"{path} cannot be read as a state dict ({reason(error)}): replace the file."
+        ) from error
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise InputError(f"{path} must hold a state dict (names and tensors), not {type(content).__name__}.")
+    return content
 
 
 def check_writable(path: Path, endings: tuple[str, ...]) -> None:

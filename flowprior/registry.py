@@ -1,4 +1,4 @@
-"""What can be named: parts of a config, metrics, figures; ours and, by the same decorators, a user's.
+"""What can be named: parts, metrics, figures, data sets; ours and, by the same decorators, a user's.
 
 Everything that lists, checks, prepares or documents them reads these records. This module imports nothing of
 flowprior's.
@@ -76,9 +76,52 @@ class Figure:
         return _summary(self.function)
 
 
+@dataclass(frozen=True)
+class DataSet:
+    """One data set that `Source` knows by name, and what it must know of it before anything is read.
+
+    Args:
+        name: as `Source` takes it.
+        function: reads a split: takes the source and whether it is the training split; returns a
+            `flowprior.data.Split` or, of picture files, `flowprior.data.Pictures`.
+        shape: of a stored example, (C, H, W) or (D,), None where a side is not fixed; without it, and without
+            what follows, the training split is read to find out.
+        context: the shape of a context; None in it is the same axis of the example; None as a whole is no
+            context.
+        classes: their names.
+        context_from: computes the contexts (N, Cy, H, W) of images (N, C, H, W) in their final size.
+        size, crop, resize: the defaults of `Source`'s arguments; "pad" holds where pictures grow.
+        shaped_by: which of size, channels, crop and resize can be set; else the sentence says `because`.
+        folder: whether `Source.folder` is "required", "optional" (by default the set's name) or "refused".
+        layout: the files and where under the data root they belong, for the sentence that misses them.
+        files: the remote files that may be downloaded, `flowprior.data.downloads.Remote`.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    shape: tuple[int | None, ...] | None = None
+    context: tuple[int | None, ...] | None = None
+    classes: tuple[str, ...] | None = None
+    context_from: Callable[..., Any] | None = None
+    size: int | None = None
+    crop: int | None = None
+    resize: str | None = None
+    shaped_by: tuple[str, ...] = ("size", "channels", "crop", "resize")
+    because: str = ""
+    folder: Literal["required", "optional", "refused"] = "refused"
+    layout: str = ""
+    files: Callable[[], Any] | None = None
+
+    @property
+    def summary(self) -> str:
+        """What it holds: the first line of the function's docstring."""
+        return _summary(self.function)
+
+
 PARTS: dict[str, Callable[..., Any]] = {}
 METRICS: dict[str, Metric] = {}
 FIGURES: dict[tuple[str, str], Figure] = {}  # by ("run" or "study", name)
+DATASETS: dict[str, DataSet] = {}
 
 
 @overload
@@ -149,10 +192,24 @@ def figure(
     return enter
 
 
+def dataset(name: str, **facts: Any) -> Callable[[Part], Part]:
+    """Make a function that reads a split a data set: see `DataSet`, whose fields `facts` are.
+
+    Raises:
+        ValueError: if another data set has that name already.
+    """
+
+    def enter(function: Part) -> Part:
+        _enter(DATASETS, name, DataSet(name, function, **facts), "data set", function)
+        return function
+
+    return enter
+
+
 @contextmanager
 def restored() -> Iterator[None]:
     """Afterwards what was registered inside is forgotten, but for flowprior's own, imported there first."""
-    tables: tuple[dict[Any, Any], ...] = (PARTS, METRICS, FIGURES)
+    tables: tuple[dict[Any, Any], ...] = (PARTS, METRICS, FIGURES, DATASETS)
     before = [dict(table) for table in tables]
     try:
         yield

@@ -1,7 +1,8 @@
 """Data sets as tensors on the device, batched by index."""
 
 from flowprior.data.batches import Batches
-from flowprior.data.dataset import Dataset
-from flowprior.data.images import NAMES, Source
+from flowprior.data.dataset import Dataset, Split
+from flowprior.data.images import Source
+from flowprior.data.pictures import Pictures
 
-__all__ = ["NAMES", "Batches", "Dataset", "Source"]
+__all__ = ["Batches", "Dataset", "Pictures", "Source", "Split"]

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor
 
-from flowprior.data.dataset import Loaded, as_labels, reason, split_rows
-from flowprior.errors import InputError
+from flowprior.data.dataset import Split, as_labels, split_rows
+from flowprior.errors import InputError, reason
 
 TRAIN_KEYS = ("train_images", "train_x", "x_train", "X_train", "images", "x", "X", "data", "arr_0")
 TEST_KEYS = ("test_images", "test_x", "x_test", "X_test")
@@ -16,7 +17,7 @@ TRAIN_LABEL_KEYS = ("train_labels", "train_y", "y_train", "labels", "label", "y"
 TEST_LABEL_KEYS = ("test_labels", "test_y", "y_test")
 
 
-def read_arrays(path: Path, train: bool, fraction: float) -> Loaded:
+def read_arrays(path: Path, train: bool, fraction: float) -> Split:
     """One split of an .npz file (keys such as `train_images`, `test_labels`, `images`) or of an .npy file.
 
     A file without a test array is split by `held_out(size, fraction)`.
@@ -37,11 +38,11 @@ def read_arrays(path: Path, train: bool, fraction: float) -> Loaded:
         ) from error
 
 
-def _read_npy(path: Path, train: bool, fraction: float) -> Loaded:
-    return _part(Loaded(as_examples(np.load(path, allow_pickle=False), repr(str(path)))), train, fraction)
+def _read_npy(path: Path, train: bool, fraction: float) -> Split:
+    return _part(Split(as_examples(np.load(path, allow_pickle=False), repr(str(path)))), train, fraction)
 
 
-def _read_npz(path: Path, train: bool, fraction: float) -> Loaded:
+def _read_npz(path: Path, train: bool, fraction: float) -> Split:
     with open(path, "rb") as file:
         arrays = np.load(file, allow_pickle=False)
         if not isinstance(arrays, np.lib.npyio.NpzFile):
@@ -54,22 +55,22 @@ def _read_npz(path: Path, train: bool, fraction: float) -> Loaded:
                 f"{str(path)!r} holds the arrays {', '.join(arrays.files) or '(none)'} but needs training "
                 f"examples under one of {', '.join(TRAIN_KEYS)}: rename the array."
             )
-        x = as_examples(arrays[key], f"`{key}` in {str(path)!r}")
-        loaded = Loaded(x)
+        split = Split(as_examples(arrays[key], f"`{key}` in {str(path)!r}"))
         keys = (_first(arrays.files, TRAIN_LABEL_KEYS), _first(arrays.files, TEST_LABEL_KEYS))
         label_key = keys[from_test]
         if label_key is not None:
             both = [arrays[each] for each in keys if each is not None]
-            loaded = Loaded(x, *as_labels(arrays[label_key], len(x), f"`{label_key}` in {str(path)!r}", both))
-    return loaded if has_test else _part(loaded, train, fraction)
+            origin = f"`{label_key}` in {str(path)!r}"
+            split = Split(split.x, *as_labels(arrays[label_key], len(split.x), origin, both))
+    return split if has_test else _part(split, train, fraction)
 
 
 def _first(present: Sequence[str], wanted: Sequence[str]) -> str | None:
     return next((key for key in wanted if key in present), None)
 
 
-def _part(loaded: Loaded, train: bool, fraction: float) -> Loaded:
-    return loaded.rows(split_rows(len(loaded.x), train, fraction, loaded.label))
+def _part(split: Split, train: bool, fraction: float) -> Split:
+    return split.rows(split_rows(len(split.x), train, fraction, split.label))
 
 
 def as_examples(array: np.ndarray, origin: str) -> Tensor:
@@ -78,7 +79,7 @@ def as_examples(array: np.ndarray, origin: str) -> Tensor:
     Images are whole numbers in 0..255, floats in [0, 1] or bools. Where both readings fit, channels are last.
 
     Raises:
-        InputError: on other shapes, types or values; `origin` says where the array was found.
+        InputError: on other shapes, types or values; `origin` says where the array is from.
     """
     if array.size == 0 or array.ndim not in (2, 3, 4):
         raise InputError(
@@ -96,7 +97,7 @@ def as_examples(array: np.ndarray, origin: str) -> Tensor:
     if pixels.dim() == 3:
         return pixels.unsqueeze(1)
     if pixels.shape[-1] in (1, 3):
-        return pixels.permute(0, 3, 1, 2).contiguous()
+        return rearrange(pixels, "n h w c -> n c h w").contiguous()
     if pixels.shape[1] in (1, 3):
         return pixels
     raise InputError(
@@ -110,15 +111,15 @@ def _as_pixels(array: np.ndarray, origin: str) -> np.ndarray:
         return array
     if array.dtype.kind == "b":
         return array.astype(np.uint8) * np.uint8(255)
-    found = str(array.dtype)
+    kind = str(array.dtype)
     if array.dtype.kind in "iuf":
         low, high = float(array.min()), float(array.max())
         if array.dtype.kind in "iu" and low >= 0 and high <= 255:
             return array.astype(np.uint8)
         if array.dtype.kind == "f" and low >= 0 and high <= 1:  # false where there is a NaN
             return np.rint(array.astype(np.float32) * 255).astype(np.uint8)
-        found += f" with values from {low:g} to {high:g}"
+        kind += f" with values from {low:g} to {high:g}"
     raise InputError(
-        f"{origin} is {found}, but images must be whole numbers in 0..255 or floats in [0, 1]: "
+        f"{origin} is {kind}, but images must be whole numbers in 0..255 or floats in [0, 1]: "
         "scale it, and remove NaN."
     )

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from flowprior.data.images import Source
 from flowprior.data.pictures import Pictures
-from flowprior.data.published import read_published
 from flowprior.errors import InputError
 
 CELEBA_FILE = "list_attr_celeba.txt"
@@ -26,7 +25,7 @@ class Attributes:
 def read_attributes(source: Source, train: bool) -> Attributes:
     """The attributes of one split of `source`, row by row with its examples.
 
-    Those of CelebA come from its file `list_attr_celeba.txt`; of any other set with labels each class is one,
+    Those of CelebA come from its file `list_attr_celeba.txt`; in any other set with labels each class is one,
     this class against the rest.
 
     Raises:
@@ -49,8 +48,8 @@ def read_attributes(source: Source, train: bool) -> Attributes:
 
 
 def _of_celeba(source: Source, train: bool) -> Attributes:
-    split = read_published("celeba", source.root, train, False)
-    pictures = split.limited(source.limit).names if isinstance(split, Pictures) else ()
+    stored = source.stored(train)
+    pictures = stored.limited(source.limit).names if isinstance(stored, Pictures) else ()
     path = source.root / "celeba" / CELEBA_FILE
     names, rows = _parse(path)
     missing = [picture for picture in pictures if picture not in rows]

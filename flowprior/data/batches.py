@@ -6,11 +6,10 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
+from flowprior.checks import check_count
 from flowprior.errors import InputError
 
-RESIDENT_BYTES = (
-    8 * 2**30
-)  # a tensor larger than this stays where it is; only its batches travel to the device
+RESIDENT_BYTES = 8 * 2**30  # a larger tensor stays where it is; only its batches travel to the device
 
 _IMAGES = ("x", "context")  # the entries whose bytes are gray levels
 
@@ -57,13 +56,8 @@ class Batches:
                 f"`tensors` (lengths {lengths}) must hold at least one tensor, "
                 "and all must have the same, positive length: pass one row per example in each."
             )
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise InputError(f"`batch_size` (={batch_size!r}) must be a positive int, e.g. 100.")
-        if not 0 <= rank < world_size:
-            raise InputError(
-                f"`rank` (={rank}) must be at least 0 and less than `world_size` (={world_size}): "
-                "pass the process's own rank."
-            )
+        check_count("batch_size", batch_size)
+        check_count("rank", rank, least=0, most=check_count("world_size", world_size) - 1)
         self.size = next(iter(lengths.values()))
         self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
         self.device = torch.device(device)
@@ -87,11 +81,8 @@ class Batches:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[dict[str, Tensor]]:
         """The batches of `epoch` from the `start`-th on: {name: (batch_size, ...)}."""
-        if not 0 <= start <= len(self):
-            raise InputError(
-                f"`start` (={start}) must lie between 0 and the {len(self)} batches of an epoch: "
-                "resume with the data set and batch size of the interrupted run."
-            )
+        fix = "resume with the data set and batch size of the interrupted run"
+        check_count("start", start, least=0, most=len(self), fix=fix)
         return self._batches(self.order(epoch), start)
 
     def _batches(self, order: Tensor, start: int) -> Iterator[dict[str, Tensor]]:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from einops import rearrange
 from torch import Tensor
 
 from flowprior.data.pictures import SUFFIXES, picture_paths, read_pictures
@@ -47,8 +48,8 @@ def read_conditions(
         raise InputError(f"`context` (={path}) has another ending: give a .npy, .npz or .pt file.")
     channels, height, width = shape
     if path.is_dir():
-        found = [path / picture for picture in picture_paths(path)]
-        return as_input(read_pictures(found, Shaping(height, channels=channels)))
+        paths = [path / picture for picture in picture_paths(path)]
+        return as_input(read_pictures(paths, Shaping(height, channels=channels)))
     if path.suffix.lower() not in SUFFIXES or not path.is_file():
         wrong = "does not exist" if path.suffix.lower() in SUFFIXES else "has another ending"
         raise InputError(
@@ -56,6 +57,5 @@ def read_conditions(
         )
     sheet = read_pictures([path], Shaping(channels=channels))[0]
     if sheet.shape[1] % height == 0 and sheet.shape[2] % width == 0:
-        tiles = sheet.unflatten(1, (-1, height)).unflatten(3, (-1, width))  # (C, rows, H, columns, W)
-        return as_input(tiles.permute(1, 3, 0, 2, 4).flatten(0, 1))
+        return as_input(rearrange(sheet, "c (rows h) (columns w) -> (rows columns) c h w", h=height, w=width))
     return as_input(Shaping(height)(sheet[None]))

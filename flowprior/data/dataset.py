@@ -10,24 +10,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flowprior.checks import check_finite, check_rows
 from flowprior.errors import InputError
 
 
-class Loaded(NamedTuple):
-    """What a reader hands over of one split: examples, labels, names of the classes, and as in `Dataset`."""
+class Split(NamedTuple):
+    """One split as a reader gives it: examples, labels, names of the classes, and as in `Dataset`."""
 
     x: Tensor
     label: Tensor | None = None
     classes: tuple[str, ...] | None = None
     context: Tensor | None = None
     known: Mapping[str, Tensor] = {}  # never written to
+    preprocessing: str | None = None  # where it is not what `Source` does to the stored images
 
-    def rows(self, rows: Tensor) -> "Loaded":
+    def rows(self, rows: Tensor) -> "Split":
         """The examples at `rows` only, with all that belongs to them."""
-        label = None if self.label is None else self.label[rows]
-        context = None if self.context is None else self.context[rows]
-        known = {name: fact[rows] for name, fact in self.known.items()}
-        return Loaded(self.x[rows], label, self.classes, context, known)
+        return self._replace(
+            x=self.x[rows],
+            label=None if self.label is None else self.label[rows],
+            context=None if self.context is None else self.context[rows],
+            known={name: fact[rows] for name, fact in self.known.items()},
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,51 +60,25 @@ class Dataset:
     known: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._check_examples("x", self.x)
+        self._check("x", self.x, _is_examples(self.x), _EXAMPLES)
         if self.context is not None:
-            self._check_examples("context", self.context)
-            self._check_rows("context", self.context, "an image or a vector")
+            self._check("context", self.context, _is_examples(self.context), _EXAMPLES)
         for name, fact in self.known.items():
-            if fact.dtype != torch.float32 or fact.dim() < 2:
-                raise InputError(
-                    f"`known[{name!r}]` of data set {self.name!r} is {fact.dtype} of shape "
-                    f"{tuple(fact.shape)} but must be float32 of shape (N, ...), such as (N, F): convert it."
-                )
-            self._check_rows(f"known[{name!r}]", fact, "a row")
-            self._check_finite(f"known[{name!r}]", fact)
-        if self.label is not None and (
-            self.label.dtype != torch.int64 or self.label.shape != self.x.shape[:1]
-        ):
-            raise InputError(
-                f"`label` of data set {self.name!r} is {self.label.dtype} of shape {tuple(self.label.shape)} "
-                f"but must be int64 of shape ({len(self.x)},): one label for each example."
-            )
+            fits = fact.dtype == torch.float32 and fact.dim() > 1
+            self._check(f"known[{name!r}]", fact, fits, "float32 of shape (N, ...), such as (N, F)")
+        if self.label is not None:
+            fits = self.label.dtype == torch.int64 and self.label.shape == self.x.shape[:1]
+            self._check("label", self.label, fits, f"int64 ({len(self.x)},), one label for each example")
 
-    def _check_examples(self, name: str, value: Tensor) -> None:
-        image = value.dim() == 4 and value.dtype == torch.uint8
-        vector = value.dim() == 2 and value.dtype == torch.float32
-        if not (image or vector) or value.numel() == 0:
+    def _check(self, name: str, value: Tensor, fits: bool, expected: str) -> None:
+        if not fits:
             raise InputError(
                 f"`{name}` of data set {self.name!r} is {value.dtype} of shape {tuple(value.shape)} but must "
-                "be non-empty uint8 images (N, C, H, W) or float32 vectors (N, D): convert it first."
+                f"be {expected}: convert it first."
             )
-        if vector:
-            self._check_finite(name, value)
-
-    def _check_finite(self, name: str, value: Tensor) -> None:
-        finite = value.isfinite().flatten(1).all(1)
-        if not finite.all():
-            row = int(finite.logical_not().nonzero()[0])
-            raise InputError(
-                f"`{name}` of data set {self.name!r} is not finite in row {row}: remove or repair such rows."
-            )
-
-    def _check_rows(self, name: str, value: Tensor, what: str) -> None:
-        if len(value) != len(self.x):
-            raise InputError(
-                f"`{name}` of data set {self.name!r} has {len(value)} rows for {len(self.x)} examples: "
-                f"pass {what} for each example."
-            )
+        check_rows(name, value, len(self.x), f"examples of data set {self.name!r}")
+        if value.is_floating_point():
+            check_finite(name, value, f"remove or repair such rows of data set {self.name!r}")
 
     def __len__(self) -> int:
         return len(self.x)
@@ -119,6 +97,13 @@ class Dataset:
         """`{"x": ..., "label": ..., "context": ...}` as `Batches` takes them, without what is missing."""
         all_tensors = {"x": self.x, "label": self.label, "context": self.context}
         return {name: tensor for name, tensor in all_tensors.items() if tensor is not None}
+
+
+_EXAMPLES = "non-empty uint8 images (N, C, H, W) or float32 vectors (N, D)"
+
+
+def _is_examples(value: Tensor) -> bool:
+    return value.numel() > 0 and (value.dim(), value.dtype) in ((4, torch.uint8), (2, torch.float32))
 
 
 def held_out(size: int, fraction: float, label: Tensor | None = None) -> Tensor:
@@ -158,10 +143,10 @@ def thin(size: int, limit: int | None) -> Tensor:
 def as_labels(
     values: np.ndarray, size: int, origin: str, splits: Sequence[np.ndarray]
 ) -> tuple[Tensor, tuple[str, ...] | None]:
-    """Labels as int64 (N,); where they are words, also the names of the classes found in all `splits`.
+    """Labels as int64 (N,); where they are words, also the names of the classes in all `splits`.
 
     Raises:
-        InputError: if there are not `size` whole numbers or words; `origin` says where they were found.
+        InputError: if there are not `size` whole numbers or words; `origin` says where they are from.
     """
     labels = values.reshape(-1) if values.shape in ((size,), (size, 1)) else None
     if labels is not None and labels.dtype.kind in "US":
@@ -177,8 +162,3 @@ def as_labels(
             f"or words: store an array of shape ({size},), one class for each example."
         )
     return torch.from_numpy(labels.astype(np.int64)), None
-
-
-def reason(error: Exception) -> str:
-    """The message of a reader's error on one line."""
-    return " ".join(str(error).split()) or type(error).__name__

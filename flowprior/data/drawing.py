@@ -8,6 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from flowprior.checks import check_shapes
 from flowprior.errors import InputError
 
 JOINTS = (
@@ -85,16 +86,15 @@ def draw_stick_man(joints: Tensor, size: int) -> Tensor:
 
 
 def check_joints(joints: Tensor) -> None:
-    """Refuse anything but poses (N, 15, 2).
+    """Refuse anything but poses (N, 15, 2) of floats.
 
     Raises:
-        InputError: as said.
+        InputError: on another shape or type.
     """
-    if joints.dim() != 3 or joints.shape[1:] != (len(JOINTS), 2) or not joints.is_floating_point():
-        raise InputError(
-            f"`joints` is {joints.dtype} of shape {tuple(joints.shape)} but must be floats "
-            f"(N, {len(JOINTS)}, 2): pass (x, y) in pixels, in the order of `JOINTS`."
-        )
+    if not joints.is_floating_point():
+        raise InputError(f"`joints` is {joints.dtype} but must be floats, (x, y) in pixels: convert it.")
+    fix = "pass (x, y) in pixels, in the order of `JOINTS`"
+    check_shapes(fix, joints=(joints, f"N {len(JOINTS)} 2"))
 
 
 def _stick_men(joints: Tensor, size: int) -> Tensor:

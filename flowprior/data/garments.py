@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from flowprior.errors import InputError
+from flowprior.checks import check_images
+from flowprior.data.shaping import luma
 from flowprior.tensors import as_input
 
 STRONG, WEAK = 0.25, 0.10  # of the largest slope that a step from 0 to 1 has
@@ -52,12 +53,7 @@ def silhouette(images: Tensor) -> Tensor:
 
 
 def _chunked(operator: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    if images.dim() != 4 or images.shape[1] not in (1, 3):
-        raise InputError(
-            f"`images` has shape {tuple(images.shape)} but must be (N, 1 or 3, H, W): reshape it."
-        )
-    if images.dtype != torch.uint8 and not images.is_floating_point():
-        raise InputError(f"`images` are {images.dtype} but must be floats in [0, 1] or uint8.")
+    check_images("images", images)
     parts = [operator(_gray(part)).to(torch.uint8) * 255 for part in images.split(_CHUNK)]
     return torch.cat(parts)
 
@@ -67,8 +63,7 @@ def _gray(images: Tensor) -> Tensor:
     values = as_input(images).float()
     if values.shape[1] == 1:
         return values
-    luma = values.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
-    return (values * luma).sum(1, keepdim=True)
+    return luma(values)
 
 
 def _edges(gray: Tensor) -> Tensor:

@@ -2,44 +2,32 @@
 
 import difflib
 import os
-from collections.abc import Callable
 from pathlib import Path
 
-from torch import Tensor
-
+from flowprior.checks import check_count, check_number, check_one_of
+from flowprior.data import embedded, pose_index, published, stick_figures  # noqa: F401 - they register sets
 from flowprior.data.arrays import read_arrays
-from flowprior.data.dataset import Dataset, Loaded, thin
+from flowprior.data.dataset import Dataset, Split, thin
+from flowprior.data.downloads import download
 from flowprior.data.drawing import draw_stick_man
-from flowprior.data.embedded import TOYS, digits, toy
-from flowprior.data.garments import edges, silhouette
-from flowprior.data.pairs import HALVES, check_pairs, list_pairs
+from flowprior.data.pairs import HALVES, check_pairs
 from flowprior.data.pictures import Pictures, decode, list_folder
-from flowprior.data.pose_index import in_pixels, list_index
-from flowprior.data.published import PUBLISHED, Published, read_published
+from flowprior.data.pose_index import in_pixels
+from flowprior.data.published import MissingFile
 from flowprior.data.shaping import Shaping
-from flowprior.data.stick_figures import SIZE, TEST, TRAIN, stick_figures
-from flowprior.errors import InputError
-
-CONDITIONED: dict[str, Callable[[Tensor], Tensor]] = {
-    "fashion_edges": edges,
-    "fashion_silhouettes": silhouette,
-}
-"""Fashion-MNIST with a context that is computed from each picture, and how."""
-
-INDEXED = ("deepfashion", "market")
-NAMES = ("digits", *TOYS, *PUBLISHED, *CONDITIONED, "stick_figures", "pairs", *INDEXED)
-"""The data sets known by name; anything else is a path to an .npz or .npy file or a folder of pictures."""
+from flowprior.errors import InputError, reason
+from flowprior.registry import DATASETS, DataSet
 
 
 class Source:
     """A data set by name or path; its splits are read when first asked for, then kept.
 
     Args:
-        name: one of `NAMES` ("fashion_mnist", "FashionMNIST" and "Fashion-MNIST" are the same), or the path,
-            absolute, under `root` or here, of an .npz or .npy file or of a folder of pictures. With a context
-            come "fashion_edges" and "fashion_silhouettes" (32 pixels), "stick_figures" (generated, 64 pixels,
-            "joints" and "factors" known), "pairs" (a user's own, see `list_pairs`), "deepfashion" and
-            "market" (an index of poses, see `list_index`; "joints" known).
+        name: one of `flowprior.registry.DATASETS` ("fashion_mnist", "FashionMNIST" and "Fashion-MNIST" are
+            the same), or the path, absolute, under `root` or here, of an .npz or .npy file or of a folder of
+            pictures. With a context come "fashion_edges" and "fashion_silhouettes" (32 pixels),
+            "stick_figures" (generated, 64 pixels, "joints" and "factors" known), "pairs" (a user's own, see
+            `list_pairs`), "deepfashion" and "market" (an index of poses, see `list_index`; "joints" known).
         root: the folder of the data sets, in torchvision's layout; by default `FLOWPRIOR_DATA`, then "data".
         size: side of the square images in pixels; None keeps the stored size.
         channels: 1 (gray) or 3 (RGB); None keeps what is stored.
@@ -48,7 +36,7 @@ class Source:
         resize: "bicubic", "bilinear", "nearest" or "pad" (a black border); by default "pad" where MNIST and
             Fashion-MNIST grow, "stretch" for an index of poses, elsewhere "bicubic".
         download: whether a published set that is not in `root` may be downloaded.
-        limit: keep at most so many examples of each split, evenly spaced.
+        limit: at most this many examples of each split, evenly spaced.
         held_out: the part held out as test set where a user's data has none.
         memory_limit: decoded pictures larger than this many bytes are kept in a memory-mapped file.
         folder: of the pairs, or of the index of poses (by default its name under `root`).
@@ -59,8 +47,8 @@ class Source:
         InputError: on bad arguments at once; on missing, damaged or empty data when a split is read.
 
     >>> source = Source("digits")
-    >>> source.image_shape, len(source.train()), len(source.test())
-    ((1, 8, 8), 1438, 359)
+    >>> source.image_shape, len(source.classes), len(source.train()), len(source.test())
+    ((1, 8, 8), 10, 1438, 359)
     """
 
     def __init__(
@@ -82,84 +70,72 @@ class Source:
     ) -> None:
         self.root = Path(root or os.environ.get("FLOWPRIOR_DATA") or "data").expanduser()
         self.name, self.path = self._resolve(name)
-        self._known = self.name if self.path is None else ""  # a user's folder may have a set's name
-        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-            raise InputError(f"`limit` (={limit!r}) must be a positive int or None, e.g. 1000.")
-        if not 0 < held_out < 1:
-            raise InputError(f"`held_out` (={held_out!r}) must lie between 0 and 1, e.g. 0.1.")
-        self.limit, self.held_out, self.download, self.memory_limit = limit, held_out, download, memory_limit
-        if condition not in HALVES:
-            raise InputError(f"`condition` (={condition!r}) must be 'left' or 'right'.")
-        if isinstance(seed, bool) or not isinstance(seed, int):
-            raise InputError(f"`seed` (={seed!r}) must be an int, e.g. 0.")
-        self.condition, self.seed = condition, seed
-        self.folder = self._place(folder)
+        self.limit = None if limit is None else check_count("limit", limit, fix="or None for all")
+        self.held_out = check_number("held_out", held_out, above=0, below=1)
+        self.download, self.memory_limit = download, memory_limit
+        self.condition = check_one_of("condition", condition, HALVES)
+        self.seed = check_count("seed", seed, least=0)
+        self.folder = self._find_folder(folder)
         self.shaping = self._shaping(size, channels, crop, resize)
-        if self._known in TOYS and self.shaping != Shaping():
-            raise InputError(
-                f"`name` (={name!r}) is a set of vectors: leave out size, channels, crop and resize."
-            )
         self._splits: dict[bool, Dataset] = {}
 
     def _resolve(self, name: str) -> tuple[str, Path | None]:
-        plain = {_plain(known): known for known in NAMES}
+        plain = {_plain(known): known for known in DATASETS}
         if _plain(name) in plain:
             return plain[_plain(name)], None
         for path in (self.root / Path(name).expanduser(), Path(name).expanduser()):
             if path.is_dir() or (path.is_file() and path.suffix in (".npz", ".npy")):
                 return path.stem if path.is_file() else path.name, path
         close = difflib.get_close_matches(_plain(name), plain, n=1)
-        hint = f"did you mean {plain[close[0]]!r}?" if close else f"known names are {', '.join(NAMES)}."
+        hint = f"did you mean {plain[close[0]]!r}?" if close else f"known names are {', '.join(DATASETS)}."
         raise InputError(
             f"`name` (={name!r}) is neither a known data set nor an .npz or .npy file or a folder "
             f"in {str(self.root)!r} or here: {hint}"
         )
 
+    @property
+    def record(self) -> DataSet:
+        """What is known of the set before it is read: its record, or that of a user's file or folder."""
+        path = self.path
+        if path is None:
+            return DATASETS[self.name]
+        read = list_folder if path.is_dir() else read_arrays
+        return DataSet(self.name, lambda source, train: read(path, train, source.held_out))
+
     def _shaping(
         self, size: int | None, channels: int | None, crop: int | None, resize: str | None
     ) -> Shaping:
-        """What is asked for, filled up with what the set needs."""
-        if self._known in INDEXED:
-            if crop is not None or resize not in (None, "stretch"):
-                raise InputError(
-                    f"`name` (={self.name!r}) has poses, which only stretching keeps in place: leave out "
-                    "crop and resize."
-                )
-            resize = "stretch"
-        if self._known == "stick_figures":
-            if crop is not None or resize is not None or channels not in (None, 3):
-                raise InputError(
-                    f"`name` (={self.name!r}) is rendered in color at any `size`: leave out channels, crop "
-                    "and resize."
-                )
-            size = SIZE if size is None else size
-        if self._known in CONDITIONED and size is None:
-            size = 32
-        published = self._published
-        if published is not None:
-            crop = crop or published.crop
-            grows = published.pad and size is not None and size > (crop or published.shape[1])
-            resize = resize or ("pad" if grows else None)
+        """What is asked for, filled up with the defaults of the set."""
+        record, shape = self.record, self.record.shape or ()
+        given = {"size": size, "channels": channels, "crop": crop, "resize": resize}
+        defaults = {"channels": shape[0] if len(shape) == 3 else None, "resize": record.resize}
+        fixed = [name for name in given if name not in record.shaped_by]
+        if any(given[name] not in (None, defaults.get(name)) for name in fixed):
+            listed = f"{', '.join(fixed[:-1])} and {fixed[-1]}" if len(fixed) > 1 else fixed[0]
+            raise InputError(f"`name` (={self.name!r}) {record.because}: leave out {listed}.")
+        size = record.size if size is None else size
+        crop = record.crop if crop is None else crop
+        grows = size is not None and len(shape) == 3 and size > (crop or shape[1] or 0)
+        if resize is None and (record.resize != "pad" or grows):
+            resize = record.resize
         return Shaping(size, crop, channels, resize or "bicubic")
 
-    def _place(self, folder: str | Path | None) -> Path | None:
+    def _find_folder(self, folder: str | Path | None) -> Path | None:
         """The folder of pairs or of an index of poses, under the root or here."""
-        if self._known != "pairs" and self._known not in INDEXED:
+        if self.record.folder == "refused":
             if folder is not None:
+                takers = [repr(name) for name, record in DATASETS.items() if record.folder != "refused"]
                 raise InputError(
-                    f"`folder` (={str(folder)!r}) belongs to 'pairs', {', '.join(map(repr, INDEXED))}, "
-                    f"not to {self.name!r}: leave it out."
+                    f"`folder` (={str(folder)!r}) belongs to {', '.join(takers)}, not to {self.name!r}: "
+                    "leave it out."
                 )
             return None
-        if folder is None and self._known == "pairs":
-            raise InputError("`folder` (=None) must name the folder of the pairs, with x/ and y/ in it.")
+        if folder is None and self.record.folder == "required":
+            raise InputError(
+                f"`folder` (=None) must name the folder of the {self.name}, with x/ and y/ in it."
+            )
         path = Path(folder or self.name).expanduser()
         return path if path.is_dir() and not (self.root / path).is_dir() else self.root / path
-
-    @property
-    def _published(self) -> Published | None:
-        """The published set that the pictures are of."""
-        return PUBLISHED.get("fashion_mnist" if self._known in CONDITIONED else self._known)
 
     def __repr__(self) -> str:
         return f"Source({str(self.path or self.name)!r}, root={str(self.root)!r}, {self.shaping.describe()})"
@@ -167,17 +143,39 @@ class Source:
     @property
     def image_shape(self) -> tuple[int, ...]:
         """The shape of one example, (C, H, W) or (D,); known without reading wherever it can be."""
-        size, channels, crop = self.shaping.size, self.shaping.channels, self.shaping.crop
-        if self._published is not None:
-            stored, height, width = self._published.shape
-            side = size or crop
-            return (channels or stored, side or height, side or width)
-        if size is not None and (self.folder is not None or self._known == "stick_figures"):
-            return (channels or 3, size, size)
-        return tuple(self.train().x.shape[1:])
+        shape = self.record.shape
+        if shape is not None and len(shape) == 3:
+            side = self.shaping.size or self.shaping.crop
+            shape = (self.shaping.channels or shape[0], side or shape[1], side or shape[2])
+        if shape is None or None in shape:
+            return tuple(self.train().x.shape[1:])
+        return tuple(length for length in shape if length is not None)
+
+    @property
+    def context_shape(self) -> tuple[int, ...] | None:
+        """The shape of what an example is conditioned on, (Cy, H, W) or (K,); None if there is nothing."""
+        if self.record.shape is None:
+            context = self.train().context
+            return None if context is None else tuple(context.shape[1:])
+        if self.record.context is None:
+            return None
+        if None not in self.record.context:
+            return tuple(length for length in self.record.context if length is not None)
+        pairs = zip(self.record.context, self.image_shape, strict=True)
+        return tuple(same if length is None else length for length, same in pairs)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, none of a set without labels; none is read where the record has them."""
+        if self.record.classes is not None:
+            return self.record.classes
+        train = self.train()
+        if train.classes is not None or train.label is None:
+            return train.classes or ()
+        return tuple(map(str, range(int(train.label.max()) + 1)))
 
     def train(self) -> Dataset:
-        """The training examples."""
+        """The training examples, read once and kept."""
         return self._split(True)
 
     def test(self) -> Dataset:
@@ -190,24 +188,58 @@ class Source:
         return self._splits[train]
 
     def _read(self, train: bool) -> Dataset:
-        found = self._find(train)
-        if isinstance(found, Pictures):
-            return self._decoded(found.limited(self.limit))
-        rows = thin(len(found.x), self.limit)
-        found = found if len(rows) == len(found.x) else found.rows(rows)
-        if found.x.dim() == 4:
-            x = self.shaping(found.x)
-            context = CONDITIONED[self._known](x) if self._known in CONDITIONED else found.context
-            rendered = self._known == "stick_figures"
-            how = f"rendered at {self.shaping.size} pixels" if rendered else self.shaping.describe()
-            return Dataset(self.name, x, found.label, found.classes, how, context, found.known)
+        stored = self.stored(train)
+        dataset = self._decoded(stored) if isinstance(stored, Pictures) else self._shaped(stored)
+        if self.record.shape is not None and (dataset.context is None) != (self.record.context is None):
+            raise InputError(
+                f"Data set {self.name!r} is read with{'out' * (dataset.context is None)} a context, but its "
+                f"record says `context={self.record.context}`: correct the record."
+            )
+        return dataset
+
+    def stored(self, train: bool) -> Split | Pictures:
+        """One split as it is stored, neither thinned nor shaped; a local copy is used first.
+
+        Raises:
+            InputError: if a file is damaged, or missing and not downloadable; it says what to put where.
+        """
+        record = self.record
+        try:
+            return record.function(self, train)
+        except MissingFile as missing:
+            what_to_do = f"put {record.layout} in the data root {str(self.root)!r}"
+            if not self.download:
+                raise InputError(
+                    f"Data set {self.name!r} was not found ({missing}): {what_to_do}, name another root by "
+                    "`root` or FLOWPRIOR_DATA, or allow the download with download=True (Source.download in "
+                    "a config)."
+                ) from missing
+            try:
+                download(record.files() if record.files else [], self.root)
+            except Exception as error:  # whatever network, checksum or disk raise, the way out is the same
+                raise InputError(
+                    f"The download of data set {self.name!r} failed ({reason(error)}): {what_to_do} yourself."
+                ) from error
+            return record.function(self, train)
+
+    def _shaped(self, stored: Split) -> Dataset:
+        rows = thin(len(stored.x), self.limit)
+        split = stored if len(rows) == len(stored.x) else stored.rows(rows)
+        if split.x.dim() == 4:
+            x = self.shaping(split.x)
+            derive, how = self.record.context_from, split.preprocessing or self.shaping.describe()
+            context = split.context if derive is None else derive(x)
+            return Dataset(self.name, x, split.label, split.classes, how, context, split.known)
         if self.shaping != Shaping():
             raise InputError(
                 f"{self.name!r} holds vectors, not images: leave out size, channels, crop and resize."
             )
-        return Dataset(self.name, found.x, found.label, found.classes)
+        return Dataset(
+            self.name, split.x, split.label, split.classes, "as stored", split.context, split.known
+        )
 
-    def _decoded(self, pictures: Pictures) -> Dataset:
+    def _decoded(self, stored: Pictures) -> Dataset:
+        pictures = stored.limited(self.limit)
         check_pairs(pictures)
         x, context, known = decode(pictures, self.shaping, self.memory_limit), None, {}
         if pictures.context is not None:
@@ -223,22 +255,6 @@ class Source:
             context = draw_stick_man(known["joints"], width)
         how = self.shaping.describe()
         return Dataset(self.name, x, pictures.label, pictures.classes, how, context, known)
-
-    def _find(self, train: bool) -> Loaded | Pictures:
-        if self.path is not None:
-            read = list_folder if self.path.is_dir() else read_arrays
-            return read(self.path, train, self.held_out)
-        if self.folder is not None:
-            if self._known == "pairs":
-                return list_pairs(self.folder, train, self.held_out, self.condition)
-            return list_index(self.folder, train)
-        if self._published is not None:
-            name = "fashion_mnist" if self._known in CONDITIONED else self.name
-            return read_published(name, self.root, train, self.download)
-        if self._known == "stick_figures":
-            rows = thin(TRAIN if train else TEST, self.limit)
-            return stick_figures(train, rows, self.shaping.size or SIZE, self.seed)
-        return digits(train) if self.name == "digits" else toy(self.name, train)
 
 
 def _plain(name: str) -> str:

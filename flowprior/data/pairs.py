@@ -1,14 +1,22 @@
 """A user's own pairs of pictures: what is drawn, x, and what it is conditioned on, y."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 from flowprior.data.dataset import split_rows
-from flowprior.data.pictures import Pictures, picture_paths, split_folders, stamp, stored_size
+from flowprior.data.pictures import Pictures, picture_paths, split_folders, stored_size
 from flowprior.errors import InputError
+from flowprior.registry import dataset
 
 HALVES = ("left", "right")
+
+
+@dataset("pairs", shape=(3, None, None), context=(None, None, None), classes=(), folder="required")
+def pairs(source: Any, train: bool) -> Pictures:
+    """A user's own pairs of pictures, in the folder that `Source.folder` names."""
+    return list_pairs(source.folder, train, source.held_out, source.condition)
 
 
 def list_pairs(folder: Path, train: bool, fraction: float, condition: str = "left") -> Pictures:
@@ -67,18 +75,17 @@ def _paired(folder: Path, home: Path, condition: str) -> Pictures:
     """The pairs of one folder; their names and their cache are relative to `home`."""
     if not any((folder / side).is_dir() for side in "xy"):
         names = [str((folder / path).relative_to(home)) for path in picture_paths(folder)]
-        other = HALVES[condition == "left"]
-        return _pictures(names, home, other, _pictures(names, home, condition))
+        context = Pictures.inside(home, names, half=condition)
+        return replace(context, half=HALVES[condition == "left"], context=context)
     x, y = _by_stem(folder / "x"), _by_stem(folder / "y")
-    for some, others, place in ((x, y, folder / "y"), (y, x, folder / "x")):
-        for stem, path in some.items():
-            if stem not in others:
-                raise InputError(
-                    f"{str(path)!r} has no partner: put a picture named {stem!r} in {str(place)!r}, or "
-                    "remove it."
-                )
-    names, partners = ([str(found[stem].relative_to(home)) for stem in x] for found in (x, y))
-    return _pictures(names, home, None, _pictures(partners, home))
+    for some, others, side in ((x, y, folder / "y"), (y, x, folder / "x")):
+        for stem in sorted(some.keys() - others.keys()):
+            raise InputError(
+                f"{str(some[stem])!r} has no partner: put a picture named {stem!r} in {str(side)!r}, or "
+                "remove it."
+            )
+    names, partners = ([str(paths[stem].relative_to(home)) for stem in x] for paths in (x, y))
+    return Pictures.inside(home, names, context=Pictures.inside(home, partners))
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:
@@ -87,24 +94,12 @@ def _by_stem(folder: Path) -> dict[str, Path]:
         raise InputError(
             f"There is no folder {str(folder)!r}: pairs need x/ and y/, or pictures with both side by side."
         )
-    found: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     for path in picture_paths(folder):
         stem = str(path.with_suffix(""))
-        if stem in found:
+        if stem in paths:
             raise InputError(
-                f"{str(folder / path)!r} and {found[stem].name!r} differ in their endings only: remove one."
+                f"{str(folder / path)!r} and {paths[stem].name!r} differ in their endings only: remove one."
             )
-        found[stem] = folder / path
-    return found
-
-
-def _pictures(
-    names: list[str], home: Path, half: str | None = None, context: Pictures | None = None
-) -> Pictures:
-    def opened(name: str) -> BinaryIO:
-        return open(home / name, "rb")
-
-    def changed(name: str) -> str:
-        return stamp(home / name)
-
-    return Pictures(names, opened, changed, home / ".flowprior", half=half, context=context)
+        paths[stem] = folder / path
+    return paths

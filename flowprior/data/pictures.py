@@ -7,15 +7,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor
 
-from flowprior.data.dataset import reason, split_rows, thin
+from flowprior.data.dataset import split_rows, thin
 from flowprior.data.shaping import Shaping
-from flowprior.errors import InputError
+from flowprior.errors import InputError, reason
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -45,6 +46,18 @@ class Pictures:
     half: str | None = None
     context: "Pictures | None" = None
     joints: Tensor | None = None
+
+    @classmethod
+    def inside(cls, folder: Path, names: Sequence[str], home: Path | None = None, **facts: Any) -> "Pictures":
+        """The files `names` of a folder; decoded copies are kept in `.flowprior` of `home`, by default there.
+
+        Args:
+            facts: the fields above from `label` on.
+        """
+        cache = (home or folder) / ".flowprior"
+        return cls(
+            names, lambda name: open(folder / name, "rb"), lambda name: stamp(folder / name), cache, **facts
+        )
 
     def rows(self, rows: Tensor) -> "Pictures":
         """The pictures at `rows` only."""
@@ -115,17 +128,7 @@ def _classes(paths: list[Path]) -> tuple[str, ...] | None:
 def _labelled(folder: Path, paths: list[Path], classes: tuple[str, ...] | None, home: Path) -> Pictures:
     index = {name: i for i, name in enumerate(classes or ())}
     label = torch.tensor([index[path.parts[0]] for path in paths]) if classes else None
-
-    names = [str(path) for path in paths]
-    cache = home / ".flowprior"
-    return Pictures(
-        names,
-        lambda name: open(folder / name, "rb"),
-        lambda name: stamp(folder / name),
-        cache,
-        label,
-        classes,
-    )
+    return Pictures.inside(folder, [str(path) for path in paths], home, label=label, classes=classes)
 
 
 def stamp(path: Path) -> str:
@@ -161,11 +164,7 @@ def read_pictures(paths: Sequence[Path], shaping: Shaping) -> Tensor:
     Raises:
         InputError: as `decode`.
     """
-
-    def opened(name: str) -> BinaryIO:
-        return open(name, "rb")
-
-    pictures = Pictures([str(path) for path in paths], opened, lambda name: stamp(Path(name)), Path())
+    pictures = Pictures.inside(Path(), [str(path) for path in paths])
     return torch.cat(list(_decoded(pictures, shaping, _load(pictures, 0, shaping).shape)))
 
 
@@ -256,5 +255,4 @@ def _load(pictures: Pictures, row: int, shaping: Shaping) -> Tensor:
     x = torch.from_numpy(pixels)
     if pictures.half is not None:
         x = x.chunk(2, dim=1)[pictures.half == "right"]
-    x = x[None] if x.dim() == 2 else x.permute(2, 0, 1)
-    return shaping(x[None])[0]
+    return shaping(rearrange(x, "h w -> 1 1 h w" if x.dim() == 2 else "h w c -> 1 c h w"))[0]

@@ -7,14 +7,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowprior.data.dataset import reason
 from flowprior.data.drawing import JOINTS
-from flowprior.data.pictures import Pictures, stamp
+from flowprior.data.pictures import Pictures
 from flowprior.data.unpickling import read_plain
-from flowprior.errors import InputError
+from flowprior.errors import InputError, reason
+from flowprior.registry import dataset
 
 INDEX = "index.p"
 _REQUIRED = ("lhip", "rhip", "lshoulder", "rshoulder")
+
+
+_INDEXED: dict[str, Any] = {
+    "shape": (3, None, None),
+    "context": (3, None, None),
+    "classes": (),
+    "resize": "stretch",
+    "shaped_by": ("size", "channels"),
+    "because": "has poses, which only stretching keeps in place",
+    "folder": "optional",
+}
+
+
+@dataset("market", **_INDEXED)
+@dataset("deepfashion", **_INDEXED)
+def people(source: Any, train: bool) -> Pictures:
+    """Pictures of people with their poses, as their index names them."""
+    return list_index(source.folder, train)
 
 
 def list_index(folder: Path, train: bool) -> Pictures:
@@ -41,22 +59,15 @@ def list_index(folder: Path, train: bool) -> Pictures:
     wanted &= (joints[:, [JOINTS.index(name) for name in _REQUIRED]] >= 0).all((1, 2))
     rows = np.flatnonzero(wanted).tolist()
     if not rows:
-        raise _broken(
-            path, f"has no {'training' if train else 'test'} example with both hips and both shoulders"
-        )
+        split = "training" if train else "test"
+        raise _broken(path, f"has no {split} example with both hips and both shoulders")
     chosen = [names[row] for row in rows]
     for name in chosen:
         if not (folder / name).is_file():
             raise InputError(
                 f"{str(path)!r} names the picture {name!r}, which is not there: put it beside it."
             )
-    return Pictures(
-        chosen,
-        lambda name: open(folder / name, "rb"),
-        lambda name: stamp(folder / name),
-        folder / ".flowprior",
-        joints=torch.from_numpy(joints[rows]),
-    )
+    return Pictures.inside(folder, chosen, joints=torch.from_numpy(joints[rows]))
 
 
 def in_pixels(joints: Tensor, height: int, width: int) -> Tensor:
@@ -65,9 +76,9 @@ def in_pixels(joints: Tensor, height: int, width: int) -> Tensor:
     return torch.where(seen, joints * joints.new_tensor([width, height]), -1.0)
 
 
-def _broken(path: Path, found: str) -> InputError:
+def _broken(path: Path, wrong: str) -> InputError:
     return InputError(
-        f"{str(path)!r} {found}: it must be a pickled dictionary of joint_order, imgs, train and joints as "
+        f"{str(path)!r} {wrong}: it must be a pickled dictionary of joint_order, imgs, train and joints as "
         "published, so copy it again."
     )
 
@@ -101,18 +112,12 @@ def _checked(path: Path, index: dict[str, Any]) -> tuple[list[str], np.ndarray, 
     if missing:
         raise _broken(path, f"has no joint {missing[0]!r} in its joint_order")
     if splits.shape != (len(names),) or joints.shape != (len(names), len(order), 2):
-        raise _broken(
-            path,
-            f"has {len(names)} imgs, train of shape {splits.shape} and joints of shape {joints.shape} for "
-            f"{len(order)} names",
-        )
+        shapes = f"train of shape {splits.shape} and joints of shape {joints.shape}"
+        raise _broken(path, f"has {len(names)} imgs, {shapes} for {len(order)} names")
     if not np.isfinite(joints).all() or joints.max(initial=0) > 2:
         raise _broken(path, "holds joints that are not parts of a picture, 0 to 1 or negative")
     for name in names:
-        if (
-            not isinstance(name, str)
-            or PurePosixPath(name).is_absolute()
-            or ".." in PurePosixPath(name).parts
-        ):
+        parts = PurePosixPath(name).parts if isinstance(name, str) else ("..",)
+        if ".." in parts or "/" in parts:
             raise _broken(path, f"names the picture {name!r}, which is no path beside it")
     return names, splits, joints[:, [order.index(name) for name in JOINTS]]

@@ -16,7 +16,7 @@ def random_poses(n: int, generator: Generator, size: int) -> Tensor:
     """n poses in a square frame of `size` pixels: (n, 15, 2), (x, y) in the order of `JOINTS`.
 
     Lengths are drawn in figure heights, angles in radians from straight down, outward; the right and the left
-    limbs have angles of their own. A figure takes up 0.85 to 1 of the place it finds, anywhere in the frame.
+    limbs have angles of their own. A figure takes up 0.85 to 1 of the room there is, anywhere in the frame.
     """
 
     def draw(low: float, high: float) -> Tensor:
@@ -29,21 +29,21 @@ def random_poses(n: int, generator: Generator, size: int) -> Tensor:
     nose = chest - (0.05 + head) * _down(tilt)
     shoulder, hip = draw(0.085, 0.105)[:, None], draw(0.042, 0.052)[:, None]
     thigh, shin, upper, fore = draw(0.20, 0.23), draw(0.20, 0.22), draw(0.145, 0.165), draw(0.135, 0.155)
-    found = {"cnose": nose}
+    at = {"cnose": nose}
     for side, outward in (("r", -1.0), ("l", 1.0)):  # the figure's right is on our left
 
         def limb(start: Tensor, length: Tensor, angle: Tensor, outward: float = outward) -> Tensor:
             return start + length[:, None] * _down(-outward * angle)
 
-        found[f"{side}hip"] = outward * hip * _leftward(lean / 2)
-        found[f"{side}shoulder"] = chest + outward * shoulder * _leftward(lean)
-        found[f"{side}eye"] = nose + head * (0.4 * outward * _leftward(tilt) - _EYES * _down(tilt))
+        at[f"{side}hip"] = outward * hip * _leftward(lean / 2)
+        at[f"{side}shoulder"] = chest + outward * shoulder * _leftward(lean)
+        at[f"{side}eye"] = nose + head * (0.4 * outward * _leftward(tilt) - _EYES * _down(tilt))
         stride, swing = draw(-0.1, 0.8), draw(0.1, 2.8)
-        found[f"{side}knee"] = limb(found[f"{side}hip"], thigh, stride)
-        found[f"{side}ankle"] = limb(found[f"{side}knee"], shin, stride + draw(-0.9, 0.2))
-        found[f"{side}elbow"] = limb(found[f"{side}shoulder"], upper, swing)
-        found[f"{side}wrist"] = limb(found[f"{side}elbow"], fore, swing + draw(-1.0, 1.9))
-    return _placed(torch.stack([found[name] for name in JOINTS], 1), draw) * size
+        at[f"{side}knee"] = limb(at[f"{side}hip"], thigh, stride)
+        at[f"{side}ankle"] = limb(at[f"{side}knee"], shin, stride + draw(-0.9, 0.2))
+        at[f"{side}elbow"] = limb(at[f"{side}shoulder"], upper, swing)
+        at[f"{side}wrist"] = limb(at[f"{side}elbow"], fore, swing + draw(-1.0, 1.9))
+    return _placed(torch.stack([at[name] for name in JOINTS], 1), draw) * size
 
 
 def _down(angle: Tensor) -> Tensor:

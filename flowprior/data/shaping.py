@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from flowprior.checks import check_count, check_one_of
 from flowprior.errors import InputError
 
 RESIZE_MODES = ("bicubic", "bilinear", "nearest", "pad", "stretch")
@@ -40,17 +41,11 @@ class Shaping:
     resize: str = "bicubic"
 
     def __post_init__(self) -> None:
-        for name, value in (("size", self.size), ("crop", self.crop)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise InputError(
-                    f"`{name}` (={value!r}) must be a positive number of pixels or None, e.g. 64."
-                )
-        if self.channels not in (None, 1, 3):
-            raise InputError(
-                f"`channels` (={self.channels!r}) must be 1 (gray), 3 (RGB) or None (as stored)."
-            )
-        if self.resize not in RESIZE_MODES:
-            raise InputError(f"`resize` (={self.resize!r}) must be one of {', '.join(RESIZE_MODES)}.")
+        for name, pixels in (("size", self.size), ("crop", self.crop)):
+            if pixels is not None:
+                check_count(name, pixels, fix="a number of pixels such as 64, or None")
+        check_one_of("channels", self.channels, (None, 1, 3), "as stored, gray or RGB")
+        check_one_of("resize", self.resize, RESIZE_MODES)
 
     def describe(self) -> str:
         """The steps in words, for reports."""
@@ -108,8 +103,13 @@ class Shaping:
             return x
         if self.channels == 3:
             return x.expand(-1, 3, -1, -1)
-        luma = torch.tensor([0.299, 0.587, 0.114], device=x.device).view(3, 1, 1)
-        return (x * luma).sum(1, keepdim=True).round().to(torch.uint8)
+        return luma(x).round().to(torch.uint8)
+
+
+def luma(rgb: Tensor) -> Tensor:
+    """Gray levels by ITU-R 601: (N, 3, H, W) -> (N, 1, H, W), float."""
+    weights = torch.tensor([0.299, 0.587, 0.114], device=rgb.device)[:, None, None]
+    return (rgb * weights).sum(1, keepdim=True)
 
 
 def center(x: Tensor, side: int) -> Tensor:

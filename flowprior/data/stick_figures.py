@@ -1,4 +1,4 @@
-"""Rendered stick figures: poses, and an appearance that varies freely of the pose, so that its law is known.
+"""Rendered stick figures: poses, and an appearance independent of the pose, so that its law is known.
 
 Every factor of `FACTORS` is uniform in its range, independent of the pose and of the others. The colors of a
 figure are those of its shirt (the sleeves at 0.85 of it), trousers (the right leg at 0.8), skin and hair,
@@ -8,11 +8,13 @@ where skin and hair lie on a line from dark to light; shoes and eyes are dark on
 import functools
 import hashlib
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from flowprior.data.dataset import Loaded
+from flowprior.checks import check_rows, check_shapes
+from flowprior.data.dataset import Split, thin
 from flowprior.data.drawing import (
     check_joints,
     coverage,
@@ -23,7 +25,7 @@ from flowprior.data.drawing import (
     segment_distance,
 )
 from flowprior.data.poses import head_of, random_poses, toes_of
-from flowprior.errors import InputError
+from flowprior.registry import dataset
 from flowprior.tensors import as_input
 
 SIZE = 64
@@ -51,7 +53,22 @@ _LAYERS = (
 )  # fmt: skip
 
 
-def stick_figures(train: bool, rows: Tensor | None = None, size: int = SIZE, seed: int = 0) -> Loaded:
+@dataset(
+    "stick_figures",
+    shape=(3, SIZE, SIZE),
+    context=(3, None, None),
+    classes=(),
+    size=SIZE,
+    shaped_by=("size",),
+    because="is rendered in color at any `size`",
+)
+def _read(source: Any, train: bool) -> Split:
+    """Rendered figures of random poses and appearances, on stick men of their poses."""
+    rows = thin(TRAIN if train else TEST, source.limit)
+    return stick_figures(train, rows, source.shaping.size, source.seed)
+
+
+def stick_figures(train: bool, rows: Tensor | None = None, size: int = SIZE, seed: int = 0) -> Split:
     """`TRAIN` or `TEST` figures with their stick men as contexts, and "joints" and "factors" known.
 
     Args:
@@ -66,7 +83,8 @@ def stick_figures(train: bool, rows: Tensor | None = None, size: int = SIZE, see
     if rows is not None:
         joints, factors = joints[rows], factors[rows]
     known = {"joints": joints, "factors": factors}
-    return Loaded(render(joints, factors, size), context=draw_stick_man(joints, size), known=known)
+    how, men = f"rendered at {size} pixels", draw_stick_man(joints, size)
+    return Split(render(joints, factors, size), context=men, known=known, preprocessing=how)
 
 
 def true_factors(n: int, seed: int = 0) -> Tensor:
@@ -85,11 +103,8 @@ def render(joints: Tensor, factors: Tensor, size: int = SIZE) -> Tensor:
         InputError: on other shapes.
     """
     check_joints(joints)
-    if factors.shape != (len(joints), len(FACTORS)):
-        raise InputError(
-            f"`factors` has shape {tuple(factors.shape)} but must be ({len(joints)}, {len(FACTORS)}): "
-            "pass one row for each pose, in the order of `FACTORS`."
-        )
+    fix = "pass one row for each pose, in the order of `FACTORS`"
+    check_shapes(fix, factors=(factors, f"N {len(FACTORS)}"), joints=(joints, "N J 2"))
     parts = []
     for pose, look in zip(joints.split(_CHUNK), factors.split(_CHUNK), strict=True):
         distances = _distances(pose, size)
@@ -114,12 +129,8 @@ def recover_factors(images: Tensor, joints: Tensor) -> Tensor:
         InputError: on other shapes.
     """
     check_joints(joints)
-    if images.dim() != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3]:
-        raise InputError(f"`images` has shape {tuple(images.shape)} but must be (N, 3, S, S): pass pictures.")
-    if len(images) != len(joints):
-        raise InputError(
-            f"`images` and `joints` have {len(images)} and {len(joints)} rows but need one pose a picture."
-        )
+    check_shapes("pass color pictures", images=(images, "N 3 S S"))
+    check_rows("joints", joints, len(images), "images")
     pixels = as_input(images).float()
     parts = zip(pixels.split(_CHUNK), joints.split(_CHUNK), strict=True)
     return torch.cat([_recover(x, pose) for x, pose in parts])
@@ -241,11 +252,11 @@ def _along(color: Tensor, ends: tuple[tuple[float, ...], ...]) -> Tensor:
 
 def _closest(x: Tensor, pictures: list[Tensor], widths: list[float]) -> Tensor:
     """The width at which the pictures, linear between the given ones, come closest to x: (N, 1)."""
-    errors, places = [], []
+    errors, candidates = [], []
     for first, second, low, high in zip(pictures, pictures[1:], widths, widths[1:], strict=False):
         change, rest = (second - first).flatten(1), (x - first).flatten(1)
         part = ((rest * change).sum(1) / change.square().sum(1).clamp_min(1e-12)).clamp(0, 1)
         errors.append((rest - part[:, None] * change).square().sum(1))
-        places.append(low + part * (high - low))
+        candidates.append(low + part * (high - low))
     best = torch.stack(errors).argmin(0, keepdim=True)
-    return torch.stack(places).gather(0, best).T
+    return torch.stack(candidates).gather(0, best).T

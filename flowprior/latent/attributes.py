@@ -3,8 +3,10 @@
 from collections.abc import Callable
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
+from flowprior.checks import check_shapes
 from flowprior.errors import InputError
 
 
@@ -51,7 +53,7 @@ def rate_of_change(
         distance: images twice -> (n,), such as `PerceptualDistance`.
 
     Raises:
-        InputError: if `path` has less than 2 steps.
+        InputError: if `path` has fewer than 2 steps.
 
     Source: Morrow & Chiu, section 6.2 and Fig. 8: 5000 images, 16 steps.
 
@@ -59,11 +61,10 @@ def rate_of_change(
     >>> rate_of_change(path, lambda z: 4 * z, lambda a, b: (a - b).norm(dim=1)).unique(dim=0).shape
     torch.Size([1, 3])
     """
-    if path.dim() < 3 or len(path) < 2:
-        raise InputError(f"`path` has shape {tuple(path.shape)} but must be (steps, N, *event), steps > 1.")
-    found = []
+    check_shapes("", path=(path, "steps>1 N *event"))
+    rates = []
     for part in path.split(max(1, batch_size // len(path)), dim=1):
-        images = decode(part.flatten(0, 1)).unflatten(0, part.shape[:2])  # (steps, n, ...)
-        rates = distance(images[:-1].flatten(0, 1), images[1:].flatten(0, 1))
-        found.append(rates.cpu().double().view(len(path) - 1, -1))
-    return torch.cat(found, 1)
+        images = rearrange(decode(part.flatten(0, 1)), "(s n) ... -> s n ...", s=len(path))
+        changes = distance(images[:-1].flatten(0, 1), images[1:].flatten(0, 1))
+        rates.append(rearrange(changes.cpu().double(), "(s n) -> s n", s=len(path) - 1))
+    return torch.cat(rates, 1)

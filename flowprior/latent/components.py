@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from flowprior.checks import check_count, check_shapes
 from flowprior.errors import InputError
 
 _ROUNDING = 1e-12  # of the whole variance; what is less is not there
@@ -38,11 +39,8 @@ class Components:
         Raises:
             InputError: if a shape does not fit.
         """
-        if z.dim() != self.mean.dim() + 1 or z.shape[1:] != self.mean.shape or values.dim() != 1:
-            raise InputError(
-                f"`z` has shape {tuple(z.shape)} and `values` {tuple(values.shape)}, but they must be (N, "
-                f"*event) with event shape {tuple(self.mean.shape)} and (V,)."
-            )
+        event = " ".join(map(str, self.mean.shape))
+        check_shapes("", z=(z, f"N {event}"), values=(values, "V"))
         steps = values.to(z)[:, None, None] - self.coordinates(z)  # (V, N, K)
         moves = torch.einsum("vnk,kd->kvnd", steps, (self.directions.flatten(1) * self.scales[:, None]).to(z))
         return z + moves.unflatten(-1, z.shape[1:])
@@ -56,8 +54,8 @@ def principal_components(codes: Tensor, count: int = 2) -> Components:
             vary in fewer directions.
 
     >>> codes = torch.tensor([[3.0, 1.0], [-3.0, 1.0], [0.0, 2.0], [0.0, 0.0]])
-    >>> found = principal_components(codes)
-    >>> found.directions.abs(), found.shares
+    >>> components = principal_components(codes)
+    >>> components.directions.abs(), components.shares
     (tensor([[1., 0.],
             [0., 1.]]), tensor([0.9000, 0.1000]))
     """
@@ -65,22 +63,20 @@ def principal_components(codes: Tensor, count: int = 2) -> Components:
 
     flat = codes.detach().cpu().double().flatten(1) if codes.dim() > 1 else codes.new_zeros(0, 0)
     most = min(len(flat) - 1, flat.shape[1])
-    if not 1 <= count <= most:
-        raise InputError(
-            f"`count` (={count}) must lie between 1 and {most}, as many as codes of shape "
-            f"{tuple(codes.shape)} have."
-        )
+    check_count("count", count, most=most, fix=f"codes of shape {tuple(codes.shape)} have no more")
     total = flat.var(0).sum()
     if not total.isfinite() or total == 0:
         raise InputError("`codes` hold NaN or infinity, or are all the same: they have no components.")
-    found = PCA(count, svd_solver="covariance_eigh").fit(flat.numpy())
-    variances = torch.from_numpy(found.explained_variance_)
+    fitted = PCA(count, svd_solver="covariance_eigh").fit(flat.numpy())
+    variances = torch.from_numpy(fitted.explained_variance_)
     real = int((variances > _ROUNDING * total).sum())
     if real < count:
-        raise InputError(f"`codes` vary along {real} directions, less than `count` (={count}): take so many.")
+        raise InputError(
+            f"`codes` vary along {real} directions, fewer than `count` (={count}): take as many."
+        )
     return Components(
-        torch.from_numpy(found.mean_).to(codes).view(codes.shape[1:]),
-        torch.from_numpy(found.components_).to(codes).view(count, *codes.shape[1:]),
+        torch.from_numpy(fitted.mean_).to(codes).view(codes.shape[1:]),
+        torch.from_numpy(fitted.components_).to(codes).view(count, *codes.shape[1:]),
         variances.sqrt().to(codes),
-        torch.from_numpy(found.explained_variance_ratio_).to(codes),
+        torch.from_numpy(fitted.explained_variance_ratio_).to(codes),
     )

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from flowprior.checks import check_count
 from flowprior.errors import InputError
 from flowprior.latent.interpolation import lerp
 
@@ -38,11 +39,8 @@ def least_supported(
     >>> z.tolist()
     [[1.0], [2.0]]
     """
-    if not 1 <= n <= draws or batch_size < 1:
-        raise InputError(
-            f"`n` (={n}) must lie between 1 and `draws` (={draws}), and `batch_size` (={batch_size}) be 1 or "
-            "more."
-        )
+    check_count("n", n, most=check_count("draws", draws))
+    check_count("batch_size", batch_size)
     kept: list[Tensor] = []
     supports: list[Tensor] = []
     for start in range(0, draws, batch_size):
@@ -72,14 +70,13 @@ def crossing_depth(
         steps: points on each line, both ends among them.
 
     Raises:
-        InputError: if there are less than 3 steps, or as `lerp`.
+        InputError: if there are fewer than 3 steps, or as `lerp`.
 
     >>> two_bumps = lambda z: torch.logaddexp(-(z[:, 0] - 4).square(), -(z[:, 0] + 4).square())
     >>> crossing_depth(two_bumps, torch.tensor([[-4.0], [4.0]]), torch.tensor([[4.0], [4.0]])).round()
     tensor([-15.,   0.])
     """
-    if steps < 3:
-        raise InputError(f"`steps` (={steps}) must be at least 3, the two ends and something between them.")
+    check_count("steps", steps, least=3, fix="the two ends and something between them")
     line = lerp(starts, ends, torch.linspace(0, 1, steps).to(starts))  # (steps, N, *event)
     support = log_support(line.flatten(0, 1)).view(steps, len(starts))
     return support.amin(0) - torch.minimum(support[0], support[-1])

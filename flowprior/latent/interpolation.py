@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from flowprior.checks import check_count, check_shapes
 from flowprior.errors import InputError
 
 FromBase = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -75,10 +76,9 @@ def interpolate(from_base: FromBase, start: Tensor, end: Tensor, steps: int) -> 
     For a base N(0, I) only; a prior at hand says so by `has_normal_base`. Both ends are included.
 
     Raises:
-        InputError: if there are less than 2 steps, or as `slerp`.
+        InputError: if there are fewer than 2 steps, or as `slerp`.
     """
-    if steps < 2:
-        raise InputError(f"`steps` (={steps}) must be at least 2, the two ends.")
+    check_count("steps", steps, least=2, fix="the two ends")
     weights = torch.linspace(0, 1, steps, device=start.device, dtype=start.dtype)
     z, _ = from_base(slerp(start, end, weights))
     return z
@@ -103,7 +103,7 @@ def both_paths(
         line: the path in z0; `slerp` suits a base N(0, I), `lerp` any other.
 
     Raises:
-        InputError: if there are less than 2 steps, or as `slerp`.
+        InputError: if there are fewer than 2 steps, or as `slerp`.
 
     Source: Morrow & Chiu, section 6.2.
 
@@ -112,19 +112,15 @@ def both_paths(
     >>> [path[1].norm() for path in both_paths(double, halve, *ends, 3)]  # the chord, the arc
     [tensor(0.7071), tensor(1.0000)]
     """
-    if steps < 2:
-        raise InputError(f"`steps` (={steps}) must be at least 2, the two ends.")
+    check_count("steps", steps, least=2, fix="the two ends")
     weights = torch.linspace(0, 1, steps, device=start.device, dtype=start.dtype)
     curved, _ = from_base(line(to_base(start)[0], to_base(end)[0], weights))
     return Paths(lerp(start, end, weights), curved)
 
 
 def _check(start: Tensor, end: Tensor, weights: Tensor) -> None:
-    if start.shape != end.shape or start.dim() < 2:
-        raise InputError(
-            f"`start` has shape {tuple(start.shape)} and `end` {tuple(end.shape)}, but both must have one "
-            "shape (N, *event): add a batch dimension, or pass as many ends as starts."
-        )
+    fix = "add a batch dimension, or pass as many ends as starts"
+    check_shapes(fix, start=(start, "N *event"), end=(end, "N *event"))
     if weights.dim() != 1 and (weights.dim() != 2 or weights.shape[1] != len(start)):
         raise InputError(
             f"`weights` has shape {tuple(weights.shape)} but must be (steps,), or (steps, {len(start)}) with "

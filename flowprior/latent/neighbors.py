@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from flowprior.errors import InputError
+from flowprior.checks import check_count, check_shapes
 
 _CHUNK_VALUES = 2**24  # float64 values of one chunk of examples: 128 MiB
 
@@ -28,13 +28,9 @@ def nearest_neighbors(queries: Tensor, examples: Tensor, k: int = 5) -> tuple[Te
     >>> row.tolist()
     [[1, 0]]
     """
-    if queries.shape[1:] != examples.shape[1:]:
-        raise InputError(
-            f"`queries` of shape {tuple(queries.shape)} and `examples` of shape {tuple(examples.shape)} must "
-            "have one event shape: bring both to one size and number of channels."
-        )
-    if not 1 <= k <= len(examples):
-        raise InputError(f"`k` (={k}) must lie between 1 and the number of examples, {len(examples)}.")
+    fix = "bring both to one event shape, size and channels"
+    check_shapes(fix, queries=(queries, "Q *event"), examples=(examples, "N *event"))
+    check_count("k", k, most=len(examples))
     query = _flat(queries)  # (Q, D)
     best = query.new_empty(len(query), 0)
     rows = best.long()
@@ -47,8 +43,8 @@ def nearest_neighbors(queries: Tensor, examples: Tensor, k: int = 5) -> tuple[Te
         best, order = best.sort(dim=1, stable=True)
         best, rows = best[:, :k], rows.gather(1, order)[:, :k]
     # The distances again, without the cancellation of the expanded square.
-    found = [_flat(examples[row.to(examples.device)]).to(query.device) for row in rows]  # Q times (k, D)
-    distances = torch.stack([(near - each).norm(dim=1) for near, each in zip(found, query, strict=True)])
+    close = [_flat(examples[row.to(examples.device)]).to(query.device) for row in rows]  # Q times (k, D)
+    distances = torch.stack([(near - each).norm(dim=1) for near, each in zip(close, query, strict=True)])
     distances, order = distances.sort(dim=1, stable=True)
     return distances, rows.gather(1, order)
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from flowprior.checks import check_count, check_number, check_shapes
 from flowprior.errors import InputError
 from flowprior.latent.interpolation import FromBase
 
@@ -15,10 +16,8 @@ def normal_steps(steps: int, reach: float = 0.98) -> Tensor:
     >>> normal_steps(3)
     tensor([-2.3263,  0.0000,  2.3263])
     """
-    if steps < 2 or not 0 < reach < 1:
-        raise InputError(
-            f"`steps` (={steps}) must be at least 2 and `reach` (={reach}) between 0 and 1, e.g. 9 and 0.98."
-        )
+    check_count("steps", steps, least=2)
+    check_number("reach", reach, above=0, below=1)
     levels = torch.linspace(-reach, reach, steps, dtype=torch.float64)
     return (torch.erfinv(levels) * 2**0.5).float()
 
@@ -49,8 +48,7 @@ def traverse(from_base: FromBase, z0: Tensor, coordinates: Sequence[int], values
             f"`coordinates` (={list(coordinates)}) must name at least one coordinate of z0, each from 0 to "
             f"{features - 1}."
         )
-    if values.dim() != 1 or len(values) == 0:
-        raise InputError(f"`values` has shape {tuple(values.shape)} but must be one-dimensional, e.g. (9,).")
+    check_shapes("", values=(values, "V>0"))
     moved = flat.repeat(len(coordinates), len(values), 1, 1)  # (C, V, N, D)
     for i, coordinate in enumerate(coordinates):
         moved[i, :, :, coordinate] = values.to(flat)[:, None]

@@ -1,16 +1,11 @@
-"""Metrics: functions of tensors and callables, never of models."""
+"""Metrics: functions of tensors and callables, never of models; what they return is defined beside them."""
 
 from flowprior.metrics.aggregate import AggregatePosterior
-from flowprior.metrics.agreement import EdgeAgreement, edge_agreement, silhouette_iou
+from flowprior.metrics.agreement import edge_agreement, silhouette_iou
 from flowprior.metrics.classifier import attribute_classifier, classifier_features, classifier_logits
-from flowprior.metrics.divergence import SymmetricKL, density_skl, neighbor_skl
-from flowprior.metrics.diversity import PairDiversity, pair_diversity
-from flowprior.metrics.factors import (
-    ConditionalSpread,
-    FactorDistance,
-    conditional_spread,
-    factor_distance,
-)
+from flowprior.metrics.divergence import density_skl, neighbor_skl
+from flowprior.metrics.diversity import pair_diversity
+from flowprior.metrics.factors import conditional_spread, factor_distance
 from flowprior.metrics.features import (
     FeatureNetwork,
     extract,
@@ -21,47 +16,30 @@ from flowprior.metrics.features import (
 from flowprior.metrics.frechet import (
     FeatureStatistics,
     FewSamplesWarning,
-    FrechetResult,
     cached_statistics,
     frechet,
     frechet_distance,
     statistics,
 )
-from flowprior.metrics.importance import ImportanceNLL, importance_nll
-from flowprior.metrics.inception_score import InceptionScore, inception_score
-from flowprior.metrics.kernel_distance import KernelDistance, kernel_distance
-from flowprior.metrics.leakage import CURVE_SHARES, Leakage, leakage, leakage_curve, normal_thresholds
-from flowprior.metrics.likelihood import LatentNLL, latent_nll
-from flowprior.metrics.path_length import PathLength, perceptual_path_length
+from flowprior.metrics.importance import importance_nll
+from flowprior.metrics.inception_score import inception_score
+from flowprior.metrics.kernel_distance import kernel_distance
+from flowprior.metrics.leakage import CURVE_SHARES, leakage, leakage_curve, normal_thresholds
+from flowprior.metrics.likelihood import latent_nll
+from flowprior.metrics.path_length import perceptual_path_length
 from flowprior.metrics.perceptual import PerceptualDistance, lpips_weights
-from flowprior.metrics.pose import PoseError, pose_error, pose_regressor
-from flowprior.metrics.precision_recall import PrecisionRecall, prd
-from flowprior.metrics.reconstruction import ReconstructionError, reconstruction_error
-from flowprior.metrics.separability import Separability, conditional_entropy, separability
+from flowprior.metrics.pose import pose_error, pose_regressor
+from flowprior.metrics.precision_recall import prd
+from flowprior.metrics.reconstruction import reconstruction_error
+from flowprior.metrics.separability import conditional_entropy, separability
 
 __all__ = [
     "CURVE_SHARES",
     "AggregatePosterior",
-    "ConditionalSpread",
-    "EdgeAgreement",
-    "FactorDistance",
     "FeatureNetwork",
     "FeatureStatistics",
     "FewSamplesWarning",
-    "FrechetResult",
-    "ImportanceNLL",
-    "InceptionScore",
-    "KernelDistance",
-    "LatentNLL",
-    "Leakage",
-    "PairDiversity",
-    "PathLength",
     "PerceptualDistance",
-    "PoseError",
-    "PrecisionRecall",
-    "ReconstructionError",
-    "Separability",
-    "SymmetricKL",
     "attribute_classifier",
     "cached_statistics",
     "classifier_features",

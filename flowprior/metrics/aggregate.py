@@ -5,7 +5,9 @@ import math
 import torch
 from torch import Tensor
 
+from flowprior.checks import check_shapes
 from flowprior.errors import InputError
+from flowprior.tensors import batch_shape_of
 
 _CHUNK_VALUES = 2**21  # float64 values of one block of the (latents x components) matrix: 16 MiB
 
@@ -31,11 +33,9 @@ class AggregatePosterior:
     """
 
     def __init__(self, loc: Tensor, scale: Tensor) -> None:
-        if loc.shape != scale.shape or loc.dim() < 2 or len(loc) == 0:
-            raise InputError(
-                f"`loc` has shape {tuple(loc.shape)} and `scale` {tuple(scale.shape)}, but both must be "
-                "(examples, *event), of one shape and not empty."
-            )
+        check_shapes(
+            "pass one of both for each example", loc=(loc, "N>0 *event"), scale=(scale, "N>0 *event")
+        )
         if not (loc.isfinite().all() and scale.isfinite().all() and (scale > 0).all()):
             raise InputError(
                 "`loc` and `scale` must be finite and `scale` positive: a deterministic posterior has no "
@@ -58,16 +58,11 @@ class AggregatePosterior:
         Raises:
             InputError: if `z` does not end in the event shape.
         """
-        dims = len(self.event_shape)
-        if z.dim() < dims or z.shape[z.dim() - dims :] != self.event_shape:
-            raise InputError(
-                f"`z` has shape {tuple(z.shape)} but must end in the event shape {tuple(self.event_shape)}."
-            )
+        batch_shape = batch_shape_of(z, self.event_shape)
         rows = z.to(self._center.device).double().reshape(-1, self.event_shape.numel()) - self._center
         block = math.isqrt(_CHUNK_VALUES)
-        found = [self._block(part, block) for part in rows.split(block)]
-        nats = torch.cat(found) if found else rows.new_empty(0)
-        return nats.reshape(z.shape[: z.dim() - dims])
+        parts = [self._block(part, block) for part in rows.split(block)] if len(rows) else [rows.new_empty(0)]
+        return torch.cat(parts).reshape(batch_shape)
 
     def sample(self, n: int) -> Tensor:
         """n draws of q(z), (n, *event), of the dtype and device of the posteriors."""

@@ -6,24 +6,24 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from flowprior.errors import InputError
+from flowprior.checks import check_number, check_shapes
 from flowprior.tensors import as_input
 
 
 @dataclass(frozen=True)
 class EdgeAgreement:
-    """Of each image, (N,) float64."""
+    """The agreement of each image, (N,) float64."""
 
-    precision: Tensor  # the share of found edge pixels that lie near a given one
-    recall: Tensor  # the share of given edge pixels that lie near a found one
+    precision: Tensor  # the share of recovered edge pixels that lie near a given one
+    recall: Tensor  # the share of given edge pixels that lie near a recovered one
     f_score: Tensor  # their harmonic mean
 
 
-def silhouette_iou(found: Tensor, given: Tensor, *, threshold: float = 0.5) -> Tensor:
+def silhouette_iou(recovered: Tensor, given: Tensor, *, threshold: float = 0.5) -> Tensor:
     """|A ∩ B| / |A ∪ B| of the pixels above `threshold`, 1 where both are empty: -> (N,) float64.
 
     Args:
-        found, given: (N, 1, H, W) or (N, H, W), bool, floats in [0, 1], or uint8 that are divided by 255.
+        recovered, given: (N, 1, H, W) or (N, H, W), bool, floats in [0, 1], or uint8 that are divided by 255.
 
     Raises:
         InputError: if the shapes differ or are others.
@@ -32,22 +32,22 @@ def silhouette_iou(found: Tensor, given: Tensor, *, threshold: float = 0.5) -> T
     >>> silhouette_iou(half, half.flip(-1)).item(), silhouette_iou(half, torch.ones(1, 1, 4)).item()
     (0.0, 0.5)
     """
-    a, b = _masks(found, given, threshold)
+    a, b = _masks(recovered, given, threshold)
     both, either = _count(a & b), _count(a | b)
     return _share(both, either)
 
 
 def edge_agreement(
-    found: Tensor, given: Tensor, *, tolerance: float = 1.0, threshold: float = 0.5
+    recovered: Tensor, given: Tensor, *, tolerance: float = 1.0, threshold: float = 0.5
 ) -> EdgeAgreement:
     """Precision, recall and F-score of edge pixels, where one within `tolerance` pixels counts as a match.
 
     A pixel may match several, as in the boundary measure of Perazzi et al. 2016 (DAVIS), section 5.2, which
-    approximates the one-to-one matching of Martin, Fowlkes & Malik 2004. The precision of nothing found and
-    the recall of nothing given is 1; the F-score is 0 where precision and recall are.
+    approximates the one-to-one matching of Martin, Fowlkes & Malik 2004. The precision where nothing is
+    recovered and the recall where nothing is given are 1; the F-score is 0 where precision and recall are.
 
     Args:
-        found, given: maps as in `silhouette_iou`; thin lines, or precision rises with their width.
+        recovered, given: maps as in `silhouette_iou`; thin lines, or precision rises with their width.
         tolerance: Euclidean distance between the centers of pixels.
 
     Raises:
@@ -58,24 +58,20 @@ def edge_agreement(
     >>> [edge_agreement(line.roll(k, 1), line).f_score.item() for k in (0, 1, 2)]
     [1.0, 1.0, 0.0]
     """
-    if not 0 <= tolerance < float("inf"):
-        raise InputError(f"`tolerance` (={tolerance}) must be a distance in pixels, 0 or more, e.g. 1.")
-    a, b = _masks(found, given, threshold)
+    check_number("tolerance", tolerance, least=0, fix="a distance in pixels")
+    a, b = _masks(recovered, given, threshold)
     precision = _share(_count(a & _near(b, tolerance)), _count(a))
     recall = _share(_count(b & _near(a, tolerance)), _count(b))
     sums = precision + recall
     return EdgeAgreement(precision, recall, 2 * precision * recall / sums.where(sums > 0, 1))
 
 
-def _masks(found: Tensor, given: Tensor, threshold: float) -> list[Tensor]:
+def _masks(recovered: Tensor, given: Tensor, threshold: float) -> list[Tensor]:
     """Both as bool (N, H, W)."""
-    if found.shape != given.shape or found.dim() not in (3, 4) or (found.dim() == 4 and found.shape[1] != 1):
-        raise InputError(
-            f"`found` has shape {tuple(found.shape)} and `given` {tuple(given.shape)}, but both must be maps "
-            "of one shape, (N, 1, H, W) or (N, H, W)."
-        )
+    pattern = "N 1 H W" if recovered.dim() == 4 else "N H W"
+    check_shapes("pass maps of one shape", recovered=(recovered, pattern), given=(given, pattern))
     masks = []
-    for each in (found, given):
+    for each in (recovered, given):
         level = as_input(each.detach().cpu()).float()
         masks.append((level > threshold).flatten(0, -3))  # the one channel goes
     return masks

@@ -43,7 +43,7 @@ def file_checksum(path: Path) -> str:
 def cached(kind: str, key: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
     """The tensors of `key`, from the cache when a sound copy is there, else computed and kept.
 
-    A copy that is truncated or altered is noticed by its checksum, logged, computed anew and replaced. A
+    A copy that is truncated or altered is noticed by its checksum, logged, computed again and replaced. A
     cache folder that cannot be written costs a log line, not the result.
     """
     path = cache_folder() / f"{kind}-{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
@@ -67,10 +67,10 @@ def _read(path: Path, key: str) -> dict[str, Tensor] | None:
             facts = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError, ValueError) as error:
-        _log.warning("%s is damaged (%s): computing it anew", path, error)
+        _log.warning("%s is damaged (%s): computing it again", path, error)
         return None
     if facts.get("key") != key or facts.get("sha256") != _checksum(tensors):
-        _log.warning("%s does not match its checksum: computing it anew", path)
+        _log.warning("%s does not match its checksum: computing it again", path)
         return None
     return tensors
 

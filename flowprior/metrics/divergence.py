@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from flowprior.checks import check_count, check_finite, check_shapes
 from flowprior.errors import InputError
 
 Density = Callable[[Tensor], Tensor]
@@ -38,11 +39,8 @@ def neighbor_skl(p: Tensor, q: Tensor, k: int = 1) -> SymmetricKL:
     Raises:
         InputError: if the event shapes differ, k does not fit, or draws coincide.
     """
-    if p.shape[1:] != q.shape[1:] or p.dim() < 2 or not 1 <= k < min(len(p), len(q)):
-        raise InputError(
-            f"`p` has shape {tuple(p.shape)} and `q` {tuple(q.shape)}, but both must be rows of one event "
-            f"shape, more than `k` (={k}) of each, `k` at least 1."
-        )
+    check_shapes("pass draws of one event shape", p=(p, "N>1 *event"), q=(q, "M>1 *event"))
+    check_count("k", k, most=min(len(p), len(q)) - 1)
     x, y = p.double().flatten(1), q.double().flatten(1)
     return SymmetricKL(_neighbor_kl(x, y, k), _neighbor_kl(y, x, k), math.nan, min(len(p), len(q)))
 
@@ -60,11 +58,11 @@ def _neighbor_kl(x: Tensor, y: Tensor, k: int) -> float:
 
 def _nearest(x: Tensor, y: Tensor, k: int) -> Tensor:
     """Distance of each row of x to its k-th nearest in y."""
-    found = []
+    kth = []
     for rows in x.split(_CHUNK):
         distances = torch.cdist(rows, y, compute_mode="donot_use_mm_for_euclid_dist")  # exact when close
-        found.append(distances.topk(k, largest=False).values[:, -1])
-    return torch.cat(found)
+        kth.append(distances.topk(k, largest=False).values[:, -1])
+    return torch.cat(kth)
 
 
 @torch.no_grad()
@@ -75,14 +73,11 @@ def density_skl(p: Tensor, q: Tensor, log_p: Density, log_q: Density) -> Symmetr
     `AggregatePosterior.log_prob`, and `log_p` that of the prior.
 
     Raises:
-        InputError: if there are less than two draws of one kind, or a density is not finite at a draw.
+        InputError: if there are fewer than two draws of one kind, or a density is not finite at a draw.
     """
-    if min(len(p), len(q)) < 2:
-        raise InputError(f"`p` has {len(p)} draws and `q` {len(q)}, but both need at least 2.")
+    check_shapes("pass draws of one event shape", p=(p, "N>1 *event"), q=(q, "M>1 *event"))
     forward = log_p(p).double().cpu() - log_q(p).double().cpu()
     backward = log_q(q).double().cpu() - log_p(q).double().cpu()
-    bad = int((~torch.cat([forward, backward]).isfinite()).sum())
-    if bad:
-        raise InputError(f"A density is not finite at {bad} of {len(p) + len(q)} draws: check the prior.")
+    check_finite("log_p - log_q", torch.cat([forward, backward]), "check the prior")
     error = math.sqrt(forward.var().item() / len(forward) + backward.var().item() / len(backward))
     return SymmetricKL(forward.mean().item(), backward.mean().item(), error, min(len(p), len(q)))

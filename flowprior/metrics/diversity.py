@@ -1,6 +1,5 @@
 """Diversity: how far two samples at the same condition lie apart."""
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -8,8 +7,10 @@ from itertools import zip_longest
 import torch
 from torch import Tensor
 
+from flowprior.checks import check_count, check_finite, check_shapes
 from flowprior.errors import InputError
 from flowprior.metrics.learned import pixels
+from flowprior.metrics.rows import standard_error
 
 
 @dataclass(frozen=True)
@@ -48,23 +49,16 @@ def pair_diversity(
     >>> pair_diversity(x, x + 0.5, gap)
     PairDiversity(value=0.5, standard_error=0.0, pairs=4)
     """
-    if batch_size < 1:
-        raise InputError(f"`batch_size` (={batch_size}) must be 1 or more.")
+    check_count("batch_size", batch_size)
     chunks = [[given] if isinstance(given, Tensor) else given for given in (first, second)]
-    found = []
+    distances = []
     for a, b in zip_longest(*chunks, fillvalue=torch.zeros(0)):
-        if a.shape != b.shape or a.dim() != 4:
-            raise InputError(
-                f"`first` has shape {tuple(a.shape)} and `second` {tuple(b.shape)}, but both must be images "
-                "of one shape, (N, C, H, W), a row of each for every pair, and cut into the same chunks."
-            )
+        fix = "pass a row of each for every pair, cut into the same chunks"
+        check_shapes(fix, first=(a, "N C H W"), second=(b, "N C H W"))
         for x, y in zip(a.split(batch_size), b.split(batch_size), strict=True):
-            found.append(distance(pixels(x), pixels(y)).cpu().double())
-    distances = torch.cat(found) if found else torch.zeros(0)
-    if len(distances) == 0:
+            distances.append(distance(pixels(x), pixels(y)).cpu().double())
+    values = torch.cat([torch.zeros(0, dtype=torch.float64), *distances])
+    if len(values) == 0:
         raise InputError("`first` and `second` hold no pair: give at least one.")
-    if not distances.isfinite().all():
-        bad = int((~distances.isfinite()).sum())
-        raise InputError(f"`distance` is not finite for {bad} of {len(distances)} pairs: check the samples.")
-    spread = distances.std().item() if len(distances) > 1 else math.nan
-    return PairDiversity(distances.mean().item(), spread / math.sqrt(len(distances)), len(distances))
+    check_finite("distance", values, "check the samples")
+    return PairDiversity(values.mean().item(), standard_error(values), len(values))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from flowprior.checks import check_finite, check_shapes
 from flowprior.errors import InputError
 
 _BLOCK = 2048  # rows of a block of the matrix of distances
@@ -36,7 +37,7 @@ class ConditionalSpread:
 def factor_distance(samples: Tensor, real: Tensor) -> FactorDistance:
     """Distances of sampled factors (N, F) from true ones (M, F), each factor divided by its true deviation.
 
-    Of each factor W1 = ∫ |F(t) - G(t)| dt between the distribution functions; of all together the energy
+    For each factor it is W1 = ∫ |F(t) - G(t)| dt between the distribution functions; for all the energy
     distance sqrt(2 E|X - Y| - E|X - X'| - E|Y - Y'|), with Euclidean norms and means over all pairs, which
     also sees dependence between factors (Székely & Rizzo 2013). Circular factors must be laid open first.
 
@@ -73,30 +74,17 @@ def conditional_spread(samples: Tensor, real: Tensor) -> ConditionalSpread:
     1.0
     """
     x, _ = _scaled(samples, real, dims=3)
-    if len(x) < 2:
-        raise InputError("`samples` hold 1 sample at each condition but a spread needs 2 or more.")
     ratios = x.var(0).mean(0).sqrt().tolist()
     return ConditionalSpread(sum(ratios) / len(ratios), tuple(ratios), x.shape[1], len(x))
 
 
 def _scaled(samples: Tensor, real: Tensor, dims: int) -> tuple[Tensor, Tensor]:
     """Both in float64 over the standard deviations of `real`."""
-    wanted = "(N, F)" if dims == 2 else "(n, conditions, F)"
-    if (
-        samples.dim() != dims
-        or real.dim() != 2
-        or samples.shape[-1] != real.shape[1]
-        or 0 in (*samples.shape, real.shape[1])
-        or len(real) < 2
-    ):
-        raise InputError(
-            f"`samples` of shape {tuple(samples.shape)} must be {wanted} and `real` of shape "
-            f"{tuple(real.shape)} (M, F), with the same factors, not empty, and M of 2 or more."
-        )
+    pattern = "N>0 F>0" if dims == 2 else "n>1 conditions>0 F>0"
+    check_shapes("pass the same factors of both", samples=(samples, pattern), real=(real, "M>1 F>0"))
     x, y = samples.detach().cpu().double(), real.detach().cpu().double()
     for name, values in (("samples", x), ("real", y)):
-        if not values.isfinite().all():
-            raise InputError(f"`{name}` holds NaN or infinity: check how the factors were read.")
+        check_finite(name, values, "check how the factors were read")
     deviation = y.std(0)
     constant = [k for k, value in enumerate(deviation.tolist()) if value == 0]
     if constant:

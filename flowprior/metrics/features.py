@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from flowprior.errors import InputError
+from flowprior.checks import check_count, check_images, check_shapes
+from flowprior.errors import InputError, reason
+from flowprior.files import find_weights, read_state_dict
 from flowprior.metrics.cache import cache_folder, file_checksum
 from flowprior.tensors import as_input
 
@@ -80,15 +82,9 @@ def extract(images: Tensor, network: nn.Module, *, batch_size: int = 128) -> Ite
     Raises:
         InputError: if `images` have another shape, type or range, or `batch_size` is not positive.
     """
-    if images.dim() != 4 or images.shape[1] not in (1, 3) or len(images) == 0:
-        raise InputError(
-            f"`images` has shape {tuple(images.shape)} but must be (samples, 1 or 3 channels, height, width) "
-            "and not empty."
-        )
-    if images.dtype != torch.uint8 and not images.is_floating_point():
-        raise InputError(f"`images` are {images.dtype} but must be floats in [0, 1] or uint8.")
-    if batch_size < 1:
-        raise InputError(f"`batch_size` (={batch_size}) must be 1 or more.")
+    check_images("images", images)
+    check_shapes("", images=(images, "N>0 C H W"))
+    check_count("batch_size", batch_size)
     state = next(iter([*network.parameters(), *network.buffers()]), images)
     for batch in images.split(batch_size):
         with (
@@ -110,7 +106,7 @@ def extract(images: Tensor, network: nn.Module, *, batch_size: int = 128) -> Ite
 def inception_features(weights: str | Path | None = None, *, download: bool = False) -> FeatureNetwork:
     """The FID Inception network's last average pool (2048), metric "fid".
 
-    Images are resized to 299 x 299 as pytorch-fid does (bilinear, no antialiasing), grey becomes RGB, pixels
+    Images are resized to 299 x 299 as pytorch-fid does (bilinear, no antialiasing), gray becomes RGB, pixels
     are scaled to [-1, 1]. Only the published weights give figures comparable with papers:
     `facts["weights"]` says whether it is them.
     Source: Heusel et al. 2017 (arXiv:1706.08500); pytorch-fid 0.3.0.
@@ -206,7 +202,7 @@ def _download_inception(path: Path) -> Path:
 def squeezenet_features(weights: str | Path | None = None, *, size: int = 64) -> FeatureNetwork:
     """ImageNet SqueezeNet 1.0: the last feature map's average (512), metric "fd_squeezenet".
 
-    Images are resized to `size` x `size` (bilinear, antialiased when they shrink), grey becomes RGB. The
+    Images are resized to `size` x `size` (bilinear, antialiased when they shrink), gray becomes RGB. The
     distance is not comparable with FID, nor across sizes or weight files.
     Source: Iandola et al. 2016 (arXiv:1602.07360).
 
@@ -235,8 +231,7 @@ class SqueezeNetMaps(nn.Module):
     stages = (1, 4, 8, 12)  # the first ReLU, then one fire module at each of the three later sizes
 
     def __init__(self, weights: str | Path | None = None, *, size: int = 64) -> None:
-        if size < 32:
-            raise InputError(f"`size` (={size}) must be 32 or more, e.g. 64.")
+        check_count("size", size, least=32)
         super().__init__()
         path = find_weights(weights, SQUEEZENET_FILE)
         from torchvision.models import squeezenet1_0
@@ -251,16 +246,16 @@ class SqueezeNetMaps(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(N, 1 or 3, H, W) in [0, 1] -> the maps at `stages`, (N, C_l, H_l, W_l)."""
-        maps, found = self.prepare(images), []
+        maps, stages = self.prepare(images), []
         for index, layer in enumerate(self.layers):
             maps = layer(maps)
             if index in self.stages:
-                found.append(maps)
-        return found
+                stages.append(maps)
+        return stages
 
 
 class _Prepare(nn.Module):
-    """Resize, repeat grey to RGB, normalise; channels last, which halves the time on a CPU."""
+    """Resize, repeat gray to RGB, normalize; channels last, which halves the time on a CPU."""
 
     mean: Tensor
     std: Tensor
@@ -282,41 +277,17 @@ class _Prepare(nn.Module):
         return normal.contiguous(memory_format=torch.channels_last)
 
 
-def find_weights(weights: str | Path | None, name: str) -> Path:
-    """The weight file: `weights` itself, or `name` in the folder `weights` or `FLOWPRIOR_WEIGHTS`.
-
-    Raises:
-        InputError: if there is no such file; the message says what to put where.
-    """
-    given = weights if weights is not None else os.environ.get("FLOWPRIOR_WEIGHTS")
-    if given is None:
-        raise InputError(
-            f"`weights` is not given and FLOWPRIOR_WEIGHTS is not set: put {name} into a folder and set "
-            "FLOWPRIOR_WEIGHTS to it."
-        )
-    path = Path(given)
-    if path.is_dir():
-        path = path / name
-    if not path.is_file():
-        raise InputError(
-            f"`weights` ({path}) is missing: put {name} there, or set FLOWPRIOR_WEIGHTS to its folder."
-        )
-    return path
-
-
 def load_weights(network: nn.Module, path: Path, kind: str) -> None:
     """Give `network` the state dict in `path`, strictly; a network on the meta device is filled in place.
 
     Raises:
         InputError: if the file cannot be read or is not a state dict of `kind`.
     """
+    state = read_state_dict(path)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
         network.load_state_dict(state, assign=True)
-        network.float()
-    except Exception as error:  # torch.load fails in many ways: pickle, zip, end of file, key, type errors
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    except RuntimeError as error:
         raise InputError(
-            f"`weights` ({path}) must be a state dict of {kind} but could not be loaded ({reason}): "
-            "replace the file."
+            f"{path} must be a state dict of {kind} ({reason(error)}): replace the file."
         ) from error
+    network.float()

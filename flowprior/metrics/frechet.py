@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from flowprior.checks import check_count, check_finite, check_shapes
 from flowprior.errors import InputError
 from flowprior.metrics.cache import cached, fingerprint
 from flowprior.metrics.features import FeatureNetwork, extract
@@ -41,16 +42,12 @@ class FeatureStatistics:
         Raises:
             InputError: if `features` is not a finite (N, F) tensor.
         """
-        if features.dim() != 2 or len(features) == 0:
-            raise InputError(
-                f"`features` has shape {tuple(features.shape)} but must be (samples, features), not empty."
-            )
-        if not torch.isfinite(features).all():
-            raise InputError("`features` has NaN or infinite values: check the images and the network.")
+        check_shapes("", features=(features, "N>0 F"))
+        check_finite("features", features, "check the images and the network")
         values = (features.cpu() if features.device.type == "mps" else features).detach().double()
         mean = values.mean(0)
-        centred = values - mean
-        return FeatureStatistics(len(values), mean, centred.T @ centred)
+        centered = values - mean
+        return FeatureStatistics(len(values), mean, centered.T @ centered)
 
     def __add__(self, other: "FeatureStatistics") -> "FeatureStatistics":
         count = self.count + other.count
@@ -68,8 +65,7 @@ class FeatureStatistics:
         Raises:
             InputError: with fewer than two samples.
         """
-        if self.count < 2:
-            raise InputError(f"`statistics` are of {self.count} sample but a covariance needs two or more.")
+        check_count("count", self.count, least=2, fix="a covariance needs two samples")
         return self.scatter / (self.count - 1)
 
     def cpu(self) -> "FeatureStatistics":
@@ -106,8 +102,8 @@ def cached_statistics(
     """
 
     def compute() -> dict[str, Tensor]:
-        found = statistics(images, network, batch_size=batch_size)
-        return {"count": torch.tensor(found.count), "mean": found.mean, "scatter": found.scatter}
+        total = statistics(images, network, batch_size=batch_size)
+        return {"count": torch.tensor(total.count), "mean": total.mean, "scatter": total.scatter}
 
     data = data_fingerprint or fingerprint(images)
     kept = cached("statistics", f"{data} first {len(images)} | {network.identity}", compute)

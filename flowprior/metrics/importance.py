@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from flowprior.checks import check_count, check_finite
 from flowprior.errors import InputError
+from flowprior.metrics.rows import batches, standard_error
 
 
 @dataclass(frozen=True)
@@ -51,29 +53,20 @@ def importance_nll(
 
     Source: Burda et al. 2016, Eq. 8; dpVAE section 5.1 (there without the minus sign).
     """
-    if len(x) == 0 or (context is not None and len(context) != len(x)):
-        raise InputError(
-            f"`x` has {len(x)} examples and `context` {'none' if context is None else len(context)}: give at "
-            "least one example and a row of context for each."
-        )
-    if samples < 2 or rows < 1:
-        raise InputError(f"`samples` (={samples}) must be at least 2 and `rows` (={rows}) at least 1.")
-    found = []
-    for chunk in torch.arange(len(x)).split(max(1, rows // samples)):
-        inputs = [x[chunk]] if context is None else [x[chunk], context[chunk]]
-        inputs = [value if device is None else value.to(device) for value in inputs]
-        found.append(_log_moments(log_weight, inputs, samples, max(1, rows // len(chunk))))
-    first, second = torch.cat(found, 1)  # (N,) each: log Σ w, log Σ w²
-    bad = int((~first.isfinite()).sum())
-    if bad:
-        raise InputError(f"The weights of {bad} of {len(x)} examples are not finite: check the model.")
+    check_count("samples", samples, least=2)
+    check_count("rows", rows)
+    moments = []
+    for inputs in batches("x", x, context, max(1, rows // samples), device):
+        moments.append(_log_moments(log_weight, inputs, samples, max(1, rows // len(inputs[0]))))
+    first, second = torch.cat(moments, 1)  # (N,) each: log Σ w, log Σ w²
+    check_finite("log_weight", first, "check the model")
     nll = math.log(samples) - first
     effective = (2 * first - second).exp()  # (N,)
     variances = (samples / effective - 1) / (samples - 1)
     return ImportanceNLL(
         nll.mean().item(),
         variances.clamp_min(0).sum().sqrt().item() / len(x),
-        nll.std().item() / math.sqrt(len(x)) if len(x) > 1 else math.nan,
+        standard_error(nll),
         effective.min().item(),
         len(x),
         samples,

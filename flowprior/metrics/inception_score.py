@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flowprior.errors import InputError
+from flowprior.checks import check_count, check_finite, check_shapes
 
 
 @dataclass(frozen=True)
@@ -38,17 +38,10 @@ def inception_score(logits: Tensor, *, splits: int = 10, seed: int = 0) -> Incep
     >>> round(inception_score(torch.zeros(4, 4), splits=1).value, 4)  # no sample is decided
     1.0
     """
-    if logits.dim() != 2 or logits.shape[1] == 0 or not 1 <= splits <= len(logits):
-        raise InputError(
-            f"`logits` of shape {tuple(logits.shape)} must be (samples, classes) with at least "
-            f"as many samples as `splits` (={splits}), which must be 1 or more."
-        )
+    check_shapes("", logits=(logits, "samples>0 classes>0"))
+    check_count("splits", splits, most=len(logits), fix="each split needs a sample")
     log_p = logits.detach().cpu().double().log_softmax(1)
-    if log_p.isnan().any():
-        raise InputError(
-            f"`logits` have no softmax in {int(log_p.isnan().any(1).sum())} of {len(log_p)} rows (NaN or "
-            "infinity): check the images and the network."
-        )
+    check_finite("logits.softmax(1)", log_p.exp(), "check the images and the network")
     order = torch.randperm(len(log_p), generator=torch.Generator().manual_seed(seed))
     scores = torch.stack([_score(part.exp()) for part in log_p[order].tensor_split(splits)])
     return InceptionScore(scores.mean().item(), scores.std(correction=0).item(), splits, len(logits))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from flowprior.errors import InputError
+from flowprior.checks import check_count, check_shapes
 
 
 @dataclass(frozen=True)
@@ -30,16 +30,10 @@ def kernel_distance(
     Raises:
         InputError: if the features differ in number or a set is smaller than `subset_size`.
     """
-    if samples.dim() != 2 or real.dim() != 2 or samples.shape[1] != real.shape[1]:
-        raise InputError(
-            f"`samples` and `real` have shapes {tuple(samples.shape)} and {tuple(real.shape)} but must be "
-            "(N, F) and (M, F) with the same F."
-        )
-    if not 2 <= subset_size <= min(len(samples), len(real)) or subsets < 1:
-        raise InputError(
-            f"`subset_size` (={subset_size}) must lie between 2 and the smaller set's "
-            f"{min(len(samples), len(real))} samples, and `subsets` (={subsets}) be 1 or more."
-        )
+    check_shapes("pass features of one network", samples=(samples, "N F"), real=(real, "M F"))
+    fix = "the smaller set must hold as many samples"
+    check_count("subset_size", subset_size, least=2, most=min(len(samples), len(real)), fix=fix)
+    check_count("subsets", subsets)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*large memory footprint.*")  # the features fit already
         from torchmetrics.image.kid import KernelInceptionDistance

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flowprior.errors import InputError
+from flowprior.checks import check_finite, check_number, check_shapes
 
 CURVE_SHARES = tuple(0.5 * (2e-6) ** (step / 19) for step in range(20))  # 0.5 to 1e-6
 
@@ -39,22 +39,17 @@ def leakage(
         log_base: log p0(g(z)) at the same draws, (S,), for Eq. 6 as printed.
 
     Raises:
-        InputError: if shapes differ, there are less than two draws, or a density is not finite.
+        InputError: if shapes differ, there are fewer than two draws, or a density is not finite.
 
     >>> leakage(torch.tensor([-1.0, -2.0]), torch.tensor([-1.0, -5.0]), [-3.0]).scores  # (0 + 3) / 2
     (1.5,)
     """
     below = log_prior if log_base is None else log_base
-    if log_aggregate.dim() != 1 or not log_aggregate.shape == log_prior.shape == below.shape:
-        raise InputError(
-            f"The log densities have shapes {tuple(log_aggregate.shape)}, {tuple(log_prior.shape)} and "
-            f"{tuple(below.shape)}, but must all be (draws,)."
-        )
-    if len(log_aggregate) < 2:
-        raise InputError("A leakage score needs at least 2 draws of the aggregate posterior.")
-    values = torch.stack([each.detach().double().cpu() for each in (log_aggregate, log_prior, below)])
-    if not values.isfinite().all():
-        raise InputError("A log density is not finite at some draw: check the prior.")
+    densities = {"log_aggregate": log_aggregate, "log_prior": log_prior, "log_base": below}
+    check_shapes("pass log densities", **{name: (each, "draws>1") for name, each in densities.items()})
+    values = torch.stack([each.detach().double().cpu() for each in densities.values()])
+    for name, each in densities.items():
+        check_finite(name, each, "check the prior")
     aggregate, prior, base = values
     inside = prior < torch.tensor(list(thresholds), dtype=torch.float64)[:, None]  # (T, S)
     scores = torch.where(inside, aggregate - base, 0.0)
@@ -95,7 +90,7 @@ def normal_thresholds(features: int, shares: Sequence[float]) -> tuple[float, ..
     """
     from scipy.special import chdtri
 
-    if not all(0 < share < 1 for share in shares):
-        raise InputError(f"`shares` (={tuple(shares)}) must lie between 0 and 1, such as (0.1, 0.01).")
+    for share in shares:
+        check_number("shares", share, above=0, below=1)
     constant = 0.5 * features * math.log(2 * math.pi)
     return tuple(-constant - 0.5 * float(chdtri(features, share)) for share in shares)

@@ -2,24 +2,24 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Generic, TypedDict, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from flowprior.checks import check_shapes
 from flowprior.errors import InputError
 from flowprior.metrics.cache import cached, fingerprint
 from flowprior.metrics.features import FeatureNetwork
 from flowprior.tensors import as_input
 
 Network = TypeVar("Network", bound=nn.Module)
-Pair = tuple[Tensor, Tensor]
-"""Images (N, C, H, W), uint8 or floats in [0, 1], and what belongs to each."""
 
 
-class Standardise(nn.Module):
-    """Shrink what is larger than `largest`, then standardise the channels by the training set."""
+class Standardize(nn.Module):
+    """Shrink what is larger than `largest`, then standardize the channels by the training set."""
 
     mean: Tensor
     std: Tensor
@@ -43,7 +43,7 @@ class Standardise(nn.Module):
 
 
 def convolution(inputs: int, outputs: int, *, kernel: int, stride: int) -> list[nn.Module]:
-    """A convolution, batch normalisation and ReLU."""
+    """A convolution, batch normalization and ReLU."""
     return [
         nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
         nn.BatchNorm2d(outputs),
@@ -51,72 +51,130 @@ def convolution(inputs: int, outputs: int, *, kernel: int, stride: int) -> list[
     ]
 
 
-def check_images(images: Tensor, name: str) -> None:
-    """Refuse what is not four images (C, H, W) or more.
+class Options(TypedDict, total=False):
+    """What every network trained here takes beside its data."""
+
+    data_fingerprint: str | None  # of training and test set together; by default computed from the tensors
+    seed: int  # of initialization and order, 0 by default
+    device: str | torch.device  # where it is trained and where the returned network lives, by default the CPU
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one kind of network is trained and measured.
+
+    Args:
+        kind: of its files in the cache.
+        belonging: the argument's name of what belongs to each image.
+        version: in every cache key: count it up when anything changes what is learned.
+        score: the name of the number that `measure` gives.
+        seen: images per training, so that small sets take more epochs; `epochs` is the least.
+        largest: larger images are averaged down to this side.
+        check: refuses images and what belongs to them, given the names of both.
+        loss: of outputs and targets.
+        measure: the score of a network on images and targets.
+    """
+
+    kind: str
+    belonging: str
+    version: int
+    score: str
+    seen: int
+    epochs: int
+    largest: int
+    check: Callable[[Tensor, Tensor, str, str], None]
+    loss: Callable[[Tensor, Tensor], Tensor]
+    measure: Callable[[nn.Module, Tensor, Tensor], float]
+
+
+@dataclass(frozen=True)
+class Learned(Generic[Network]):
+    """A trained network, the checksum of its weights, and its test score."""
+
+    recipe: Recipe
+    network: Network
+    checksum: str
+    facts: dict[str, float | int | str]
+    image_shape: tuple[int, ...]
+    device: torch.device
+
+    def features(self, metric: str, network: nn.Module | None = None) -> FeatureNetwork:
+        """The network, or one made of it, for images of the training set's shape, with its facts."""
+        side, largest = max(self.image_shape[1:]), self.recipe.largest
+        return FeatureNetwork(
+            self.network if network is None else network,
+            metric=metric,
+            resize="none" if side <= largest else f"averaged to {largest}x{largest}",
+            checksum=self.checksum,
+            image_shape=self.image_shape,
+            facts=self.facts,
+        ).to(self.device)
+
+
+def check_examples(name: str, images: Tensor, smallest: int = 1) -> None:
+    """Refuse what is not four images (C, H, W) or more, of `smallest` pixels a side or more.
 
     Raises:
         InputError: on another shape.
     """
-    if images.dim() != 4 or len(images) < 4:
-        raise InputError(
-            f"`{name}` has shape {tuple(images.shape)} but must be (samples, channels, height, width)."
-        )
+    sides = f"H>{smallest - 1} W>{smallest - 1}"
+    check_shapes("give four images or more", **{name: (images, f"N>3 C {sides}")})
 
 
-def train_and_test(train: Pair, test: Pair | None, seed: int) -> tuple[Pair, Pair, str]:
-    """The training and the test set, a tenth held out where none is given, and what to call the second."""
-    if test is not None:
-        return train, test, f"test {len(test[0])}"
-    images, targets = train
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-    held, kept = order[: len(order) // 10 + 1], order[len(order) // 10 + 1 :]
-    return (images[kept], targets[kept]), (images[held], targets[held]), f"held-out {len(held)}"
-
-
-def learned(
-    kind: str,
-    key: str,
-    score: str,
+def learn(
+    recipe: Recipe,
     build: Callable[[], Network],
-    compute: Callable[[], tuple[Network, float]],
-) -> tuple[Network, str, float]:
-    """The network of `key`, computed or from the cache; the checksum of its weights; its test score.
+    given: tuple[Tensor, Tensor, Tensor | None, Tensor | None],
+    targets: Callable[[Tensor], Tensor],
+    *,
+    data_fingerprint: str | None = None,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    variant: str = "",
+) -> Learned[Network]:
+    """The network that `build` makes, trained or from the cache, and its score on the test set.
 
     Args:
-        kind: of cached files; `score` is the name of the number beside the weights.
-        build: the network without its weights.
-        compute: the trained network and its score.
+        given: images and what belongs to each, then the same of the test set; without it a tenth is held out.
+        targets: of what belongs to the images.
+        variant: what else the cache key must tell apart.
+
+    Raises:
+        InputError: if one half of a test set is missing, or as `recipe.check`.
     """
+    images, labels, test_images, test_labels = given
+    names = "test_images", f"test_{recipe.belonging}"
+    if (test_images is None) != (test_labels is None):
+        raise InputError(f"`{names[0]}` and `{names[1]}` must be given together or not at all.")
+    recipe.check(images, labels, "images", recipe.belonging)
+    data = data_fingerprint or fingerprint(*(tensor for tensor in given if tensor is not None))
+    examples = images, targets(labels)
+    if test_images is not None and test_labels is not None:
+        recipe.check(test_images, test_labels, *names)
+        tests, measured_on = (test_images, targets(test_labels)), f"test {len(test_images)}"
+    else:
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+        held, kept = order[: len(order) // 10 + 1], order[len(order) // 10 + 1 :]
+        (x, y), measured_on = examples, f"held-out {len(held)}"
+        examples, tests = (x[kept], y[kept]), (x[held], y[held])
+    count = len(examples[0])
 
-    def tensors() -> dict[str, Tensor]:
-        network, value = compute()
-        return {**network.state_dict(), score: torch.tensor(value)}
+    def compute() -> dict[str, Tensor]:
+        epochs = max(recipe.epochs, min(30, recipe.seen // count))
+        network = fit(build, *examples, recipe.loss, epochs=epochs, seed=seed, device=torch.device(device))
+        return {**network.state_dict(), recipe.score: torch.tensor(recipe.measure(network, *tests))}
 
-    state = cached(kind, key, tensors)
-    value = state.pop(score).item()
+    key = f"recipe {recipe.version} | {data} | train {count} | {measured_on} | seed {seed}{variant}"
+    state = cached(recipe.kind, key, compute)
+    facts = {recipe.score: state.pop(recipe.score).item(), f"{recipe.score}_on": measured_on}
     with torch.device("meta"):  # draws no random numbers
         network = build()
     network.load_state_dict(state, assign=True)
-    return network, fingerprint(*(state[name].cpu() for name in sorted(state))), value
+    checksum = fingerprint(*(state[name].cpu() for name in sorted(state)))
+    return Learned(recipe, network, checksum, facts, tuple(images.shape[1:]), torch.device(device))
 
 
-def as_features(
-    network: nn.Module,
-    metric: str,
-    images: Tensor,
-    checksum: str,
-    facts: dict[str, float | int | str],
-    largest: int,
-) -> FeatureNetwork:
-    """A network for images of the training set's shape, with its facts."""
-    resize = "none" if max(images.shape[2:]) <= largest else f"averaged to {largest}x{largest}"
-    shape = tuple(images.shape[1:])
-    return FeatureNetwork(
-        network, metric=metric, resize=resize, checksum=checksum, image_shape=shape, facts=facts
-    )
-
-
-def train(
+def fit(
     build: Callable[[], Network],
     images: Tensor,
     targets: Tensor,
@@ -128,7 +186,7 @@ def train(
 ) -> Network:
     """Train by AdamW with a one-cycle schedule; the network comes back in evaluation mode.
 
-    The network must hold a `Standardise`. The global random state and the number of threads are left alone.
+    The network must hold a `Standardize`. The global random state and the number of threads are left alone.
     """
     count = len(images)
     batch = min(count, max(32, min(256, count // 20)))
@@ -145,7 +203,7 @@ def train(
         torch.manual_seed(seed)
         network = build().to(device).to(memory_format=torch.channels_last)
         for module in network.modules():
-            if isinstance(module, Standardise):
+            if isinstance(module, Standardize):
                 module.measure(images)
         optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2, weight_decay=5e-2)
         schedule = torch.optim.lr_scheduler.OneCycleLR(

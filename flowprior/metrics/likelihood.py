@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from flowprior.checks import check_finite
 from flowprior.errors import InputError
+from flowprior.metrics.rows import batches, standard_error
 
 
 @dataclass(frozen=True)
@@ -45,21 +47,9 @@ def latent_nll(
     >>> round(latent_nll(normal.log_prob, torch.zeros(5, 2)).mean, 4)  # log(2 pi)
     1.8379
     """
-    if z.dim() < 2 or len(z) == 0:
-        raise InputError(f"`z` has shape {tuple(z.shape)} but must be (samples, *event_shape), not empty.")
-    if context is not None and len(context) != len(z):
-        raise InputError(
-            f"`context` has {len(context)} rows but must have one for each of the {len(z)} latents."
-        )
-    if batch_size < 1:
-        raise InputError(f"`batch_size` (={batch_size}) must be 1 or more.")
     values = []
     with torch.inference_mode():
-        for start in range(0, len(z), batch_size):
-            rows = slice(start, start + batch_size)
-            inputs = [z[rows]] if context is None else [z[rows], context[rows]]
-            if device is not None:
-                inputs = [value.to(device) for value in inputs]
+        for inputs in batches("z", z, context, batch_size, device):
             nats = log_prob(*inputs)
             if nats.shape != inputs[0].shape[:1]:
                 raise InputError(
@@ -68,10 +58,5 @@ def latent_nll(
                 )
             values.append(-nats.double().cpu())
     nll = torch.cat(values)
-    bad = int((~torch.isfinite(nll)).sum())
-    if bad:
-        raise InputError(
-            f"`z` has {bad} of {len(nll)} latents whose log-likelihood is not finite: check them."
-        )
-    error = nll.std().item() / math.sqrt(len(nll)) if len(nll) > 1 else math.nan
-    return LatentNLL(nll.mean().item(), error, len(nll), math.prod(z.shape[1:]))
+    check_finite("log_prob", nll, "check these latents, and the prior")
+    return LatentNLL(nll.mean().item(), standard_error(nll), len(nll), math.prod(z.shape[1:]))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flowprior.errors import InputError
+from flowprior.checks import check_count, check_finite, check_number, check_shapes
 
 Path = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(start, end, weights): (n, *event) twice and (S, n) -> (S, n, *event), such as `lerp` and `slerp`."""
@@ -64,29 +64,19 @@ def perceptual_path_length(
     >>> round(perceptual_path_length(lambda z: 3 * z, square, line, start, end).value, 4)  # 3² + 3²
     18.0
     """
-    if start.shape != end.shape or start.dim() < 2 or len(start) == 0:
-        raise InputError(
-            f"`start` has shape {tuple(start.shape)} and `end` {tuple(end.shape)}, but both must be "
-            "(N, *event), of one shape and not empty."
-        )
-    if not 0 < epsilon < 1 or not 0 <= outliers < 0.5 or batch_size < 1:
-        raise InputError(
-            f"`epsilon` (={epsilon}) must lie in (0, 1), e.g. 1e-4, `outliers` (={outliers}) in [0, 0.5) and "
-            f"`batch_size` (={batch_size}) be 1 or more."
-        )
+    check_shapes("pass as many ends as starts", start=(start, "N>0 *event"), end=(end, "N>0 *event"))
+    check_number("epsilon", epsilon, above=0, below=1)
+    check_number("outliers", outliers, least=0, below=0.5)
+    check_count("batch_size", batch_size)
     generator = torch.Generator().manual_seed(seed)
     at = torch.rand(len(start), generator=generator, dtype=torch.float64)
-    found = []
+    speeds = []
     for a, b, t in zip(start.split(batch_size), end.split(batch_size), at.split(batch_size), strict=True):
         points = path(a.cpu().double(), b.cpu().double(), torch.stack([t, t + epsilon]))  # (2, n, *event)
         here, there = decode(points.flatten(0, 1).to(a)).chunk(2)
-        found.append(distance(here, there).cpu().double() / epsilon**2)
-    lengths = torch.cat(found)
-    if not lengths.isfinite().all():
-        raise InputError(
-            f"`distance` is not finite for {int((~lengths.isfinite()).sum())} of {len(lengths)} paths: check "
-            "the prior and the decoder."
-        )
+        speeds.append(distance(here, there).cpu().double() / epsilon**2)
+    lengths = torch.cat(speeds)
+    check_finite("distance", lengths, "check the prior and the decoder")
     low = lengths.quantile(outliers, interpolation="lower")
     high = lengths.quantile(1 - outliers, interpolation="higher")
     kept = lengths[(lengths >= low) & (lengths <= high)]

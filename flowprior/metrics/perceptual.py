@@ -1,10 +1,11 @@
-"""Perceptual distances: squared differences of a network's normalised feature maps."""
+"""Perceptual distances: squared differences of a network's normalized feature maps."""
 
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from flowprior.checks import check_one_of, check_shapes
 from flowprior.errors import InputError
 
 Maps = Callable[[Tensor], Sequence[Tensor]]
@@ -35,11 +36,7 @@ class PerceptualDistance:
         Raises:
             InputError: if the shapes differ, or there are not as many weights as layers.
         """
-        if a.shape != b.shape or a.dim() != 4:
-            raise InputError(
-                f"`a` has shape {tuple(a.shape)} and `b` {tuple(b.shape)}, but both must be images of one "
-                "shape, (N, C, H, W)."
-            )
+        check_shapes("pass images of one shape", a=(a, "N C H W"), b=(b, "N C H W"))
         both = self.maps(torch.cat([a, b]))
         weights = [torch.ones(1)] * len(both) if self.weights is None else self.weights
         if len(weights) != len(both):
@@ -67,12 +64,13 @@ def lpips_weights(network: str = "vgg") -> list[Tensor]:
     from importlib.util import find_spec
     from pathlib import Path
 
-    if network not in ("vgg", "alex", "squeeze"):
-        raise InputError(f"`network` (={network!r}) must be 'vgg', 'alex' or 'squeeze'.")
-    found = find_spec("torchmetrics")
-    folder = Path(str(found.origin)).parent if found else Path()
+    check_one_of("network", network, ("vgg", "alex", "squeeze"))
+    spec = find_spec("torchmetrics")
+    folder = Path(str(spec.origin)).parent if spec else Path()
     path = folder / "functional" / "image" / "lpips_models" / f"{network}.pth"
     if not path.is_file():
-        raise InputError(f"`network` (={network!r}) has no weights at {path}: install torchmetrics 1.9 anew.")
+        raise InputError(
+            f"`network` (={network!r}) has no weights at {path}: install torchmetrics 1.9 again."
+        )
     state = torch.load(path, map_location="cpu", weights_only=True)
     return [weight.flatten() for _, weight in sorted(state.items())]  # lin0, lin1, ...

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flowprior.errors import InputError
+from flowprior.checks import check_count, check_finite, check_shapes
 
 _SMALLEST_ANGLE = 1e-10
 
@@ -22,13 +22,7 @@ class PrecisionRecall:
 
 
 def prd(
-    samples: Tensor,
-    real: Tensor,
-    *,
-    clusters: int = 20,
-    angles: int = 1001,
-    runs: int = 10,
-    seed: int = 0,
+    samples: Tensor, real: Tensor, *, clusters: int = 20, angles: int = 1001, runs: int = 10, seed: int = 0
 ) -> PrecisionRecall:
     """The PRD curve of features `samples` (N, F) against features `real` (N, F).
 
@@ -45,19 +39,14 @@ def prd(
     >>> round(half.f8, 2), round(half.f1_8, 2)
     (0.5, 0.98)
     """
-    if samples.dim() != 2 or samples.shape != real.shape:
-        raise InputError(
-            f"`samples` and `real` have shapes {tuple(samples.shape)} and {tuple(real.shape)} but must be "
-            "(N, F) with the same N and F: PRD is biased between sets of different size, so drop the surplus."
-        )
-    for name, number, least in (("clusters", clusters, 1), ("angles", angles, 3), ("runs", runs, 1)):
-        if number < least:
-            raise InputError(f"`{name}` (={number}) must be {least} or more.")
-    if len(samples) < clusters:
-        raise InputError(f"`samples` (={len(samples)} of them) must be at least `clusters` (={clusters}).")
+    fix = "PRD is biased between sets of different size, so drop the surplus"
+    check_shapes(fix, samples=(samples, "N F"), real=(real, "N F"))
+    check_count("clusters", clusters, most=len(samples))
+    check_count("angles", angles, least=3)
+    check_count("runs", runs)
+    for name, features in (("samples", samples), ("real", real)):
+        check_finite(name, features, "check the images and the network")
     both = torch.cat([samples.detach().cpu(), real.detach().cpu()]).double()
-    if not torch.isfinite(both).all():
-        raise InputError("`samples` or `real` has NaN or infinite values: check the images and the network.")
     curves = [_curve(both, clusters, angles, seed + run) for run in range(runs)]
     precision = torch.stack([p for p, _ in curves]).mean(0)
     recall = torch.stack([r for _, r in curves]).mean(0)

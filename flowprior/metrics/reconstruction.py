@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from flowprior.errors import InputError
+from flowprior.metrics.rows import batches
 from flowprior.tensors import as_input
 
 _SMALLEST_MSE = 1e-10  # so that a perfect image counts 100 dB, not infinity
@@ -42,20 +43,10 @@ def reconstruction_error(
     >>> reconstruction_error(torch.zeros(4, 1, 2, 2), lambda x: x + 0.5)
     ReconstructionError(mse=0.25, squared_error=1.0, psnr=6.020599913279624, images=4)
     """
-    if images.dim() < 2 or len(images) == 0:
-        raise InputError(f"`images` has shape {tuple(images.shape)} but must be (samples, ...), not empty.")
-    if batch_size < 1:
-        raise InputError(f"`batch_size` (={batch_size}) must be 1 or more.")
-    if context is not None and len(context) != len(images):
-        raise InputError(
-            f"`context` has {len(context)} rows but must have one for each of {len(images)} images."
-        )
-    inputs = [images] if context is None else [images, context]
     errors = []  # of each image, summed over its pixels
     with torch.inference_mode():
-        for parts in zip(*(value.split(batch_size) for value in inputs), strict=True):
-            batch = [part if device is None else part.to(device) for part in parts]
-            batch = [as_input(part) for part in batch]
+        for parts in batches("images", images, context, batch_size, device):
+            batch = [as_input(part) for part in parts]
             x, back = batch[0], reconstruct(*batch)
             if back.shape != x.shape:
                 raise InputError(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from flowprior.checks import check_finite, check_number, check_shapes
 from flowprior.errors import InputError
 
 
@@ -36,30 +37,22 @@ def separability(latents: Tensor, log_odds: Tensor, *, keep: float = 0.5) -> Sep
         keep: the share of latents kept, more than 0 and at most 1.
 
     Raises:
-        InputError: if the shapes do not go together, less than 2 latents are kept, or a number is not finite.
+        InputError: if the shapes do not fit, fewer than 2 latents are kept, or a number is not finite.
 
     >>> z = torch.tensor([[-2.0], [-1.0], [1.0], [2.0]])
     >>> separability(z, 5 * z, keep=1.0).value
     1.0
     """
-    if log_odds.dim() != 2 or latents.dim() < 2 or len(latents) != len(log_odds) or log_odds.shape[1] == 0:
-        raise InputError(
-            f"`latents` of shape {tuple(latents.shape)} and `log_odds` of shape {tuple(log_odds.shape)} must "
-            "be (N, *event) and (N, attributes), one row of both for each draw."
-        )
-    kept = round(keep * len(latents)) if 0 < keep <= 1 else 0
+    fix = "pass one row of both for each draw"
+    check_shapes(fix, latents=(latents, "N *event"), log_odds=(log_odds, "N attributes>0"))
+    kept = round(check_number("keep", keep, above=0, most=1) * len(latents))
     if kept < 2:
         raise InputError(
-            f"`keep` (={keep}) must lie in (0, 1] and keep at least 2 of the {len(latents)} latents."
+            f"`keep` (={keep}) keeps {kept} of {len(latents)} latents but must keep 2: draw more."
         )
     rows, decided = latents.detach().flatten(1).cpu().double(), log_odds.detach().cpu().double()
     for name, values in (("latents", rows), ("log_odds", decided)):
-        finite = values.isfinite().all(1)
-        if not finite.all():
-            raise InputError(
-                f"`{name}` holds NaN or infinity in {int((~finite).sum())} of {len(values)} rows: check the "
-                "prior and the decoder."
-            )
+        check_finite(name, values, "check the prior and the decoder")
     rows = (rows - rows.mean(0)) / rows.std(0).clamp_min(torch.finfo(rows.dtype).tiny)
     entropies, accuracies, shares = [], [], []
     for odds in decided.T:
@@ -85,10 +78,7 @@ def conditional_entropy(y: Tensor, x: Tensor) -> float:
     >>> round(conditional_entropy(truth, truth.roll(1)), 4)  # log 2: nothing is known
     0.6931
     """
-    if x.shape != y.shape or x.dim() != 1 or len(x) == 0:
-        raise InputError(
-            f"`y` has shape {tuple(y.shape)} and `x` {tuple(x.shape)}, but both must be (N,), not empty."
-        )
+    check_shapes("", y=(y, "N>0"), x=(x, "N>0"))
     joint = torch.bincount(2 * x.long() + y.long(), minlength=4).double().view(2, 2) / len(x)  # [x, y]
     given = joint / joint.sum(1, keepdim=True)  # NaN in the row of a side that holds nothing
     return -torch.xlogy(joint, given).nansum().item() + 0.0

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from flowprior.checks import check_count
 from flowprior.errors import InputError
 from flowprior.models.likelihoods import GaussianLikelihood, Likelihood
 from flowprior.models.posteriors import DeterministicPosterior, Posterior, normal_moments
@@ -97,7 +98,7 @@ class Autoencoder(nn.Module):
         return (x,)
 
     def conditioned_output(self, z: Tensor, condition: Any) -> Tensor:
-        """`decoder_output` of a `condition` that is there already."""
+        """`decoder_output` of a `condition` that is computed already."""
         batch_shape = batch_shape_of(z, self.prior.event_shape)
         output = self.decoder(z.reshape(numel(batch_shape), numel(self.prior.event_shape)))
         return output.reshape(*batch_shape, *output.shape[1:])
@@ -162,7 +163,7 @@ class Autoencoder(nn.Module):
         """`codes`, and the posteriors' standard deviations (N, *event); None for point posteriors.
 
         Raises:
-            InputError: as `codes`, and if the posterior is neither a point nor a factorised Gaussian.
+            InputError: as `codes`, and if the posterior is neither a point nor a factorized Gaussian.
         """
         if self.posterior.deterministic:
             return self.codes(x, context, batch_size), None
@@ -176,24 +177,24 @@ class Autoencoder(nn.Module):
         batch_size: int,
         read: Callable[[Distribution], tuple[Tensor, ...]],
     ) -> list[Tensor]:
-        """What `read` finds in the posteriors of a data set, each (N, *event)."""
+        """What `read` takes from the posteriors of a data set, each (N, *event)."""
         if context is not None and isinstance(x, Tensor) != isinstance(context, Tensor):
             raise InputError(
                 "`x` and `context` must come the same way: both as tensors, or both as batches of them."
             )
-        size = check_batch_size(batch_size)
+        size = check_count("batch_size", batch_size)
         chunks = x.split(size) if isinstance(x, Tensor) else x
         contexts = context.split(size) if isinstance(context, Tensor) else context
         pairs = zip(chunks, contexts, strict=True) if contexts is not None else zip(chunks, repeat(None))
         with evaluating(self):
-            found = [
+            chunked = [
                 [part.to(pair[0].device) for part in read(self._chunk_posterior(*pair))]
                 for pair in pairs
                 if len(pair[0])
             ]
-        if not found:
+        if not chunked:
             raise InputError("`x` is empty: give at least one example to encode.")
-        return [torch.cat(parts) for parts in zip(*found, strict=True)]
+        return [torch.cat(parts) for parts in zip(*chunked, strict=True)]
 
     def _chunk_posterior(self, chunk: Tensor, context: Tensor | None) -> Distribution:
         if not chunk.is_floating_point():
@@ -216,13 +217,13 @@ class Autoencoder(nn.Module):
         Raises:
             InputError: if a context is missing, not wanted or of another shape.
         """
-        size = check_batch_size(batch_size)
+        size = check_count("batch_size", batch_size)
         with evaluating(self):
             if context is None or self.context_shape is None:
                 return self._sample(n, context, size)
             rows, batch_shape = flat_rows(self.check_context(context), len(self.context_shape))
-            found = [self._sample(n, part, size) for part in rows.split(max(1, size // max(1, n)))]
-            images = torch.cat(found, 1)  # (n, rows, *data)
+            parts = [self._sample(n, part, size) for part in rows.split(max(1, size // max(1, n)))]
+            images = torch.cat(parts, 1)  # (n, rows, *data)
             return images.reshape(n, *batch_shape, *images.shape[2:])
 
     def _sample(self, n: int, context: Tensor | None, size: int) -> Tensor:
@@ -263,14 +264,3 @@ class Autoencoder(nn.Module):
     def device(self) -> torch.device:
         """Where the encoder's first parameter lives."""
         return next(self.encoder.parameters()).device
-
-
-def check_batch_size(batch_size: int) -> int:
-    """`batch_size`, a positive int.
-
-    Raises:
-        InputError: if it is anything else.
-    """
-    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
-        raise InputError(f"`batch_size` (={batch_size!r}) must be a positive int, such as 512.")
-    return batch_size

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from flowprior.checks import check_number, check_one_of
 from flowprior.errors import InputError
 
 ACTIVATIONS = {"sigmoid": torch.sigmoid, "identity": lambda output: output}
@@ -43,18 +44,38 @@ class Likelihood(nn.Module, ABC):
         return list(self.parameters())
 
 
-class GaussianLikelihood(Likelihood):
+class LocatedLikelihood(Likelihood):
+    """A likelihood around an activation of the output, of one scale for all entries that may be learned.
+
+    Args:
+        name: of the scale; `log_<name>` is a buffer, or a parameter where it is learned.
+        value: a positive number, or "learned", which starts at 1.
+        activation: "sigmoid" for images in [0, 1] or "identity" for vectors.
+
+    Raises:
+        InputError: on any other value or activation.
+    """
+
+    def __init__(self, name: str, value: float | str, activation: str) -> None:
+        super().__init__()
+        self.activation = check_one_of("activation", activation, ACTIVATIONS)
+        if value == "learned":
+            self.register_parameter(f"log_{name}", nn.Parameter(torch.zeros(())))
+        else:
+            number = check_number(name, value, above=0, fix="or 'learned'")  # type: ignore[arg-type]
+            self.register_buffer(f"log_{name}", torch.tensor(math.log(number)))
+
+    def mean(self, output: Tensor) -> Tensor:
+        """The activation of the output, same shape."""
+        return ACTIVATIONS[self.activation](output)
+
+
+class GaussianLikelihood(LocatedLikelihood):
     """p(x|z) = N(a(output), v·I): nll = ‖x - a(output)‖² / 2v + (n/2) log 2πv over the n entries of x.
 
     `variance=1.0` is the usual squared error (GLF, section 3.2, where β = 1/v). `variance="learned"` makes
     log v one trained scalar that starts at zero: Dai & Wipf's γ² = v, and GLF's "learnable β" = 1/v.
-
-    Args:
-        variance: a positive number, or "learned".
-        activation: a, "sigmoid" for images in [0, 1] or "identity" for vectors.
-
-    Raises:
-        InputError: on any other variance or activation.
+    Arguments and errors are those of `LocatedLikelihood`.
 
     Source: Dai & Wipf 2019, section 4 (learned γ); GLF, section 3.2.
 
@@ -65,18 +86,12 @@ class GaussianLikelihood(Likelihood):
     log_variance: Tensor
 
     def __init__(self, variance: float | str = 1.0, activation: str = "sigmoid") -> None:
-        super().__init__()
-        self.activation = _check_activation(activation)
-        _hold_log(self, "variance", variance)
+        super().__init__("variance", variance, activation)
 
     @property
     def variance(self) -> Tensor:
         """v, a scalar; GLF's β is 1/v."""
         return self.log_variance.exp()
-
-    def mean(self, output: Tensor) -> Tensor:
-        """The activation of the output, same shape."""
-        return ACTIVATIONS[self.activation](output)
 
     def _nll(self, output: Tensor, x: Tensor) -> Tensor:
         residual = (x - self.mean(output)).flatten(1)
@@ -85,18 +100,12 @@ class GaussianLikelihood(Likelihood):
         return 0.5 * (residual.square().sum(1) * torch.exp(-log_variance) + constant)
 
 
-class LaplaceLikelihood(Likelihood):
+class LaplaceLikelihood(LocatedLikelihood):
     """p(x|z) = Laplace(a(output), b) per entry: nll = Σ |x - a(output)| / b + n log 2b over n entries of x.
 
     The L1 loss of image-to-image translation, with its constant. `scale="learned"` makes log b one trained
-    scalar that starts at zero; at its optimum b is the mean absolute error.
-
-    Args:
-        scale: b, a positive number, or "learned".
-        activation: a, "sigmoid" for images in [0, 1] or "identity" for vectors.
-
-    Raises:
-        InputError: on any other scale or activation.
+    scalar that starts at zero; at its optimum b is the mean absolute error. Arguments and errors are those of
+    `LocatedLikelihood`.
 
     >>> LaplaceLikelihood(activation="identity").nll(torch.zeros(1, 2), torch.ones(1, 2))
     tensor([3.3863])
@@ -105,18 +114,12 @@ class LaplaceLikelihood(Likelihood):
     log_scale: Tensor
 
     def __init__(self, scale: float | str = 1.0, activation: str = "sigmoid") -> None:
-        super().__init__()
-        self.activation = _check_activation(activation)
-        _hold_log(self, "scale", scale)
+        super().__init__("scale", scale, activation)
 
     @property
     def scale(self) -> Tensor:
         """b, a scalar."""
         return self.log_scale.exp()
-
-    def mean(self, output: Tensor) -> Tensor:
-        """The activation of the output, same shape."""
-        return ACTIVATIONS[self.activation](output)
 
     def _nll(self, output: Tensor, x: Tensor) -> Tensor:
         distance = (x - self.mean(output)).abs().flatten(1)
@@ -128,7 +131,7 @@ class LaplaceLikelihood(Likelihood):
 class BernoulliLikelihood(Likelihood):
     """p(x|z) = Bernoulli(sigmoid(output)) per entry: nll = cross-entropy summed over the entries.
 
-    Entries of x between 0 and 1 are allowed and read as probabilities, as is usual for grey images.
+    Entries of x between 0 and 1 are allowed and read as probabilities, as is usual for gray images.
 
     >>> BernoulliLikelihood().nll(torch.zeros(1, 2), torch.ones(1, 2))
     tensor([1.3863])
@@ -148,7 +151,7 @@ class PerceptualLikelihood(Likelihood):
 
     x̂ is the mean image, φ_l the feature maps, n the entries of x. The pixel term is a sum over n entries
     where the published losses take means, so the feature means times n keep the ratio of the two terms. The
-    second term is not normalised: the sum is a negative log-likelihood up to a constant. At weight 1 it is by
+    second term is not normalized: the sum is a negative log-likelihood up to a constant. At weight 1 it is by
     far the larger one, as in the published losses.
 
     Args:
@@ -164,9 +167,7 @@ class PerceptualLikelihood(Likelihood):
 
     def __init__(self, pixel: Likelihood, features: nn.Module, weight: float = 1.0) -> None:
         super().__init__()
-        if not 0 <= weight < math.inf:
-            raise InputError(f"`weight` (={weight!r}) must be a finite number of at least 0, such as 1.0.")
-        self.pixel, self.weight = pixel, weight
+        self.pixel, self.weight = pixel, check_number("weight", weight, least=0)
         self.features = features.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "PerceptualLikelihood":
@@ -193,19 +194,3 @@ class PerceptualLikelihood(Likelihood):
     def _nll(self, output: Tensor, x: Tensor) -> Tensor:
         scale = self.weight * x[0].numel()
         return self.pixel.nll(output, x) + scale * self.feature_distance(self.mean(output), x)
-
-
-def _check_activation(activation: str) -> str:
-    if activation not in ACTIVATIONS:
-        raise InputError(f"`activation` (={activation!r}) must be 'sigmoid' or 'identity'.")
-    return activation
-
-
-def _hold_log(likelihood: Likelihood, name: str, value: float | str) -> None:
-    """Give it `log_<name>`: a buffer of the logarithm of a positive number, a parameter if "learned"."""
-    if value == "learned":
-        likelihood.register_parameter(f"log_{name}", nn.Parameter(torch.zeros(())))
-    elif isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
-        likelihood.register_buffer(f"log_{name}", torch.tensor(math.log(value)))
-    else:
-        raise InputError(f"`{name}` (={value!r}) must be a positive number, such as 1.0, or 'learned'.")

@@ -15,7 +15,7 @@ MIN_STD = 1e-6  # Dai & Wipf: σ = softplus + 1e-6
 
 
 class Posterior(nn.Module, ABC):
-    """The contract: how many numbers the encoder owes, and which distribution they make.
+    """The contract: how many numbers the encoder must give, and which distribution they make.
 
     Subclasses give `multiplier`, the encoder's numbers per latent dimension, and `_distribution`.
     """
@@ -42,10 +42,10 @@ class Posterior(nn.Module, ABC):
         """
         expected = None if event_shape is None else self.out_features(event_shape)
         if h.dim() != 2 or h.shape[1] % self.multiplier or (expected is not None and h.shape[1] != expected):
-            owed = f"a multiple of {self.multiplier}" if expected is None else str(expected)
+            wanted = f"a multiple of {self.multiplier}" if expected is None else str(expected)
             raise InputError(
                 f"The encoder's output has shape {tuple(h.shape)} but {type(self).__name__} reads "
-                f"(N, {owed}): build the encoder with `out_features=posterior.out_features(features)`."
+                f"(N, {wanted}): build the encoder with `out_features=posterior.out_features(features)`."
             )
         if h.dtype in (torch.float16, torch.bfloat16):
             h = h.float()
@@ -86,8 +86,7 @@ class GaussianPosterior(Posterior):
 
     def _distribution(self, parts: list[Tensor]) -> Distribution:
         mean, raw = parts
-        normal = Normal(mean, functional.softplus(raw) + MIN_STD, validate_args=False)
-        return Independent(normal, mean.dim() - 1, validate_args=False)
+        return _gaussian(mean, functional.softplus(raw) + MIN_STD)
 
 
 class UnitGaussianPosterior(Posterior):
@@ -101,13 +100,15 @@ class UnitGaussianPosterior(Posterior):
     deterministic = False
 
     def _distribution(self, parts: list[Tensor]) -> Distribution:
-        mean = parts[0]
-        normal = Normal(mean, torch.ones_like(mean), validate_args=False)
-        return Independent(normal, mean.dim() - 1, validate_args=False)
+        return _gaussian(parts[0], torch.ones_like(parts[0]))
+
+
+def _gaussian(mean: Tensor, std: Tensor) -> Distribution:
+    return Independent(Normal(mean, std, validate_args=False), mean.dim() - 1, validate_args=False)
 
 
 def normal_moments(posterior: Distribution) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (N, *event) of a factorised Gaussian posterior.
+    """Mean and standard deviation (N, *event) of a factorized Gaussian posterior.
 
     Raises:
         InputError: if it is another distribution.
@@ -115,7 +116,7 @@ def normal_moments(posterior: Distribution) -> tuple[Tensor, Tensor]:
     base = factorized(posterior)
     if not isinstance(base, Normal):
         raise InputError(
-            f"The posterior (a {type(base).__name__}) must be a factorised Gaussian, whose dimensions have "
+            f"The posterior (a {type(base).__name__}) must be a factorized Gaussian, whose dimensions have "
             "densities of their own: build the model with GaussianPosterior()."
         )
     return base.loc, base.scale

@@ -32,7 +32,7 @@ class VariationalUnet(Autoencoder):
     first. The published model has a Gaussian prior in its objective's KL; with a flow prior and
     `Bilevel(beta=0)` it is that of Morrow & Chiu.
 
-    A prior that learns from codes which nothing regularises wants other maps than the decoder does: an
+    A prior that learns from codes which nothing regularizes wants other maps than the decoder does: an
     `EmbeddedPrior` sees y itself, through a network of its own such as `ShapeEmbedding`.
 
     Args:
@@ -121,7 +121,7 @@ class VariationalUnet(Autoencoder):
         return output.reshape(*shape, *output.shape[1:])
 
     def initialize(self, batch: Mapping[str, Tensor]) -> None:
-        """Start the weight-normalised convolutions from examples, once: a trained model stays as it is.
+        """Start the weight-normalized convolutions from examples, once: a trained model stays as it is.
 
         Args:
             batch: "x" (N, *data) and "context" (N, Cy, H, W), floats; published: the first four batches.

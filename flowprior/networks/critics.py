@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
-from torch import Tensor, nn
+from torch import nn
 
 from flowprior.checks import check_count
-from flowprior.networks.layers import check_input
+from flowprior.networks.layers import Stack
 
 
-class LatentCritic(nn.Module):
+class LatentCritic(Stack):
     """Fully connected layers with leaky ReLU of slope 0.2: latents (N, features) -> 2 logits (N, 2).
 
     Args:
@@ -27,19 +27,9 @@ class LatentCritic(nn.Module):
     """
 
     def __init__(self, features: int, hidden: Sequence[int] = (1000, 1000, 1000, 1000, 1000)) -> None:
-        super().__init__()
         widths = [check_count("features", features), *(check_count("hidden", width) for width in hidden)]
         layers: list[nn.Module] = []
         for width, following in pairwise(widths):
             layers += [nn.Linear(width, following), nn.LeakyReLU(0.2)]
         layers.append(nn.Linear(widths[-1], 2))
-        self.features = features
-        self.layers = nn.Sequential(*layers)
-
-    def forward(self, latents: Tensor) -> Tensor:
-        """(N, features) -> (N, 2).
-
-        Raises:
-            InputError: if the input has another shape.
-        """
-        return self.layers(check_input("latents", latents, (self.features,)))
+        super().__init__("latents", (features,), layers, initialize=None)

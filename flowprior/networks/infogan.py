@@ -9,12 +9,11 @@ generator as decoder, the encoder symmetric to it); Dai & Wipf 2019 (spectral no
 
 from itertools import pairwise
 
-from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm as normalised
+from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm as spectrally_normalized
 
-from flowprior.checks import check_count
-from flowprior.errors import InputError
-from flowprior.networks.layers import check_input, initialize_weights, scaled
+from flowprior.checks import check_count, check_one_of
+from flowprior.networks.layers import Stack, normalized, scaled
 
 STAGES = {28: 2, 32: 2, 64: 3, 128: 4, 256: 5}  # image size -> stride-2 convolutions, down to 7 or 8 pixels
 BASE_CHANNELS, CHANNEL_CAP, HIDDEN = 64, 512, 1024
@@ -26,20 +25,17 @@ def stage_channels(size: int, width: float) -> list[int]:
     Raises:
         InputError: if there is no InfoGAN network for images of `size` pixels.
     """
-    if size not in STAGES:
-        raise InputError(
-            f"`size` (={size!r}) must be one of {', '.join(map(str, STAGES))}: resize the images."
-        )
+    check_one_of("size", size, STAGES, "resize the images")
     return [scaled(min(BASE_CHANNELS * 2**stage, CHANNEL_CAP), width) for stage in range(STAGES[size])]
 
 
-class InfoGANEncoder(nn.Module):
+class InfoGANEncoder(Stack):
     """Images to the numbers a posterior reads: (N, channels, size, size) -> (N, out_features).
 
     Layers before a batch norm carry no bias, which the norm would remove again.
 
     Args:
-        channels: colour channels, 1 or 3.
+        channels: color channels, 1 or 3.
         size: 28 or 32 as in the papers; 64, 128, 256 add a stage per doubling.
         out_features: what the posterior asks for, `posterior.out_features(D)`.
         width: multiplies every hidden count; 1.0 is the papers' size, 0.25 a quarter of it.
@@ -65,52 +61,33 @@ class InfoGANEncoder(nn.Module):
         spectral_norm: bool = False,
         momentum: float = 0.1,
     ) -> None:
-        super().__init__()
         stages = stage_channels(size, width)
         hidden, side = scaled(HIDDEN, width), size // 2 ** len(stages)
-        layers: list[nn.Module] = [
-            nn.Conv2d(check_count("channels", channels), stages[0], 4, stride=2, padding=1),
-            nn.LeakyReLU(0.2),
-        ]
+        first = nn.Conv2d(check_count("channels", channels), stages[0], 4, stride=2, padding=1)
+        layers: list[nn.Module] = [first, nn.LeakyReLU(0.2)]
         for before, after in pairwise(stages):
-            layers += [
-                nn.Conv2d(before, after, 4, stride=2, padding=1, bias=False),
-                nn.BatchNorm2d(after, momentum=momentum),
-                nn.LeakyReLU(0.2),
-            ]
+            convolution = nn.Conv2d(before, after, 4, stride=2, padding=1, bias=False)
+            layers += normalized(convolution, after, nn.LeakyReLU(0.2), momentum)
         layers += [
             nn.Flatten(),
-            nn.Linear(stages[-1] * side**2, hidden, bias=False),
-            nn.BatchNorm1d(hidden, momentum=momentum),
-            nn.LeakyReLU(0.2),
+            *normalized(
+                nn.Linear(stages[-1] * side**2, hidden, bias=False), hidden, nn.LeakyReLU(0.2), momentum
+            ),
             nn.Linear(hidden, check_count("out_features", out_features)),
         ]
-        self.data_shape = (channels, size, size)
-        self.layers = nn.Sequential(*layers)
-        initialize_weights(self)
+        super().__init__("images", (channels, size, size), layers)
         if spectral_norm:
             for layer in self.layers:
                 if isinstance(layer, nn.Conv2d | nn.Linear):
-                    normalised(layer)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(N, channels, size, size) -> (N, out_features).
-
-        Raises:
-            InputError: if the input has another shape.
-        """
-        return self.layers(check_input("images", images, self.data_shape))
+                    spectrally_normalized(layer)
 
 
-class InfoGANDecoder(nn.Module):
+class InfoGANDecoder(Stack):
     """Latents to images before the likelihood's activation: (N, in_features) -> (N, channels, size, size).
 
     Args:
         in_features: latent dimensions D.
-        channels: colour channels, 1 or 3.
-        size: 28 or 32 as in the papers; 64, 128, 256 add a stage per doubling.
-        width: multiplies every hidden count; 1.0 is the papers' size.
-        momentum: of the batch norms, torch's meaning.
+        channels, size, width, momentum: as for `InfoGANEncoder`.
 
     Raises:
         InputError: on a size there is no network for, or a count or width that is not positive.
@@ -123,35 +100,18 @@ class InfoGANDecoder(nn.Module):
     def __init__(
         self, in_features: int, channels: int, size: int, *, width: float = 1.0, momentum: float = 0.1
     ) -> None:
-        super().__init__()
         stages = stage_channels(size, width)[::-1]
         hidden, side = scaled(HIDDEN, width), size // 2 ** len(stages)
-        layers: list[nn.Module] = [
-            nn.Linear(check_count("in_features", in_features), hidden, bias=False),
-            nn.BatchNorm1d(hidden, momentum=momentum),
-            nn.ReLU(),
-            nn.Linear(hidden, stages[0] * side**2, bias=False),
-            nn.BatchNorm1d(stages[0] * side**2, momentum=momentum),
-            nn.ReLU(),
+        entries = stages[0] * side**2
+        first = nn.Linear(check_count("in_features", in_features), hidden, bias=False)
+        layers = [
+            *normalized(first, hidden, nn.ReLU(), momentum),
+            *normalized(nn.Linear(hidden, entries, bias=False), entries, nn.ReLU(), momentum),
             nn.Unflatten(1, (stages[0], side, side)),
         ]
         for before, after in pairwise(stages):
-            layers += [
-                nn.ConvTranspose2d(before, after, 4, stride=2, padding=1, bias=False),
-                nn.BatchNorm2d(after, momentum=momentum),
-                nn.ReLU(),
-            ]
-        layers.append(
-            nn.ConvTranspose2d(stages[-1], check_count("channels", channels), 4, stride=2, padding=1)
-        )
-        self.in_features = in_features
-        self.layers = nn.Sequential(*layers)
-        initialize_weights(self)
-
-    def forward(self, latents: Tensor) -> Tensor:
-        """(N, in_features) -> (N, channels, size, size).
-
-        Raises:
-            InputError: if the input has another shape.
-        """
-        return self.layers(check_input("latents", latents, (self.in_features,)))
+            deconvolution = nn.ConvTranspose2d(before, after, 4, stride=2, padding=1, bias=False)
+            layers += normalized(deconvolution, after, nn.ReLU(), momentum)
+        check_count("channels", channels)
+        layers.append(nn.ConvTranspose2d(stages[-1], channels, 4, stride=2, padding=1))
+        super().__init__("latents", (in_features,), layers)

@@ -3,15 +3,14 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
-from torch import Tensor, nn
+from torch import nn
 
 from flowprior.bijectors.conditioner import ACTIVATIONS
-from flowprior.checks import check_count
-from flowprior.errors import InputError
-from flowprior.networks.layers import check_input
+from flowprior.checks import check_count, check_one_of
+from flowprior.networks.layers import Stack
 
 
-class MLP(nn.Module):
+class MLP(Stack):
     """Fully connected layers with an activation between them: (N, in_features) -> (N, out_features).
 
     It serves as encoder and as decoder of vectors (moons and other points).
@@ -33,11 +32,7 @@ class MLP(nn.Module):
     def __init__(
         self, in_features: int, out_features: int, hidden: Sequence[int] = (64, 64), activation: str = "relu"
     ) -> None:
-        super().__init__()
-        if activation not in ACTIVATIONS:
-            raise InputError(
-                f"`activation` (={activation!r}) must be one of {', '.join(map(repr, ACTIVATIONS))}."
-            )
+        check_one_of("activation", activation, ACTIVATIONS)
         widths = [
             check_count("in_features", in_features),
             *(check_count("hidden", width) for width in hidden),
@@ -46,13 +41,4 @@ class MLP(nn.Module):
         for width, following in pairwise(widths):
             layers += [nn.Linear(width, following), ACTIVATIONS[activation]()]
         layers.append(nn.Linear(widths[-1], out_features))
-        self.in_features, self.out_features = in_features, out_features
-        self.layers = nn.Sequential(*layers)
-
-    def forward(self, vectors: Tensor) -> Tensor:
-        """(N, in_features) -> (N, out_features).
-
-        Raises:
-            InputError: if the input has another shape.
-        """
-        return self.layers(check_input("vectors", vectors, (self.in_features,)))
+        super().__init__("vectors", (in_features,), layers, initialize=None)

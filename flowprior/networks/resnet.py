@@ -4,7 +4,8 @@ Block: twice (BN, ReLU, conv 3x3), plus a conv 3x3 as shortcut. Encoder: conv 3x
 a stride-2 conv 3x3 between them that doubles the channels, mean over the pixels, a fully connected block of
 512 (twice ReLU, FC; plus an FC as shortcut), FC out. Decoder: FC to 2x2, then for each doubling of the side a
 stride-2 deconv 3x3 and a block, conv 3x3; the sigmoid belongs to the likelihood. Channels go from
-`base_channels` at full size up by doublings, in the decoder to 1024 at most.
+`base_channels` at full size up by doublings, in the decoder to 1024 at most. Glorot uniform weights and zero
+biases, the defaults of the published code.
 
 Sources: Dai & Wipf 2019, and the network "Resnet" of its code with the README's --num-scale 4 --base-dim 32
 (latent 128, Adam 1e-4 halved every 40 of 100 epochs); Morrow & Chiu, appendix B (depth 4).
@@ -15,18 +16,17 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from flowprior.checks import check_count
-from flowprior.errors import InputError
-from flowprior.networks.layers import check_input, check_size, scaled
+from flowprior.networks.layers import Stack, check_size, scaled
 
 BASE_CHANNELS, CHANNEL_CAP, HIDDEN, SCALES = 32, 1024, 512, 4
 DECODER_SIDE = 2  # pixels a side where the decoder begins
 
 
-class ResNetEncoder(nn.Module):
+class ResNetEncoder(Stack):
     """Images to the numbers a posterior reads: (N, channels, size, size) -> (N, out_features).
 
     Args:
-        channels: colour channels, 1 or 3.
+        channels: color channels, 1 or 3.
         size: 32, 64, 128 or 256; the mean over the pixels makes the parameters the same for all.
         out_features: what the posterior asks for, `posterior.out_features(D)`.
         base_channels: at full size, doubled from scale to scale.
@@ -53,13 +53,9 @@ class ResNetEncoder(nn.Module):
         width: float = 1.0,
         momentum: float = 0.1,
     ) -> None:
-        super().__init__()
         check_size(size)
         first, hidden = check_count("base_channels", base_channels), scaled(HIDDEN, width)
-        if size < 2 ** check_count("scales", scales):
-            raise InputError(
-                f"`scales` (={scales!r}) halve the side {scales - 1} times, too often for `size` (={size})."
-            )
+        check_count("scales", scales, most=size.bit_length() - 1, fix="each halves the side")
         widths = [scaled(first * 2**scale, width) for scale in range(scales)]
         layers: list[nn.Module] = [
             nn.Conv2d(check_count("channels", channels), widths[0], 3, padding=1),
@@ -73,29 +69,16 @@ class ResNetEncoder(nn.Module):
             DenseBlock(widths[-1], hidden),
             nn.Linear(hidden, check_count("out_features", out_features)),
         ]
-        self.data_shape = (channels, size, size)
-        self.layers = nn.Sequential(*layers)
-        _initialize(self)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(N, channels, size, size) -> (N, out_features).
-
-        Raises:
-            InputError: if the input has another shape.
-        """
-        return self.layers(check_input("images", images, self.data_shape))
+        super().__init__("images", (channels, size, size), layers, nn.init.xavier_uniform_)
 
 
-class ResNetDecoder(nn.Module):
+class ResNetDecoder(Stack):
     """Latents to images before the likelihood's activation: (N, in_features) -> (N, channels, size, size).
 
     Args:
         in_features: latent dimensions D.
-        channels: colour channels, 1 or 3.
-        size: 32, 64, 128 or 256.
         base_channels: at full size, doubled towards 2x2 up to 1024.
-        width: multiplies every hidden count; 1.0 is the published size.
-        momentum: of the batch norms, torch's meaning.
+        channels, size, width, momentum: as for `ResNetEncoder`.
 
     Raises:
         InputError: on a size there is no network for, or a count or width that is not positive.
@@ -115,7 +98,6 @@ class ResNetDecoder(nn.Module):
         width: float = 1.0,
         momentum: float = 0.1,
     ) -> None:
-        super().__init__()
         doublings = check_size(size).bit_length() - DECODER_SIDE.bit_length()
         first = check_count("base_channels", base_channels)
         widths = [
@@ -131,17 +113,7 @@ class ResNetDecoder(nn.Module):
                 ResidualBlock(after, momentum),
             ]
         layers.append(nn.Conv2d(widths[-1], check_count("channels", channels), 3, padding=1))
-        self.in_features = in_features
-        self.layers = nn.Sequential(*layers)
-        _initialize(self)
-
-    def forward(self, latents: Tensor) -> Tensor:
-        """(N, in_features) -> (N, channels, size, size).
-
-        Raises:
-            InputError: if the input has another shape.
-        """
-        return self.layers(check_input("latents", latents, (self.in_features,)))
+        super().__init__("latents", (in_features,), layers, nn.init.xavier_uniform_)
 
 
 class ResidualBlock(nn.Module):
@@ -175,12 +147,3 @@ class DenseBlock(nn.Module):
 
     def forward(self, vectors: Tensor) -> Tensor:
         return self.layers(vectors) + self.shortcut(vectors)
-
-
-def _initialize(network: nn.Module) -> None:
-    """Glorot uniform weights and zero biases, the defaults of the published code."""
-    for module in network.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
-            nn.init.xavier_uniform_(module.weight)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)

@@ -1,18 +1,18 @@
 """A small convolutional autoencoder for 8x8 images, such as scikit-learn's digits."""
 
-from torch import Tensor, nn
+from torch import nn
 
 from flowprior.checks import check_count
-from flowprior.networks.layers import check_input, initialize_weights, scaled
+from flowprior.networks.layers import Stack, normalized, scaled
 
 CHANNELS, HIDDEN = (32, 64), 256
 
 
-class SmallEncoder(nn.Module):
+class SmallEncoder(Stack):
     """conv 3x3 - 32, conv 4x4/2 - 64 BN, FC 256 BN, FC: (N, channels, 8, 8) -> (N, out_features).
 
     Args:
-        channels: colour channels.
+        channels: color channels.
         out_features: what the posterior asks for, `posterior.out_features(D)`.
         width: multiplies every hidden count.
 
@@ -25,39 +25,26 @@ class SmallEncoder(nn.Module):
     """
 
     def __init__(self, channels: int, out_features: int, *, width: float = 1.0) -> None:
-        super().__init__()
         first, second, hidden = (scaled(count, width) for count in (*CHANNELS, HIDDEN))
-        self.data_shape = (channels, 8, 8)
-        self.layers = nn.Sequential(
+        layers = [
             nn.Conv2d(check_count("channels", channels), first, 3, padding=1),
             nn.LeakyReLU(0.2),
-            nn.Conv2d(first, second, 4, stride=2, padding=1, bias=False),
-            nn.BatchNorm2d(second),
-            nn.LeakyReLU(0.2),
+            *normalized(
+                nn.Conv2d(first, second, 4, stride=2, padding=1, bias=False), second, nn.LeakyReLU(0.2)
+            ),
             nn.Flatten(),
-            nn.Linear(second * 16, hidden, bias=False),
-            nn.BatchNorm1d(hidden),
-            nn.LeakyReLU(0.2),
+            *normalized(nn.Linear(second * 16, hidden, bias=False), hidden, nn.LeakyReLU(0.2)),
             nn.Linear(hidden, check_count("out_features", out_features)),
-        )
-        initialize_weights(self)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(N, channels, 8, 8) -> (N, out_features).
-
-        Raises:
-            InputError: if the input has another shape.
-        """
-        return self.layers(check_input("images", images, self.data_shape))
+        ]
+        super().__init__("images", (channels, 8, 8), layers)
 
 
-class SmallDecoder(nn.Module):
+class SmallDecoder(Stack):
     """FC 256 BN, FC 64·16 BN, deconv 4x4/2 - 32 BN, conv 3x3, ReLU: (N, in_features) -> (N, channels, 8, 8).
 
     Args:
         in_features: latent dimensions D.
-        channels: colour channels.
-        width: multiplies every hidden count.
+        channels, width: as for `SmallEncoder`.
 
     Raises:
         InputError: on a count or width that is not positive.
@@ -68,28 +55,15 @@ class SmallDecoder(nn.Module):
     """
 
     def __init__(self, in_features: int, channels: int, *, width: float = 1.0) -> None:
-        super().__init__()
         first, second, hidden = (scaled(count, width) for count in (*CHANNELS, HIDDEN))
-        self.in_features = in_features
-        self.layers = nn.Sequential(
-            nn.Linear(check_count("in_features", in_features), hidden, bias=False),
-            nn.BatchNorm1d(hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, second * 16, bias=False),
-            nn.BatchNorm1d(second * 16),
-            nn.ReLU(),
+        check_count("in_features", in_features)
+        layers = [
+            *normalized(nn.Linear(in_features, hidden, bias=False), hidden, nn.ReLU()),
+            *normalized(nn.Linear(hidden, second * 16, bias=False), second * 16, nn.ReLU()),
             nn.Unflatten(1, (second, 4, 4)),
-            nn.ConvTranspose2d(second, first, 4, stride=2, padding=1, bias=False),
-            nn.BatchNorm2d(first),
-            nn.ReLU(),
+            *normalized(
+                nn.ConvTranspose2d(second, first, 4, stride=2, padding=1, bias=False), first, nn.ReLU()
+            ),
             nn.Conv2d(first, check_count("channels", channels), 3, padding=1),
-        )
-        initialize_weights(self)
-
-    def forward(self, latents: Tensor) -> Tensor:
-        """(N, in_features) -> (N, channels, 8, 8).
-
-        Raises:
-            InputError: if the input has another shape.
-        """
-        return self.layers(check_input("latents", latents, (self.in_features,)))
+        ]
+        super().__init__("latents", (in_features,), layers)

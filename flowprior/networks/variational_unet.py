@@ -15,7 +15,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from flowprior.checks import check_count
+from flowprior.checks import check_count, check_number, check_rows
 from flowprior.errors import InputError
 from flowprior.networks.layers import check_input, check_size
 from flowprior.networks.weight_norm import ResidualBlock, SubpixelUp, WeightNormConv2d
@@ -53,19 +53,11 @@ class UnetScales:
     def __post_init__(self) -> None:
         check_size(self.size)
         check_count("blocks", self.blocks)
-        if check_count("max_filters", self.max_filters) < check_count("filters", self.filters):
-            raise InputError(
-                f"`max_filters` (={self.max_filters!r}) must be at least `filters` (={self.filters!r})."
-            )
-        side = check_count("bottleneck", self.bottleneck)
-        if side & (side - 1) or side > self.size // 2:
-            raise InputError(
-                f"`bottleneck` (={side!r}) must be a power of two up to half of `size` (={self.size}), "
-                "such as 4."
-            )
-        number = isinstance(self.dropout, int | float) and not isinstance(self.dropout, bool)
-        if not number or not 0 <= self.dropout < 1:
-            raise InputError(f"`dropout` (={self.dropout!r}) must be a number in [0, 1), such as 0.1.")
+        check_count("max_filters", self.max_filters, least=check_count("filters", self.filters))
+        side = check_count("bottleneck", self.bottleneck, most=self.size // 2)
+        if side & (side - 1):
+            raise InputError(f"`bottleneck` (={side!r}) must be a power of two, such as 4.")
+        check_number("dropout", self.dropout, least=0, below=1)
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -80,7 +72,7 @@ class UnetScales:
         return (self.widths[-1], side, side), (self.widths[-2], 2 * side, 2 * side)
 
     def latent_shapes(self, channels: int) -> tuple[Shape, Shape]:
-        """The two latent maps of so many channels, coarse first."""
+        """The shapes of the two latent maps, coarse first."""
         side = self.bottleneck
         return (channels, side, side), (channels, 2 * side, 2 * side)
 
@@ -100,13 +92,13 @@ class DownPath(nn.Module):
         self.down = nn.ModuleList(WeightNormConv2d(*pair, stride=2) for pair in pairwise(widths))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        found: list[Tensor] = []
+        maps: list[Tensor] = []
         for scale, before in enumerate([self.start, *self.down]):
-            hidden = before(found[-1] if scale else images)
+            hidden = before(maps[-1] if scale else images)
             for block in self.blocks[scale * self.count : (scale + 1) * self.count]:
                 hidden = block(hidden)
-                found.append(hidden)
-        return tuple(found)
+                maps.append(hidden)
+        return tuple(maps)
 
 
 class ShapeBranch(nn.Module):
@@ -139,7 +131,7 @@ class ShapeBranch(nn.Module):
         return self.path(check_input("context", context, self.context_shape))
 
     def latent_maps(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Of the maps those that a prior sees, `scales.context_shapes`: coarse first, the last of a scale."""
+        """The maps that a prior sees, `scales.context_shapes`: coarse first, the last of a scale."""
         return maps[-1], maps[-1 - self.scales.blocks]
 
     def latent_context(self, maps: Sequence[Tensor]) -> Tensor:
@@ -173,7 +165,7 @@ class AppearanceEncoder(nn.Module):
 
     It goes down over both to the bottleneck, reads the coarse map there, goes up once with a skip and reads
     the fine one. The published code feeds the coarse z that it has drawn into the posterior of the fine one;
-    here it is the coarse mean, so that the posterior factorises.
+    here it is the coarse mean, so that the posterior factorizes.
 
     Args:
         channels, context_channels: of image and condition.
@@ -225,10 +217,7 @@ class AppearanceEncoder(nn.Module):
         """
         check_input("images", images, self.data_shape)
         check_input("context", context, self.context_shape)
-        if len(images) != len(context):
-            raise InputError(
-                f"`context` has {len(context)} rows but must hold one for each of the {len(images)} images."
-            )
+        check_rows("context", context, len(images), "images")
         maps = self.path(torch.cat([images, context], 1))[::-1]  # coarsest first
         hidden = self.start(maps[0])
         for block, skip in zip(self.coarse_blocks, maps, strict=False):

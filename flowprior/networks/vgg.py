@@ -1,6 +1,5 @@
 """VGG features from a local weights file, for the perceptual likelihood."""
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from flowprior.errors import InputError
+from flowprior.files import find_weights, read_state_dict
 
 BLOCKS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
-NORMALISED_CONVOLUTIONS = (
-    2,
-    5,
-    9,
-    12,
-    16,
-)  # state dict indices in the normalised file; 0 is the colour matrix
+NORMALIZED_CONVOLUTIONS = (2, 5, 9, 12, 16)  # indices in the normalized file; 0 is the color matrix
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DEFAULT_FILE = "vgg19_normalised_relu3_1.pth"
 
@@ -35,9 +29,9 @@ class Convolution:
 class VGGFeatures(nn.Module):
     """Feature maps of VGG at named ReLUs: images (N, 1 or 3, H, W) in [0, 1] -> list of (N, C_l, H_l, W_l).
 
-    Grey images are repeated to three channels. The weights are buffers outside the state dict: no optimizer
+    Gray images are repeated to three channels. The weights are buffers outside the state dict: no optimizer
     finds them, and checkpoints do not carry them. Three formats are read, always with `weights_only=True`:
-    the normalised VGG-19 up to relu3_1 (its first layer takes RGB in [0, 1]), and torchvision's `vgg16` and
+    the normalized VGG-19 up to relu3_1 (its first layer takes RGB in [0, 1]), and torchvision's `vgg16` and
     `vgg19` state dicts (ImageNet mean and standard deviation are applied here). Their distances differ.
 
     Args:
@@ -54,9 +48,9 @@ class VGGFeatures(nn.Module):
         self, file: str | Path = DEFAULT_FILE, stages: tuple[str, ...] = ("relu1_2", "relu2_2", "relu3_1")
     ) -> None:
         super().__init__()
-        path = find_weights(file)
+        path = find_weights(file, f"{DEFAULT_FILE} (or torchvision's vgg16 or vgg19 state dict)")
         weights = read_state_dict(path)
-        convolutions, self.normalised = recognise(weights, path)
+        convolutions, self.normalized = recognize(weights, path)
         known = [convolution.name for convolution in convolutions]
         missing = [stage for stage in stages if stage not in known]
         if not stages or missing:
@@ -66,8 +60,8 @@ class VGGFeatures(nn.Module):
         self.stages = tuple(stages)
         last = max(known.index(stage) for stage in stages)
         self.convolutions = convolutions[: last + 1]
-        if self.normalised:
-            self._store("colour", weights, "0")
+        if self.normalized:
+            self._store("color", weights, "0")
         else:
             self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
             self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
@@ -94,81 +88,47 @@ class VGGFeatures(nn.Module):
                 f"`images` has shape {tuple(images.shape)} but VGG reads (N, 1, H, W) or (N, 3, H, W)."
             )
         maps = images.expand(-1, 3, -1, -1)
-        if self.normalised:
-            maps = self._convolve(maps, "colour")
+        if self.normalized:
+            maps = self._convolve(maps, "color")
         else:
             maps = (maps - self.get_buffer("mean")) / self.get_buffer("std")
-        found: dict[str, Tensor] = {}
+        seen: dict[str, Tensor] = {}
         for convolution in self.convolutions:
             if convolution.pooled:
-                maps = functional.max_pool2d(maps, 2, ceil_mode=self.normalised)
-            padding = "reflect" if self.normalised else "constant"
+                maps = functional.max_pool2d(maps, 2, ceil_mode=self.normalized)
+            padding = "reflect" if self.normalized else "constant"
             maps = self._convolve(functional.pad(maps, (1, 1, 1, 1), mode=padding), convolution.name).relu()
-            found[convolution.name] = maps
-        return [found[stage] for stage in self.stages]
+            seen[convolution.name] = maps
+        return [seen[stage] for stage in self.stages]
 
 
-def find_weights(file: str | Path) -> Path:
-    """The path of a weights file: `file` itself, or that name inside FLOWPRIOR_WEIGHTS.
-
-    Raises:
-        InputError: if neither is there; the sentence says what to put where.
-    """
-    folder = os.environ.get("FLOWPRIOR_WEIGHTS")
-    candidates = [Path(file)] + ([Path(folder) / file] if folder else [])
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    where = (
-        f"{folder} (FLOWPRIOR_WEIGHTS)" if folder else "a folder and name that folder in FLOWPRIOR_WEIGHTS"
-    )
-    raise InputError(
-        f"The VGG weights `file` (={str(file)!r}) are not there: put a normalised VGG-19 state dict "
-        f"({DEFAULT_FILE}) or torchvision's vgg16/vgg19 state dict into {where}, or give its path."
-    )
-
-
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The tensors of a saved state dict, read without unpickling code.
-
-    Raises:
-        InputError: if the file is damaged or holds anything but named tensors.
-    """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds on damaged files
-        raise InputError(f"{path} cannot be read as a state dict: {str(error).splitlines()[0]}") from error
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise InputError(f"{path} must hold a state dict (names and tensors), not {type(content).__name__}.")
-    return content
-
-
-def recognise(weights: dict[str, Tensor], path: Path) -> tuple[list[Convolution], bool]:
-    """The convolutions a VGG state dict holds, and whether it is the normalised format.
+def recognize(weights: dict[str, Tensor], path: Path) -> tuple[list[Convolution], bool]:
+    """The convolutions a VGG state dict holds, and whether it is the normalized format.
 
     Raises:
         InputError: if it is none of the three formats.
     """
     if weights.keys() == {
-        f"{key}.{part}" for key in (0, *NORMALISED_CONVOLUTIONS) for part in ("weight", "bias")
+        f"{key}.{part}" for key in (0, *NORMALIZED_CONVOLUTIONS) for part in ("weight", "bias")
     }:
         names = ("relu1_1", "relu1_2", "relu2_1", "relu2_2", "relu3_1")
         return [
             Convolution(name, str(key), name in ("relu2_1", "relu3_1"))
-            for name, key in zip(names, NORMALISED_CONVOLUTIONS, strict=True)
+            for name, key in zip(names, NORMALIZED_CONVOLUTIONS, strict=True)
         ], True
-    features = {int(found[1]) for key in weights if (found := re.fullmatch(r"features\.(\d+)\.weight", key))}
+    matches = (re.fullmatch(r"features\.(\d+)\.weight", key) for key in weights)
+    features = {int(match[1]) for match in matches if match}
     for blocks in BLOCKS.values():
         index, convolutions = 0, []
         for block, count in enumerate(blocks, start=1):
-            for place in range(1, count + 1):
-                pooled = block > 1 and place == 1
-                convolutions.append(Convolution(f"relu{block}_{place}", f"features.{index}", pooled))
+            for position in range(1, count + 1):
+                pooled = block > 1 and position == 1
+                convolutions.append(Convolution(f"relu{block}_{position}", f"features.{index}", pooled))
                 index += 2  # the convolution and its ReLU
             index += 1  # the pooling
         if features == {int(convolution.key.split(".")[1]) for convolution in convolutions}:
             return convolutions, False
     raise InputError(
-        f"{path} is not a VGG file that is known here: give the normalised VGG-19 up to relu3_1, or "
+        f"{path} is not a VGG file that is known here: give the normalized VGG-19 up to relu3_1, or "
         "torchvision's vgg16 or vgg19 state dict (without batch norm)."
     )

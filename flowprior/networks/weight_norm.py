@@ -1,4 +1,4 @@
-"""Weight-normalised convolutions that start from data, and the residual blocks made of them."""
+"""Weight-normalized convolutions that start from data, and the residual blocks made of them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 DIRECTION_STD = 0.05  # of the first directions; only their angles matter
-LEAST_VARIANCE = 1e-8  # an output that varies less over the first batches is only centred
+LEAST_VARIANCE = 1e-8  # an output that varies less over the first batches is only centered
 
 
 class WeightNormConv2d(nn.Module):

@@ -7,18 +7,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from flowprior.checks import check_number
 from flowprior.errors import InputError
 from flowprior.models.autoencoder import Autoencoder
 from flowprior.networks.mlp import MLP
 from flowprior.objectives.objective import (
     Batch,
-    Objective,
-    autoencoder_groups,
+    ModelObjective,
     check_draws,
-    check_weight,
     draw_like,
     entry,
     scale_gradient,
+    with_terms,
 )
 from flowprior.objectives.schedules import Beta, LinearAnnealing
 from flowprior.tensors import numel
@@ -26,10 +26,10 @@ from flowprior.tensors import numel
 PAPER_CRITIC = partial(MLP, out_features=1, hidden=(1024, 1024))
 
 
-class AdversarialAutoencoder(Objective):
+class AdversarialAutoencoder(ModelObjective):
     """An autoencoder, a prior and a critic D that tells draws of the prior (class 1) from codes (class 0).
 
-    Each is a player and minimises, with z ~ q(z|x) and z' ~ p(z):
+    Each is a player and minimizes, with z ~ q(z|x) and z' ~ p(z):
 
         model   reconstruction_weight · E[-log p(x|z)] + β E[log(1 - D(z))]     (Eq. 14)
         prior   E[log D(z')]                                                     (Eq. 15)
@@ -78,7 +78,7 @@ class AdversarialAutoencoder(Objective):
         saturating: bool = True,
         reconstruction_weight: float = 1.0,
     ) -> None:
-        super().__init__()
+        super().__init__(model, reconstruction_weight)
         prior = model.prior
         if model.conditional:
             raise InputError(
@@ -86,15 +86,13 @@ class AdversarialAutoencoder(Objective):
                 "Autoencoder and its prior without `context_features`, or train with Bilevel or ELBO."
             )
         self.learned = check_draws(prior)
-        self.model, self.beta, self.saturating = model, Beta(beta), saturating
-        self.gradient_penalty = check_weight("gradient_penalty", gradient_penalty)
-        self.reconstruction_weight = check_weight("reconstruction_weight", reconstruction_weight)
+        self.beta, self.saturating = Beta(beta), saturating
+        self.gradient_penalty = check_number("gradient_penalty", gradient_penalty, least=0)
         self.critic = critic(numel(prior.event_shape))
 
     def parameter_groups(self, player: str) -> dict[str, list[nn.Parameter]]:
         """{"autoencoder": ...} of "model", {"prior": ...} or nothing, {"critic": ...}."""
-        self.check_player(player)
-        groups = autoencoder_groups(self.model) | {"critic": list(self.critic.parameters())}
+        groups = super().parameter_groups(player) | {"critic": list(self.critic.parameters())}
         own = {"model": "autoencoder"}.get(player, player)
         return {own: groups[own]} if own in groups else {}
 
@@ -105,8 +103,7 @@ class AdversarialAutoencoder(Objective):
         if player == "model":
             return self._model(x, step)
         if player == "prior":
-            loss = self._fool(self.model.prior.rsample(len(x)), towards=0)
-            return {"loss": loss}
+            return {"loss": self._fool(self.model.prior.rsample(len(x)), towards=0)}
         return self._critic(x)
 
     def _model(self, x: Tensor, step: int) -> dict[str, Tensor]:
@@ -114,10 +111,9 @@ class AdversarialAutoencoder(Objective):
         z = model.encode(x).rsample()  # (N, *event)
         reconstruction = model.reconstruction_nll(x, z).mean()
         adversarial = self._fool(scale_gradient(z, 1.0 if beta else 0.0), towards=1)
-        named = {"reconstruction": reconstruction, "adversarial": adversarial}
-        named |= {"beta": reconstruction.new_tensor(beta)} if self.beta.annealed else {}
+        terms = {"reconstruction": reconstruction, "adversarial": adversarial}
         loss = self.reconstruction_weight * reconstruction + beta * adversarial
-        return {"loss": loss} | {name: value.detach() for name, value in named.items()}
+        return with_terms(loss, terms | self.beta.logged(step, reconstruction))
 
     def _critic(self, x: Tensor) -> dict[str, Tensor]:
         with torch.no_grad():
@@ -135,7 +131,7 @@ class AdversarialAutoencoder(Objective):
                 (slope,) = torch.autograd.grad(logits.sum(), data, create_graph=True)
                 terms["penalty"] = slope.flatten(1).square().sum(1).mean() / 2
                 loss = loss + self.gradient_penalty * terms["penalty"]
-        return {"loss": loss} | {name: value.detach() for name, value in terms.items()}
+        return with_terms(loss, terms)
 
     def _fool(self, z: Tensor, towards: int) -> Tensor:
         """What makes the critic take z for class `towards`: log of the other class's probability, or minus

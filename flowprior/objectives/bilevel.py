@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Normal, kl_divergence
 
+from flowprior.checks import check_number, check_one_of
 from flowprior.errors import InputError
 from flowprior.models.autoencoder import Autoencoder
-from flowprior.objectives.objective import check_weight, draw_like
+from flowprior.objectives.objective import draw_like
 from flowprior.objectives.schedules import Beta, LinearAnnealing
 from flowprior.objectives.variational import Pass, Terms, VariationalObjective, normal_parameters
 from flowprior.priors import StandardNormal
@@ -27,7 +28,7 @@ class Bilevel(VariationalObjective):
     or be a point mass, whose entropy is dropped. Where the prior sees what the model computes of a context
     (the shape branch of a `VariationalUnet`), φ includes that, and β scales log p(z|c) in c as in z.
 
-    Against over-regularisation, as the paper's section 2.1 recounts:
+    Against over-regularization, as the paper's section 2.1 recounts:
       - annealing: `beta=LinearAnnealing(steps)`.
       - free bits: F has β Σ_s max(λ, KL_s) in place of β KL, with KL_s the batch's mean for a subset s of
         the latent (Kingma et al. 2016, Eq. 15). A learned prior couples all of z, which is then the one
@@ -45,7 +46,7 @@ class Bilevel(VariationalObjective):
         beta: β in [0, 1], or a `LinearAnnealing`.
         reconstruction_weight: of the reconstruction term, as for `ELBO`.
         free_bits: λ, nats a subset.
-        free_subsets: "latent", or "dimension" for N(0, I) and a factorised Gaussian posterior.
+        free_subsets: "latent", or "dimension" for N(0, I) and a factorized Gaussian posterior.
         latent_weight: of the latent reconstruction.
 
     Raises:
@@ -68,11 +69,9 @@ class Bilevel(VariationalObjective):
     ) -> None:
         super().__init__(model, reconstruction_weight)
         self.beta = Beta(beta)
-        self.free_bits = check_weight("free_bits", free_bits)
-        self.latent_weight = check_weight("latent_weight", latent_weight)
-        if free_subsets not in ("latent", "dimension"):
-            raise InputError(f"`free_subsets` (={free_subsets!r}) must be 'latent' or 'dimension'.")
-        self.free_subsets = free_subsets
+        self.free_bits = check_number("free_bits", free_bits, least=0)
+        self.latent_weight = check_number("latent_weight", latent_weight, least=0)
+        self.free_subsets = check_one_of("free_subsets", free_subsets, ("latent", "dimension"))
         if self.free_bits and model.posterior.deterministic:
             raise InputError(
                 f"`free_bits` (={free_bits!r}) are nats of a KL, which a {type(model.posterior).__name__} "
@@ -102,7 +101,7 @@ class Bilevel(VariationalObjective):
         if self.latent_weight:
             terms["latent_reconstruction"] = self._latent_reconstruction(seen)
             loss = loss + self.latent_weight * terms["latent_reconstruction"]
-        return loss, terms | ({"beta": seen.kl.new_tensor(beta)} if self.beta.annealed else {})
+        return loss, terms | self.beta.logged(step, seen.kl)
 
     def _lift(self, seen: Pass) -> Tensor:
         """Σ_s max(λ, KL_s) - KL_s; its gradient is for dimensions alone, since `pull` sees to the latent."""

@@ -2,9 +2,8 @@
 
 from torch import Tensor
 
-from flowprior.errors import InputError
+from flowprior.checks import check_count, check_number
 from flowprior.models.autoencoder import Autoencoder
-from flowprior.objectives.objective import check_weight
 from flowprior.objectives.schedules import LinearAnnealing
 from flowprior.objectives.variational import Pass, Terms, VariationalObjective
 
@@ -37,14 +36,11 @@ class ELBO(VariationalObjective):
     """
 
     def __init__(
-        self,
-        model: Autoencoder,
-        reconstruction_weight: float = 1.0,
-        kl_weight: float | LinearAnnealing = 1.0,
+        self, model: Autoencoder, reconstruction_weight: float = 1.0, kl_weight: float | LinearAnnealing = 1.0
     ) -> None:
         super().__init__(model, reconstruction_weight)
         if not isinstance(kl_weight, LinearAnnealing):  # its values are checked already
-            check_weight("kl_weight", kl_weight)
+            check_number("kl_weight", kl_weight, least=0)
         self.kl_weight = kl_weight
 
     def regularizer(self, seen: Pass, step: int) -> tuple[Tensor, Terms]:
@@ -87,13 +83,9 @@ class CapacityELBO(VariationalObjective):
         reconstruction_weight: float = 1.0,
     ) -> None:
         super().__init__(model, reconstruction_weight)
-        self.gamma = check_weight("gamma", gamma)
-        self.capacity = check_weight("capacity", capacity)
-        if not isinstance(capacity_steps, int) or isinstance(capacity_steps, bool) or capacity_steps < 1:
-            raise InputError(
-                f"`capacity_steps` (={capacity_steps!r}) must be a positive int, such as 100000."
-            )
-        self.capacity_steps = capacity_steps
+        self.gamma = check_number("gamma", gamma, least=0)
+        self.capacity = check_number("capacity", capacity, least=0)
+        self.capacity_steps = check_count("capacity_steps", capacity_steps)
 
     def regularizer(self, seen: Pass, step: int) -> tuple[Tensor, Terms]:
         """gamma · |KL - C(step)|."""

@@ -5,9 +5,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from flowprior.checks import check_number
 from flowprior.models.autoencoder import Autoencoder
 from flowprior.networks.critics import LatentCritic
-from flowprior.objectives.objective import Batch, check_weight, context_of, entry
+from flowprior.objectives.objective import Batch, context_of, entry
 from flowprior.objectives.variational import Pass, Terms, VariationalObjective
 from flowprior.tensors import numel
 
@@ -20,7 +21,7 @@ class FactorVAE(VariationalObjective):
     representation z; a decoupled prior changes the KL alone (dpVAE, section 4.3).
 
     Players, one step each a batch: "model" as in `ELBO`; then "critic", which lowers the mean cross-entropy
-    of z and z̄, both drawn anew from the encoder without gradient. Its logged terms: "loss", and "accuracy"
+    of z and z̄, both drawn again from the encoder without gradient. Its logged terms: "loss", and "accuracy"
     (½ when the two cannot be told apart). The model logs "total_correlation" beside its common terms.
 
     Groups: "autoencoder", "prior"; "critic".
@@ -48,7 +49,7 @@ class FactorVAE(VariationalObjective):
         reconstruction_weight: float = 1.0,
     ) -> None:
         super().__init__(model, reconstruction_weight)
-        self.tc_weight = check_weight("tc_weight", tc_weight)
+        self.tc_weight = check_number("tc_weight", tc_weight, least=0)
         self.critic = critic(numel(model.prior.event_shape))
 
     def parameter_groups(self, player: str) -> dict[str, list[nn.Parameter]]:

@@ -9,7 +9,7 @@ class LatentFlow(Bilevel):
 
     This is `Bilevel` on a deterministic posterior: β = 0 with the stop-gradient, β = 1 without. With it the
     two terms train disjoint parameters, the autoencoder and the prior, and the weight only scales the
-    autoencoder's gradient. `stop_gradient=False` is regularised GLF (Eq. 4): the density pulls on the encoder
+    autoencoder's gradient. `stop_gradient=False` is regularized GLF (Eq. 4): the density pulls on the encoder
     as well, `reconstruction_weight` is the paper's β (50 to 400; at 1 and 10 the nll wins and the
     reconstruction diverges, section 4.2.1), and the nll falls without bound as the codes shrink (section
     3.3.1).

@@ -8,7 +8,7 @@ from flowprior.priors import Prior
 
 
 class LatentNLL(Objective):
-    """loss = -log p(z) of given latents `batch["z"]`: two-stage GLF's second stage, and what `fit` minimises.
+    """loss = -log p(z) of given latents `batch["z"]`: two-stage GLF's second stage, and what `fit` minimizes.
 
     Where the batch has an "std", z is drawn from N(z, std²): with the codes of Gaussian posteriors that is
     E_q(z)[-log p(z)] over the aggregate posterior, which the prior of a VAE is to match (Hoffman & Johnson

@@ -1,6 +1,5 @@
 """The maximum mean discrepancy, and InfoVAE, which draws the aggregate posterior to the prior by it in z."""
 
-import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from flowprior.checks import check_count, check_number, check_one_of, check_shapes
 from flowprior.errors import InputError
 from flowprior.models.autoencoder import Autoencoder
 from flowprior.objectives.objective import draw_like
@@ -51,15 +51,10 @@ class InfoVAE(VariationalObjective):
         reconstruction_weight: float = 1.0,
     ) -> None:
         super().__init__(model, reconstruction_weight)
-        if not (math.isfinite(alpha) and alpha <= 1):
-            raise InputError(f"`alpha` (={alpha!r}) must be a finite number of at most 1, such as 0.0.")
-        if not (math.isfinite(weight) and alpha + weight >= 1):
-            raise InputError(
-                f"`weight` (={weight!r}) must be finite and at least 1 - `alpha` (={1 - alpha!r}), such as "
-                "1000.0: the MMD's factor alpha + weight - 1 must not be negative."
-            )
-        _check(kernel, scale, block)
-        self.alpha, self.weight = alpha, weight
+        self.alpha = check_number("alpha", alpha, most=1)
+        fix = "alpha + weight - 1, the factor of the MMD, must not be negative"
+        self.weight = check_number("weight", weight, least=1 - self.alpha, fix=fix)
+        check_kernel(kernel, scale, block)
         self.kernel, self.scale, self.unbiased, self.block = kernel, scale, unbiased, block
 
     def regularizer(self, seen: Pass, step: int) -> tuple[Tensor, Terms]:
@@ -95,19 +90,17 @@ def mmd(
             memory grows as N · block · d instead of N² · d. None holds all.
 
     Raises:
-        InputError: if shapes, kernel, scale or block do not fit, or `unbiased` has less than two rows.
+        InputError: if shapes, kernel, scale or block do not fit, or `unbiased` has fewer than two rows.
 
     Source: Gretton et al. 2012, Eq. 3 (unbiased) and 5 (biased).
 
     >>> round(mmd(torch.zeros(3, 1), torch.ones(4, 1)).item(), 4)  # 2 - 2 / e
     1.2642
     """
-    _check(kernel, scale, block)
-    if x.shape[1:] != y.shape[1:] or x.dim() < 2 or min(len(x), len(y)) < (2 if unbiased else 1):
-        raise InputError(
-            f"`x` has shape {tuple(x.shape)} and `y` {tuple(y.shape)}, but both must be rows of one event "
-            f"shape, at least {2 if unbiased else 1} of each."
-        )
+    check_kernel(kernel, scale, block)
+    least = 1 if unbiased else 0
+    fix = "pass rows of one event shape"
+    check_shapes(fix, x=(x, f"N>{least} *event"), y=(y, f"M>{least} *event"))
     with torch.autocast(x.device.type, enabled=False):
         x, y = x.flatten(1), y.flatten(1)
         features = x.shape[1]
@@ -119,12 +112,7 @@ def mmd(
 
 
 def _mean_kernel(
-    x: Tensor,
-    y: Tensor,
-    kernel: Kernel,
-    widths: tuple[float, ...],
-    without_diagonal: bool,
-    block: int | None,
+    x: Tensor, y: Tensor, kernel: Kernel, widths: tuple[float, ...], without_diagonal: bool, block: int | None
 ) -> Tensor:
     """The mean of k over all pairs, or over those of unequal index."""
     if block is None or block >= len(x):
@@ -149,13 +137,17 @@ def _kernel_sum(x: Tensor, y: Tensor, kernel: Kernel, widths: tuple[float, ...])
     return sums[0] if len(sums) == 1 else torch.stack(sums).mean()
 
 
-def _check(kernel: str, scale: float | Sequence[float] | None, block: int | None) -> None:
-    if kernel not in ("gaussian", "imq"):
-        raise InputError(f"`kernel` (={kernel!r}) must be 'gaussian' or 'imq'.")
+def check_kernel(kernel: str, scale: float | Sequence[float] | None, block: int | None) -> None:
+    """Refuse what `mmd` cannot take.
+
+    Raises:
+        InputError: on an unknown kernel, or a scale or block that is not positive.
+    """
+    check_one_of("kernel", kernel, ("gaussian", "imq"))
     scales = scale if isinstance(scale, Sequence) else (1.0 if scale is None else scale,)
-    if not scales or not all(0 < each < math.inf for each in scales):
-        raise InputError(
-            f"`scale` (={scale!r}) must be a finite positive number, or several, or None for the default."
-        )
-    if block is not None and block < 1:
-        raise InputError(f"`block` (={block!r}) must be a positive int, such as 256, or None.")
+    if not scales:
+        raise InputError("`scale` (=()) must hold at least one number: pass None for the default.")
+    for each in scales:
+        check_number("scale", each, above=0, fix="several of them, or None for the default")
+    if block is not None:
+        check_count("block", block)

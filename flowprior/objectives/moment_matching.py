@@ -2,35 +2,34 @@
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from flowprior.checks import check_number
 from flowprior.models.autoencoder import Autoencoder
-from flowprior.objectives.mmd import Kernel, mmd
+from flowprior.objectives.mmd import Kernel, check_kernel, mmd
 from flowprior.objectives.objective import (
     Batch,
-    Objective,
-    autoencoder_groups,
+    ModelObjective,
     check_draws,
-    check_weight,
     context_of,
     draw_like,
     entry,
     scale_gradient,
+    with_terms,
 )
 from flowprior.objectives.schedules import Beta, LinearAnnealing
 
 
-class MomentMatching(Objective):
+class MomentMatching(ModelObjective):
     """loss = reconstruction_weight · E[-log p(x|z)] + weight · MMD²(q(z), p(z)), β of it for the encoder.
 
     The batch's z ~ q(z|x) are compared with as many draws of the prior (at the batch's contexts, if it is
     conditional), which learns from all of the gradient of the discrepancy; of the encoder's, the part β
     passes, as of that of a network for the context. β = 0 is GMMN + autoencoder, an
-    unregularised autoencoder whose codes an MLP learns to imitate (Li et al. 2015, section 4); with a fixed
+    unregularized autoencoder whose codes an MLP learns to imitate (Li et al. 2015, section 4); with a fixed
     prior and β = 1 it is WAE-MMD (Tolstikhin et al. 2018).
 
-    Codes that nothing regularises have a scale of their own, to which the kernel must suit: distances are
+    Codes that nothing regularizes have a scale of their own, to which the kernel must suit: distances are
     measured in units of the root mean squared distance between two codes of the batch (without gradient),
     and the kernel is the mean of those of widths `scale`. A batch should be large, as the discrepancy is
     estimated from it.
@@ -62,19 +61,11 @@ class MomentMatching(Objective):
         block: int | None = None,
         reconstruction_weight: float = 1.0,
     ) -> None:
-        super().__init__()
+        super().__init__(model, reconstruction_weight)
         check_draws(model.prior)
-        mmd(
-            torch.zeros(2, 1), torch.zeros(2, 1), kernel, scale=scale, block=block
-        )  # refuses what it cannot do
-        self.model, self.beta, self.weight = model, Beta(beta), check_weight("weight", weight)
+        check_kernel(kernel, scale, block)
+        self.beta, self.weight = Beta(beta), check_number("weight", weight, least=0)
         self.kernel, self.scale, self.unbiased, self.block = kernel, scale, unbiased, block
-        self.reconstruction_weight = check_weight("reconstruction_weight", reconstruction_weight)
-
-    def parameter_groups(self, player: str) -> dict[str, list[nn.Parameter]]:
-        """{"autoencoder": ..., "prior": ...}; no "prior" where it has no parameters."""
-        self.check_player(player)
-        return autoencoder_groups(self.model)
 
     def losses(self, player: str, batch: Batch, step: int) -> dict[str, Tensor]:
         """The loss and its terms, from `batch["x"]` and, if conditional, `batch["context"]`."""
@@ -83,7 +74,7 @@ class MomentMatching(Objective):
         context = context_of(model, batch)
         condition = model.condition(context)
         prior_context = model.prior_context(condition)
-        if prior_context is not None and prior_context.requires_grad:
+        if prior_context is not None:
             prior_context = scale_gradient(prior_context, beta)
         z = model.encode(x, context).rsample()  # (N, *event)
         drawn = draw_like(z, model.prior, prior_context)
@@ -97,10 +88,9 @@ class MomentMatching(Objective):
             block=self.block,
         )
         reconstruction = model.likelihood.nll(model.conditioned_output(z, condition), x).mean()
-        named = {"reconstruction": reconstruction, "mmd": discrepancy}
-        named |= {"beta": reconstruction.new_tensor(beta)} if self.beta.annealed else {}
+        terms = {"reconstruction": reconstruction, "mmd": discrepancy} | self.beta.logged(step, discrepancy)
         loss = self.reconstruction_weight * reconstruction + self.weight * discrepancy
-        return {"loss": loss} | {name: value.detach() for name, value in named.items()}
+        return with_terms(loss, terms)
 
 
 def typical_distance(z: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor, nn
 
+from flowprior.checks import check_number, check_one_of
 from flowprior.errors import InputError
 from flowprior.models.autoencoder import Autoencoder
 from flowprior.priors import Prior
@@ -15,7 +16,8 @@ Batch = Mapping[str, Tensor]  # "x" (floats in [0, 1] or vectors), optionally "l
 class Objective(nn.Module, ABC):
     """A method, as the loop sees it: players, their parameters, and named losses of a batch.
 
-    Subclasses owe `losses`; those that train parts at different rates also give `parameter_groups`.
+    Subclasses must implement `losses`; those that train parts at different rates, also
+    `parameter_groups`.
     A player takes one optimizer step a batch; most methods have the single player "model".
     """
 
@@ -23,7 +25,7 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def losses(self, player: str, batch: Batch, step: int) -> dict[str, Tensor]:
-        """Named scalars, means over the batch of nats per example; "loss" is what the player minimises.
+        """Named scalars, means over the batch of nats per example; "loss" is what the player minimizes.
 
         Args:
             player: one of `players`.
@@ -56,9 +58,31 @@ class Objective(nn.Module, ABC):
         Raises:
             InputError: if it is not.
         """
-        if player not in self.players:
-            raise InputError(f"`player` (={player!r}) must be one of {', '.join(map(repr, self.players))}.")
-        return player
+        return check_one_of("player", player, self.players)
+
+
+class ModelObjective(Objective):
+    """An objective that trains a model, its autoencoder and its prior, as the player "model".
+
+    Args:
+        model: `self.model`.
+        reconstruction_weight: of the reconstruction term; finite, not negative.
+    """
+
+    def __init__(self, model: Autoencoder, reconstruction_weight: float = 1.0) -> None:
+        super().__init__()
+        self.model = model
+        self.reconstruction_weight = check_number("reconstruction_weight", reconstruction_weight, least=0)
+
+    def parameter_groups(self, player: str) -> dict[str, list[nn.Parameter]]:
+        """{"autoencoder": ..., "prior": ...}; no "prior" where it has no parameters."""
+        self.check_player(player)
+        return autoencoder_groups(self.model)
+
+
+def with_terms(loss: Tensor, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """{"loss": ...} and the terms to be logged beside it, without gradient."""
+    return {"loss": loss} | {name: value.detach() for name, value in terms.items()}
 
 
 def entry(batch: Batch, name: str) -> Tensor:
@@ -84,17 +108,6 @@ def context_of(part: Prior | Autoencoder, batch: Batch) -> Tensor | None:
     return entry(batch, "context") if conditional else None
 
 
-def check_weight(name: str, weight: float) -> float:
-    """`weight`, a finite number of at least 0.
-
-    Raises:
-        InputError: if it is anything else.
-    """
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
-        raise InputError(f"`{name}` (={weight!r}) must be a finite number of at least 0, such as 1.0.")
-    return float(weight)
-
-
 def scale_gradient(value: Tensor, weight: float | Tensor) -> Tensor:
     """`value`, through which only the part `weight` of a gradient passes; at 0 the graph ends here.
 
@@ -103,6 +116,8 @@ def scale_gradient(value: Tensor, weight: float | Tensor) -> Tensor:
     >>> torch.autograd.grad(scale_gradient(z, 0.25).square().sum(), z)
     (tensor([0.5000, 0.5000]),)
     """
+    if not value.requires_grad:
+        return value
     if isinstance(weight, float) and weight in (0.0, 1.0):
         return value if weight else value.detach()
     return value.detach() + weight * (value - value.detach())

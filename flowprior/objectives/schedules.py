@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from flowprior.errors import InputError
-from flowprior.objectives.objective import check_weight
+from torch import Tensor
+
+from flowprior.checks import check_count, check_number
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,10 @@ class LinearAnnealing:
     after: int = 0
 
     def __post_init__(self) -> None:
-        check_weight("start", self.start)
-        check_weight("end", self.end)
-        for name, value, least in (("steps", self.steps, 1), ("after", self.after, 0)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise InputError(f"`{name}` (={value!r}) must be an int of at least {least}, such as 1000.")
+        check_number("start", self.start, least=0)
+        check_number("end", self.end, least=0)
+        check_count("steps", self.steps)
+        check_count("after", self.after, least=0)
 
     def __call__(self, step: int) -> float:
         """The weight at an optimizer step."""
@@ -56,17 +56,17 @@ class Beta:
     def __init__(self, value: float | LinearAnnealing) -> None:
         ends = (value.start, value.end) if isinstance(value, LinearAnnealing) else (value,)
         for end in ends:
-            if isinstance(end, bool) or not isinstance(end, int | float) or not 0 <= end <= 1:
-                raise InputError(
-                    f"`beta` (={value!r}) must be a number in [0, 1], 0 for no pull on the encoder and 1 for "
-                    "all of it, or a LinearAnnealing between two such numbers."
-                )
+            check_number("beta", end, least=0, most=1, fix="0 for no pull on the encoder, 1 for all of it")
         self.value = value
 
     @property
     def annealed(self) -> bool:
         """Whether it changes."""
         return isinstance(self.value, LinearAnnealing)
+
+    def logged(self, step: int, like: Tensor) -> dict[str, Tensor]:
+        """{"beta": ...} if it changes, to be logged."""
+        return {"beta": like.new_tensor(self.at(step))} if self.annealed else {}
 
     def at(self, step: int) -> float:
         """β at an optimizer step."""

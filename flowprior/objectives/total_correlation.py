@@ -6,9 +6,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from flowprior.checks import check_count, check_number, check_one_of
 from flowprior.errors import InputError
 from flowprior.models.autoencoder import Autoencoder
-from flowprior.objectives.objective import check_weight
 from flowprior.objectives.variational import Pass, Terms, VariationalObjective, normal_parameters
 
 Sampling = Literal["stratified", "weighted"]
@@ -35,7 +35,7 @@ class BetaTCVAE(VariationalObjective):
 
     Only DW reads the prior (dpVAE, section 4.3), with its full density: log p(z) = log N(g(z); 0, I) +
     log|det dg/dz| for a decoupled prior. z comes from q, so nothing need be drawn from p. For N(0, I)
-    DW = Σ_j KL(q(z_j) ‖ p(z_j)). A decoupled p does not factorise: the expectation of log p stays under q(z),
+    DW = Σ_j KL(q(z_j) ‖ p(z_j)). A decoupled p does not factorize: the expectation of log p stays under q(z),
     not under Π_j q(z_j), so that DW = E_q(z)[Σ_j log q(z_j) - log p(z)] may fall below zero but
     MI + TC + DW = log q(z_i|x_i) - log p(z_i) holds sample by sample, whatever the prior.
 
@@ -53,7 +53,7 @@ class BetaTCVAE(VariationalObjective):
         reconstruction_weight: as for `ELBO`.
 
     Raises:
-        InputError: on a posterior that is not a factorised Gaussian, or a setting that is none of these.
+        InputError: on a posterior that is not a factorized Gaussian, or a setting that is none of these.
 
     Source: Chen et al. 2018 (arXiv:1802.04942), Eq. 2 and 4, Appendix C.
     """
@@ -70,20 +70,16 @@ class BetaTCVAE(VariationalObjective):
         reconstruction_weight: float = 1.0,
     ) -> None:
         super().__init__(model, reconstruction_weight)
-        if not isinstance(dataset_size, int) or isinstance(dataset_size, bool) or dataset_size < 2:
-            raise InputError(
-                f"`dataset_size` (={dataset_size!r}) must be the number of training examples, at least 2."
-            )
-        if sampling not in ("stratified", "weighted"):
-            raise InputError(f"`sampling` (={sampling!r}) must be 'stratified' or 'weighted'.")
+        self.dataset_size = check_count("dataset_size", dataset_size, least=2)
+        self.sampling = check_one_of("sampling", sampling, ("stratified", "weighted"))
         if legacy and sampling != "stratified":
             raise InputError(
                 "`legacy` is about the stratified weights: leave it out, or sample 'stratified'."
             )
-        self.dataset_size, self.sampling, self.legacy = dataset_size, sampling, legacy
-        self.tc_weight = check_weight("tc_weight", tc_weight)
-        self.mi_weight = check_weight("mi_weight", mi_weight)
-        self.dimension_weight = check_weight("dimension_weight", dimension_weight)
+        self.legacy = legacy
+        self.tc_weight = check_number("tc_weight", tc_weight, least=0)
+        self.mi_weight = check_number("mi_weight", mi_weight, least=0)
+        self.dimension_weight = check_number("dimension_weight", dimension_weight, least=0)
 
     def regularizer(self, seen: Pass, step: int) -> tuple[Tensor, Terms]:
         """The three parts, weighted."""
@@ -122,7 +118,7 @@ def stratified_weights(batch_size: int, dataset_size: int, legacy: bool = False)
     """The matrix W of minibatch stratified sampling, (B, B) float64; see `BetaTCVAE`.
 
     Raises:
-        InputError: if the batch has less than two examples, or more than the data set.
+        InputError: if the batch has fewer than two examples, or more than the data set.
 
     >>> stratified_weights(3, 4) * 8
     tensor([[2., 2., 4.],

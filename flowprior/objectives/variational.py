@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution
 
 from flowprior.errors import InputError
@@ -13,12 +13,11 @@ from flowprior.models.autoencoder import Autoencoder
 from flowprior.models.posteriors import normal_moments
 from flowprior.objectives.objective import (
     Batch,
-    Objective,
-    autoencoder_groups,
-    check_weight,
+    ModelObjective,
     context_of,
     entry,
     scale_gradient,
+    with_terms,
 )
 
 Terms = dict[str, Tensor]
@@ -29,7 +28,7 @@ class Pass:
     """A batch seen by a model: q(z|x), one z ~ q an example, and the means over the batch of its terms."""
 
     posterior: Distribution  # batch shape (N,)
-    z: Tensor  # (N, *event), reparameterised
+    z: Tensor  # (N, *event), reparameterized
     context: Tensor | None  # (N, *context_shape), of the batch
     condition: Any  # what model and prior share of it
     prior_context: Tensor | None  # (N, C), what the prior sees of it
@@ -38,8 +37,8 @@ class Pass:
     entropy: Tensor  # of q(z|x), exact; of a point mass, left out: 0
 
 
-class VariationalObjective(Objective):
-    """loss = reconstruction_weight · E_q[-log p(x|z)] + R: a subclass owes the regularizer R.
+class VariationalObjective(ModelObjective):
+    """loss = reconstruction_weight · E_q[-log p(x|z)] + R: a subclass must implement the regularizer R.
 
     Whatever the prior, KL(q(z|x) ‖ p(z)) = E_q[log q(z|x) - log p(z)]: its closed form where `Prior.kl` has
     one, else from the one z of each example. For a decoupled prior z0 = g(z), L dimensions and
@@ -50,7 +49,7 @@ class VariationalObjective(Objective):
     (dpVAE Eq. 5, which as printed lacks the ½ of the norm and the constant -L/2, and whose log-det
     Σ_k Σ_l b s should count the changed features, 1 - b).
 
-    Of a conditional model the prior may see what the model computes, as the maps of a `VariationalUnet`'s
+    The prior of a conditional model may see what the model computes, as the maps of a `VariationalUnet`'s
     shape branch. The part `pull` of a gradient that passes into the posterior passes into these as well.
 
     Logged by all, means over the batch in nats per example: "loss", "reconstruction" (-log p(x|z)), "nll"
@@ -69,12 +68,10 @@ class VariationalObjective(Objective):
         InputError: on a posterior that does not suit, or a weight that is negative or not finite.
     """
 
-    deterministic: bool | None = (
-        False  # the posteriors that suit: with a density, point masses, None for both
-    )
+    deterministic: bool | None = False  # whether the posterior must be a point mass; None: either
 
     def __init__(self, model: Autoencoder, reconstruction_weight: float = 1.0) -> None:
-        super().__init__()
+        super().__init__(model, reconstruction_weight)
         if self.deterministic is not None and model.posterior.deterministic != self.deterministic:
             reason = (
                 f"but the encoder of {type(self).__name__} is deterministic: build it with "
@@ -83,8 +80,6 @@ class VariationalObjective(Objective):
                 else "for which the KL is infinite: build it with GaussianPosterior(), or use LatentFlow."
             )
             raise InputError(f"`model` has a {type(model.posterior).__name__}, {reason}")
-        self.model = model
-        self.reconstruction_weight = check_weight("reconstruction_weight", reconstruction_weight)
 
     @abstractmethod
     def regularizer(self, seen: Pass, step: int) -> tuple[Tensor, Terms]:
@@ -94,11 +89,6 @@ class VariationalObjective(Objective):
         """The part of the KL's gradient that reaches the posterior, and what the model computes of the
         context for the prior (`context` here); the prior's own parameters always get all of it."""
         return 1.0
-
-    def parameter_groups(self, player: str) -> dict[str, list[nn.Parameter]]:
-        """{"autoencoder": ..., "prior": ...}; no "prior" where it has no parameters."""
-        self.check_player(player)
-        return autoencoder_groups(self.model)
 
     def losses(self, player: str, batch: Batch, step: int) -> Terms:
         """The loss and its terms, from `batch["x"]` and, if conditional, `batch["context"]`."""
@@ -114,9 +104,7 @@ class VariationalObjective(Objective):
         pulled = posterior
         if not (isinstance(pull, float) and pull == 1):
             pulled = model.posterior(scale_gradient(outputs, pull), prior.event_shape)
-        pulled_context = prior_context
-        if prior_context is not None and prior_context.requires_grad:
-            pulled_context = scale_gradient(prior_context, pull)
+        pulled_context = None if prior_context is None else scale_gradient(prior_context, pull)
         kl = prior.kl(pulled, scale_gradient(z, pull), pulled_context).mean()
         point = model.posterior.deterministic
         entropy = torch.zeros_like(kl) if point else posterior.entropy().mean()
@@ -126,11 +114,11 @@ class VariationalObjective(Objective):
         named = {"reconstruction": seen.reconstruction, "nll": kl + entropy}
         named |= ({} if point else {"entropy": entropy, "kl": kl}) | terms
         loss = self.reconstruction_weight * seen.reconstruction + regularizer
-        return {"loss": loss} | {name: value.detach() for name, value in named.items()}
+        return with_terms(loss, named)
 
 
 def normal_parameters(posterior: Distribution) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (N, D) of a factorised Gaussian posterior, events flattened.
+    """Mean and standard deviation (N, D) of a factorized Gaussian posterior, events flattened.
 
     Raises:
         InputError: if it is another distribution.

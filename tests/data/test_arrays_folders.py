@@ -96,7 +96,7 @@ def test_whole_floats_as_labels(tmp_path):
     ({"images": IMAGES / 255 + np.nan}, "from nan to nan, .* remove NaN"),
     ({"images": IMAGES.astype(complex)}, "complex128, but images must be"),
     ({"images": IMAGES.astype(str)}, "<U3, but images must be"),
-    ({"x": np.full((4, 3), np.inf)}, "not finite in row 0"),
+    ({"x": np.full((4, 3), np.inf)}, "holds NaN or infinity in 3 of 3 rows, first in row 0"),
     ({"images": IMAGES, "labels": np.arange(19)}, r"`labels` .* \(19,\) but the labels must be 20 whole"),
     ({"images": IMAGES, "labels": np.full(20, 0.5)}, "whole numbers or words"),
     ({"images": IMAGES, "labels": np.eye(20)}, "whole numbers or words"),

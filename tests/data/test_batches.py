@@ -100,10 +100,12 @@ def test_unusable_tensors(tensors):
 
 def test_bad_numbers():
     for batch_size in (0, -1, 2.0, True):
-        with pytest.raises(InputError, match=r"`batch_size` .* positive int"):
+        with pytest.raises(InputError, match=r"`batch_size` .* int of at least 1"):
             indexed(4, batch_size)
-    with pytest.raises(InputError, match=r"`rank` \(=2\) .* `world_size` \(=2\)"):
+    with pytest.raises(InputError, match=r"`rank` \(=2\) must be an int from 0 to 1"):
         indexed(4, 2, rank=2, world_size=2)
     for start in (-1, 3):
-        with pytest.raises(InputError, match=r"`start` .* 2 batches"):
+        with pytest.raises(
+            InputError, match=r"`start` .* from 0 to 2: resume with the data set and batch size"
+        ):
             indexed(4, 2).epoch(0, start)

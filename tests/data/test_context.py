@@ -47,12 +47,12 @@ def test_the_fingerprint_sees_context_and_known_facts():
 @pytest.mark.parametrize(("given", "message"), [
     ({"context": MAPS.float()}, r"`context` .* of shape \(3, 2, 4, 4\) but must be non-empty uint8"),
     ({"context": torch.arange(3)}, "`context` .* must be non-empty uint8 images"),
-    ({"context": MAPS[:2]}, "`context` .* has 2 rows for 3 examples: pass an image or a vector for each"),
-    ({"context": VECTORS / 0}, "`context` .* not finite in row 0"),
+    ({"context": MAPS[:2]}, "`context` has 2 rows but must have one for each of the 3 examples"),
+    ({"context": VECTORS / 0}, "`context` holds NaN or infinity in 3 of 3 rows, first in row 0"),
     ({"known": {"factors": VECTORS.double()}}, r"`known\['factors'\]` .* must be float32 of shape \(N,"),
     ({"known": {"factors": VECTORS[:, 0]}}, r"`known\['factors'\]` .* of shape \(3,\) but"),
-    ({"known": {"joints": VECTORS[1:]}}, r"`known\['joints'\]` .* has 2 rows for 3 examples: pass a row"),
-    ({"known": {"joints": VECTORS.log().unsqueeze(1)}}, r"`known\['joints'\]` .* not finite in row 0"),
+    ({"known": {"joints": VECTORS[1:]}}, r"`known\['joints'\]` has 2 rows but .* the 3 examples"),
+    ({"known": {"joints": VECTORS.log().unsqueeze(1)}}, r"`known\['joints'\]` holds NaN .* first in row 0"),
 ])  # fmt: skip
 def test_unusable_contexts_and_facts(given, message):
     with pytest.raises(InputError, match=message):

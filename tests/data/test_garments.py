@@ -72,7 +72,7 @@ def test_bytes_floats_and_colors_mean_the_same(operator):
     assert torch.equal(operator(x.expand(-1, 3, -1, -1)), expected)
     with pytest.raises(InputError, match=r"`images` has shape \(5, 32, 32\) but"):
         operator(x[:, 0])
-    with pytest.raises(InputError, match=r"`images` are torch\.int64"):
+    with pytest.raises(InputError, match=r"`images` is torch\.int64"):
         operator(x.long())
 
 

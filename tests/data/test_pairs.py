@@ -137,9 +137,9 @@ def test_bad_pictures_side_by_side_and_bad_arguments(tmp_path):
         Source("pairs", tmp_path, folder="nowhere").train()
     with pytest.raises(InputError, match=r"`folder` \(=None\) must name the folder of the pairs"):
         Source("pairs", tmp_path)
-    with pytest.raises(InputError, match=r"`folder` \(='a'\) belongs to 'pairs'.*, not to 'digits'"):
+    with pytest.raises(InputError, match=r"`folder` \(='a'\) belongs to .*'pairs', not to 'digits'"):
         Source("digits", folder="a")
-    with pytest.raises(InputError, match=r"`condition` \(='top'\) must be 'left' or 'right'"):
+    with pytest.raises(InputError, match=r"`condition` \(='top'\) must be one of 'left', 'right'"):
         Source("pairs", folder="a", condition="top")
 
 

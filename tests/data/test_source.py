@@ -6,9 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
-from flowprior.data import NAMES, Dataset, Source
+from flowprior import registry
+from flowprior.data import Dataset, Source, Split
 from flowprior.data.dataset import held_out, thin
-from flowprior.data.embedded import TOYS
 from flowprior.data.shaping import RESIZE_MODES, Shaping
 from flowprior.errors import InputError
 
@@ -29,13 +29,16 @@ def test_digits_are_those_of_scikit_learn():
     assert source.image_shape == (1, 8, 8)
 
 
-@pytest.mark.parametrize("name", TOYS)
+@pytest.mark.parametrize(
+    "name", ["moons", "circles", "checkerboard", "eight_gaussians", "spirals", "pinwheel"]
+)
 def test_toys_are_seeded_and_their_splits_differ(name):
     train, test = Source(name).train(), Source(name).test()
     assert train.x.shape[1:] == Source(name).image_shape == (2,)
     assert train.fingerprint == Source(name).train().fingerprint
     assert not torch.isin(test.x[:, 0], train.x[:, 0]).all()
     assert train.x.abs().max() < 8
+    assert len(train.label.bincount()) == len(Source(name).classes)
     assert train.label.bincount().float().std() <= 0.5  # branches are equally likely
     for moment in (lambda x: x.mean(0), lambda x: x.T.cov().flatten()):
         torch.testing.assert_close(moment(train.x), moment(test.x), rtol=0, atol=0.12)
@@ -83,16 +86,76 @@ def test_held_out_has_the_asked_size_and_is_random():
     assert held_out(5, 0.01).sum() == 1
 
 
+def test_a_set_of_a_users_own_is_one_function():
+    with registry.restored():
+
+        @registry.dataset("two_lines", shape=(2,), context=(1,), classes=("low", "high"))
+        def two_lines(source, train):
+            """Two lines."""
+            label = torch.arange(40 if train else 10) % 2
+            x = torch.stack([torch.linspace(0, 1, len(label)), label.float()], 1)
+            return Split(x, label, ("low", "high"), context=x[:, :1] * source.seed)
+
+        source = Source("Two-Lines", limit=20, seed=3)
+        assert (source.image_shape, source.context_shape, source.classes) == ((2,), (1,), ("low", "high"))
+        assert (len(source.train()), len(source.test())) == (20, 10)
+        assert torch.equal(source.train().context, 3 * source.train().x[:, :1])
+        assert registry.DATASETS["two_lines"].summary == "Two lines."
+
+        @registry.dataset("maps")  # what its record does not say is read from the training split
+        def maps(source, train):
+            x = torch.zeros(6, 3, 8, 8, dtype=torch.uint8)
+            return Split(x, torch.arange(6) % 4, context=x[:, :1])
+
+        source = Source("maps", size=4)
+        assert (source.image_shape, source.context_shape) == ((3, 4, 4), (1, 8, 8))
+        assert source.classes == ("0", "1", "2", "3")
+
+        @registry.dataset("wrong", shape=(3, 8, 8))
+        def wrong(source, train):
+            return maps(source, train)
+
+        with pytest.raises(
+            InputError, match=r"'wrong' is read with a context, but its record says `context=N"
+        ):
+            Source("wrong").train()
+        with pytest.raises(
+            ValueError, match=r"'digits' of .* is registered already, by flowprior\.data\.embedded"
+        ):
+            registry.dataset("digits")(wrong)
+    with pytest.raises(InputError, match="neither a known data set"):
+        Source("two_lines")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "image", "context", "classes"),
+    [
+        ("digits", {"size": 16, "channels": 3}, (3, 16, 16), None, 10),
+        ("fashion_edges", {}, (1, 32, 32), (1, 32, 32), 10),
+        ("fashion_silhouettes", {"size": 64, "channels": 3}, (3, 64, 64), (1, 64, 64), 10),
+        ("stick_figures", {"size": 32}, (3, 32, 32), (3, 32, 32), 0),
+        ("market", {"size": 64}, (3, 64, 64), (3, 64, 64), 0),
+        ("pairs", {"size": 64, "channels": 1, "folder": "edges"}, (1, 64, 64), (1, 64, 64), 0),
+        ("celeba", {}, (3, 140, 140), None, 0),
+        ("cifar10", {"channels": 1}, (1, 32, 32), None, 10),
+        ("moons", {}, (2,), None, 2),
+    ],
+)
+def test_what_a_model_must_know_is_known_without_reading(tmp_path, name, options, image, context, classes):
+    source = Source(name, tmp_path / "nowhere", **options)
+    assert (source.image_shape, source.context_shape, len(source.classes)) == (image, context, classes)
+
+
 def test_unknown_names_and_bad_arguments(tmp_path):
     with pytest.raises(InputError, match=r"did you mean 'fashion_mnist'"):
         Source("fashion_mnits", tmp_path)
-    with pytest.raises(InputError, match=f"known names are {', '.join(NAMES)}"):
+    with pytest.raises(InputError, match=f"known names are {', '.join(registry.DATASETS)}"):
         Source("zzz", tmp_path)
     with pytest.raises(InputError, match="neither a known data set nor"):
         Source("missing.npz", tmp_path)
     for options, message in [
         ({"size": 0}, r"`size` \(=0\)"), ({"size": 8.0}, "`size`"), ({"crop": -1}, "`crop`"),
-        ({"channels": 4}, "`channels`"), ({"resize": "lanczos"}, "`resize` .* bilinear, nearest, pad"),
+        ({"channels": 4}, "`channels`"), ({"resize": "lanczos"}, "`resize` .* 'bilinear', 'nearest', 'pad'"),
         ({"limit": 0}, "`limit`"), ({"held_out": 1.0}, "`held_out`"),
     ]:  # fmt: skip
         with pytest.raises(InputError, match=message):
@@ -108,7 +171,9 @@ def test_dataset_refuses_other_shapes_and_types():
     for x in (images.float(), images[0], images[:0], torch.zeros(3, 4, dtype=torch.float64)):
         with pytest.raises(InputError, match="must be non-empty uint8 images"):
             Dataset("set", x)
-    with pytest.raises(InputError, match=r"not finite in row 1"):
+    with pytest.raises(
+        InputError, match=r"holds NaN or infinity in 1 of 2 rows, first in row 1: .* of data set .set."
+    ):
         Dataset("set", torch.tensor([[1.0], [float("nan")]]))
     for label in (torch.zeros(3), torch.zeros(2, dtype=torch.int64), torch.zeros(3, 1, dtype=torch.int64)):
         with pytest.raises(InputError, match=r"`label` .* one label for each"):

@@ -152,14 +152,16 @@ def test_other_factors_are_noticed():
 
 def test_unusable_arguments():
     joints, factors = pose(), true_factors(1)
-    with pytest.raises(InputError, match=r"`joints` is .* \(1, 14, 2\) but must be floats \(N, 15, 2\)"):
+    with pytest.raises(InputError, match=r"`joints` has shape \(1, 14, 2\) but must be \(N, 15, 2\)"):
         draw_stick_man(joints[:, 1:], 64)
-    with pytest.raises(InputError, match=r"`factors` has shape \(1, 9\) but must be \(1, 10\)"):
+    with pytest.raises(InputError, match=r"`factors` has shape \(1, 9\) .* must be \(N, 10\)"):
         render(joints, factors[:, 1:])
     with pytest.raises(InputError, match=r"`images` has shape \(1, 1, 8, 8\) but must be \(N, 3, S, S\)"):
         recover_factors(torch.zeros(1, 1, 8, 8), joints)
-    with pytest.raises(InputError, match="have 2 and 1 rows"):
+    with pytest.raises(InputError, match="`joints` has 1 rows but must have one for each of the 2 images"):
         recover_factors(torch.zeros(2, 3, 8, 8), joints)
+    with pytest.raises(InputError, match=r"`joints` is torch\.int64 but must be floats"):
+        draw_stick_man(joints.long(), 64)
 
 
 def test_figures_as_a_data_set():

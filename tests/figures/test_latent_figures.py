@@ -116,7 +116,7 @@ def test_a_density_beyond_the_floats_is_a_reason_not_to_draw(tmp_path):
         def _log_prob(self, z, context):
             return super()._log_prob(z, context) * math.inf
 
-    with pytest.raises(InputError, match="'leakage' cannot be drawn: A log density is not finite"):
+    with pytest.raises(InputError, match=r"'leakage' cannot be drawn: .* holds NaN or infinity"):
         draw(vectors(Overflow(2), tmp_path), ["leakage"])
 
 

@@ -109,11 +109,11 @@ def test_a_traversal_sets_one_coordinate_and_leaves_the_rest_of_z():
 def test_wrong_components_are_named():
     codes = normal(5, 3)
     for count in (0, 4):
-        with pytest.raises(InputError, match=rf"`count` \(={count}\) must lie between 1 and 3"):
+        with pytest.raises(InputError, match=rf"`count` \(={count}\) must be an int from 1 to 3"):
             principal_components(codes, count)
     with pytest.raises(InputError, match="all the same"):
         principal_components(torch.ones(5, 3), 1)
     with pytest.raises(InputError, match="vary along 1 directions"):
         principal_components(codes[:, :1] * torch.ones(3), 2)
-    with pytest.raises(InputError, match=r"event shape \(3,\)"):
+    with pytest.raises(InputError, match=r"must be \(N, 3\) and \(V,\)"):
         principal_components(codes).traverse(codes[:, :2], torch.zeros(2))

@@ -217,13 +217,13 @@ def test_bad_input_is_named():
         neighbor_skl(loc, loc.flip(0))
     with pytest.raises(InputError, match="`k` \\(=0\\)"):
         neighbor_skl(loc, loc + 1, 0)
-    with pytest.raises(InputError, match="not finite at 80 of 80"):
+    with pytest.raises(InputError, match="holds NaN or infinity in 80 of 80 rows"):
         density_skl(loc, loc, lambda z: z.sum(1) * math.inf, lambda z: z.sum(1))
-    with pytest.raises(InputError, match="at least 2"):
+    with pytest.raises(InputError, match="N > 1"):
         density_skl(loc[:1], loc, torch.sum, torch.sum)
-    with pytest.raises(InputError, match=r"\(draws,\)"):
+    with pytest.raises(InputError, match=r"\(draws > 1,\)"):
         leakage(torch.zeros(3), torch.zeros(2), [0.0])
-    with pytest.raises(InputError, match="not finite"):
+    with pytest.raises(InputError, match="`log_prior` holds NaN"):
         leakage(torch.zeros(2), torch.tensor([0.0, math.nan]), [0.0])
     with pytest.raises(InputError, match="`shares`"):
         normal_thresholds(2, (0.0,))
@@ -231,5 +231,5 @@ def test_bad_input_is_named():
         importance_nll(lambda x, draws: x, loc, samples=1)
     with pytest.raises(InputError, match=r"must give \(3, 40\)"):
         importance_nll(lambda x, draws: x, loc, samples=3)
-    with pytest.raises(InputError, match="weights of 40 of 40"):
+    with pytest.raises(InputError, match="`log_weight` holds NaN or infinity in 40 of 40"):
         importance_nll(lambda x, draws: torch.full((draws, len(x)), math.nan), loc, samples=3)

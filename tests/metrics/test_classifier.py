@@ -1,5 +1,7 @@
 """The classifier's features: it learns, it is kept, and it leaves the rest of the process alone."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -12,6 +14,7 @@ from flowprior.metrics import (
     extract,
     frechet,
     inception_score,
+    learned,
 )
 from flowprior.metrics.features import FeatureNetwork
 
@@ -81,13 +84,13 @@ def test_a_seed_gives_the_same_network_and_the_process_is_left_alone(monkeypatch
 
 def test_it_is_trained_once_per_data_set(monkeypatch):
     images, labels = striped(120)
-    train, trainings = classifier._train, []
+    train, trainings = learned.fit, []
 
     def counted(*arguments, **options):
         trainings.append(1)
         return train(*arguments, **options)
 
-    monkeypatch.setattr(classifier, "_train", counted)
+    monkeypatch.setattr(learned, "fit", counted)
     first = classifier_features(images, labels)
     again = classifier_features(images, labels)
     assert len(trainings) == 1
@@ -96,7 +99,7 @@ def test_it_is_trained_once_per_data_set(monkeypatch):
     torch.testing.assert_close(features(again, images), features(first, images), rtol=0, atol=0)
     classifier_features(255 - images, labels)
     assert len(trainings) == 2
-    monkeypatch.setattr(classifier, "RECIPE", classifier.RECIPE + 1)
+    monkeypatch.setattr(classifier, "RECIPE", replace(classifier.RECIPE, version=3))
     classifier_features(images, labels)
     assert len(trainings) == 3
 
@@ -114,7 +117,7 @@ def test_accuracy_is_that_of_the_test_set_by_its_own_labels():
 def test_logits_are_those_of_the_same_network_and_score_its_two_classes(monkeypatch):
     images, labels = striped(400)
     odds = attribute_classifier(images, labels)
-    monkeypatch.delattr(classifier, "_train")  # it is trained already
+    monkeypatch.delattr(learned, "fit")  # it is trained already
     network = classifier_logits(images, labels)
     assert (network.metric, network.checksum) == ("is_classifier", odds.checksum)
     logits = features(network, images)

@@ -55,13 +55,13 @@ def test_equal_pairs_have_no_diversity_and_bytes_are_pixels():
 
 def test_diversity_refuses_what_makes_no_pairs():
     x = rand(4, 1, 4, 4)
-    with pytest.raises(InputError, match="one shape"):
+    with pytest.raises(InputError, match="a row of each for every pair"):
         pair_diversity(x, x[:3], gap)
     with pytest.raises(InputError, match="same chunks"):
         pair_diversity(x.split(2), x[:2].split(2), gap)
     with pytest.raises(InputError, match="no pair"):
         pair_diversity([], [], gap)
-    with pytest.raises(InputError, match="not finite for 4 of 4"):
+    with pytest.raises(InputError, match="holds NaN or infinity in 4 of 4"):
         pair_diversity(x, x, lambda a, b: gap(a, b) / 0)
     with pytest.raises(InputError, match="batch_size"):
         pair_diversity(x, x, gap, batch_size=0)
@@ -189,11 +189,11 @@ def test_spread_is_one_at_full_diversity_and_the_share_that_is_left_else(n):
 
 def test_factors_that_do_not_fit_are_named():
     real = normal(5, 2)
-    with pytest.raises(InputError, match=r"must be \(N, F\)"):
+    with pytest.raises(InputError, match=r"must be \(N > 0, F > 0\)"):
         factor_distance(normal(5, 3), real)
-    with pytest.raises(InputError, match=r"must be \(n, conditions, F\)"):
+    with pytest.raises(InputError, match=r"must be \(n > 1, conditions > 0, F > 0\)"):
         conditional_spread(normal(5, 2), real)
-    with pytest.raises(InputError, match="2 or more"):
+    with pytest.raises(InputError, match="n > 1"):
         conditional_spread(normal(1, 4, 2), real)
     with pytest.raises(InputError, match=r"constant in the factors \[1\]"):
         factor_distance(real, torch.tensor([[0.0, 1.0], [1.0, 1.0]]))

@@ -81,7 +81,7 @@ def test_wrong_input_is_named():
         perceptual_path_length(lambda z: z, squares, lerp, ends, ends[:2])
     with pytest.raises(InputError, match=r"`epsilon` \(=0\)"):
         perceptual_path_length(lambda z: z, squares, lerp, ends, ends, epsilon=0)
-    with pytest.raises(InputError, match="not finite for 3 of 3 paths"):
+    with pytest.raises(InputError, match="holds NaN or infinity in 3 of 3 rows"):
         perceptual_path_length(lambda z: z / 0, squares, lerp, ends, ends)
 
 

@@ -1,10 +1,12 @@
 """Joints found again in small renderings: discs of known colors at known places."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from flowprior.errors import InputError
-from flowprior.metrics import extract, pose, pose_error, pose_regressor
+from flowprior.metrics import extract, learned, pose, pose_error, pose_regressor
 
 COLORS = torch.tensor([[1.0, 0.2, 0.2], [0.2, 1.0, 0.2], [0.2, 0.2, 1.0]])
 
@@ -39,7 +41,7 @@ def test_error_is_the_mean_distance():
 
 
 def test_joints_are_found_to_a_pixel_and_moved_ones_are_noticed(monkeypatch):
-    monkeypatch.setattr(pose, "_SEEN", 12_000)
+    monkeypatch.setattr(pose, "RECIPE", replace(pose.RECIPE, seen=12_000))
     images, joints = discs(600)
     test_images, test_joints = discs(100, seed=1)
     network = pose_regressor(images, joints, test_images, test_joints)
@@ -53,14 +55,14 @@ def test_joints_are_found_to_a_pixel_and_moved_ones_are_noticed(monkeypatch):
     given = test_joints[inside]
     assert pose_error(moved, given + torch.tensor([2.0, 0.0])).value < ceiling + 0.5
     assert pose_error(moved, given).value > 1.5
-    monkeypatch.delattr(pose, "train")  # the second time it comes from the cache
+    monkeypatch.delattr(learned, "fit")  # the second time it comes from the cache
     again = pose_regressor(images, joints, test_images, test_joints)
     assert again.checksum == network.checksum
     assert again.facts == network.facts
 
 
 def test_joints_count_in_pixels_of_large_and_oblong_images(monkeypatch):
-    monkeypatch.setattr(pose, "_SEEN", 4_000)
+    monkeypatch.setattr(pose, "RECIPE", replace(pose.RECIPE, seen=4_000))
     images, joints = discs(400, height=72, width=96)
     network = pose_regressor(images, joints)
     assert network.resize == "averaged to 64x64"
@@ -71,13 +73,13 @@ def test_joints_count_in_pixels_of_large_and_oblong_images(monkeypatch):
 
 def test_wrong_input_is_named():
     images, joints = discs(8)
-    with pytest.raises(InputError, match="7 poses but there are 8 images"):
+    with pytest.raises(InputError, match="7 rows but must have one for each of the 8 images"):
         pose_regressor(images, joints[:7])
     with pytest.raises(InputError, match=r"`joints` has shape \(8, 6\)"):
         pose_regressor(images, joints.flatten(1))
     with pytest.raises(InputError, match="given together"):
         pose_regressor(images, joints, images)
-    with pytest.raises(InputError, match="8 or more pixels"):
+    with pytest.raises(InputError, match="H > 7, W > 7"):
         pose_regressor(images[..., :6], joints)
     with pytest.raises(InputError, match="`test_joints` holds NaN"):
         pose_regressor(images, joints, images, joints * float("nan"))

@@ -66,11 +66,11 @@ def test_a_seed_decides_and_the_global_state_is_left_alone():
 @pytest.mark.parametrize(
     ("samples", "real", "options", "message"),
     [
-        (torch.zeros(30, 2), torch.zeros(31, 2), {}, "same N and F"),
-        (torch.zeros(30, 2), torch.zeros(30, 3), {}, "same N and F"),
-        (torch.zeros(30), torch.zeros(30), {}, "same N and F"),
-        (torch.zeros(19, 2), torch.zeros(19, 2), {}, r"at least `clusters` \(=20\)"),
-        (torch.full((30, 2), torch.nan), torch.zeros(30, 2), {}, "NaN"),
+        (torch.zeros(30, 2), torch.zeros(31, 2), {}, "must be \\(N, F\\) and \\(N, F\\)"),
+        (torch.zeros(30, 2), torch.zeros(30, 3), {}, "must be \\(N, F\\) and \\(N, F\\)"),
+        (torch.zeros(30), torch.zeros(30), {}, "must be \\(N, F\\) and \\(N, F\\)"),
+        (torch.zeros(19, 2), torch.zeros(19, 2), {}, r"`clusters` \(=20\) must be an int from 1 to 19"),
+        (torch.full((30, 2), torch.nan), torch.zeros(30, 2), {}, "holds NaN or infinity in 30 of 30 rows"),
         (torch.zeros(30, 2), torch.zeros(30, 2), {"runs": 0}, r"`runs` \(=0\)"),
     ],
 )

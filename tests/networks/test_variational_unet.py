@@ -174,14 +174,17 @@ def test_the_published_network_at_256_pixels():
         (lambda: UnetScales(64, bottleneck=3), r"`bottleneck` \(=3\)"),
         (lambda: UnetScales(64, bottleneck=64), r"`bottleneck` \(=64\)"),
         (lambda: UnetScales(64, blocks=0), r"`blocks` \(=0\)"),
-        (lambda: UnetScales(64, filters=64, max_filters=32), r"`max_filters` \(=32\) must be at least"),
+        (
+            lambda: UnetScales(64, filters=64, max_filters=32),
+            r"`max_filters` \(=32\) must be an int of at least 64",
+        ),
         (lambda: UnetScales(64, dropout=1.0), r"`dropout` \(=1.0\)"),
         (lambda: ShapeBranch(0, small()), r"`context_channels` \(=0\)"),
         (lambda: UnetDecoder(3, 0, small()), r"`latent_channels` \(=0\)"),
         (lambda: ShapeBranch(1, small())(torch.zeros(2, 3, 32, 32)), r"`context` has shape \(2, 3, 32, 32\)"),
         (
             lambda: AppearanceEncoder(3, 1, 2, small())(torch.zeros(2, 3, 32, 32), torch.zeros(3, 1, 32, 32)),
-            "`context` has 3 rows but must hold one for each of the 2 images",
+            "`context` has 3 rows but must have one for each of the 2 images",
         ),
     ],
 )

@@ -172,7 +172,7 @@ def test_the_prior_finds_the_codes():
         ({"weight": -1.0}, "`weight` (=-1.0)"),
         ({"kernel": "laplace"}, "`kernel` (='laplace')"),
         ({"scale": ()}, "`scale` (=())"),
-        ({"scale": (1.0, 0.0)}, "`scale` (=(1.0, 0.0))"),
+        ({"scale": (1.0, 0.0)}, "`scale` (=0.0)"),
         ({"block": 0}, "`block` (=0)"),
     ],
 )

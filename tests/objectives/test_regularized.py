@@ -349,7 +349,7 @@ def test_bad_settings_are_named():
         InfoVAE(model, weight=0.5)
     full = model
     full.posterior.forward = lambda h, shape=None: MultivariateNormal(h[:, :2], torch.eye(2))
-    with pytest.raises(InputError, match="factorised Gaussian"):
+    with pytest.raises(InputError, match="factorized Gaussian"):
         BetaTCVAE(full, 100).losses("model", {"x": data()}, 0)
 
 
