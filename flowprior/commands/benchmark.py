@@ -28,9 +28,9 @@ from flowprior.commands.flow_costs import (
     spread,
 )
 from flowprior.commands.peers import PACKAGES, choose
-from flowprior.commands.train import threads_set
 from flowprior.errors import InputError
 from flowprior.experiments import report
+from flowprior.experiments.run import cpu_threads
 from flowprior.files import make_folder, write_atomically, write_json
 from flowprior.training.fabric import resolve_device
 
@@ -150,7 +150,7 @@ def measure(
     """
     check(device=device, backends=backends, precisions=precisions, compiles=compiles, peers=peers)
     names, place, rows, rates = choose(peers), resolve_device(device), [], {}
-    with threads_set(threads):
+    with cpu_threads(threads):
         machine = report.machine()
         print(head(names))
         for precision in precisions:

@@ -5,7 +5,7 @@ from pathlib import Path
 from flowprior.evaluation.measure import check_metrics, measure
 from flowprior.experiments import report
 from flowprior.experiments.experiment import Experiment
-from flowprior.experiments.runs import REPORT, restore
+from flowprior.experiments.runs import REPORT, read_report, restore, update_report
 
 
 def run(
@@ -37,7 +37,7 @@ def run(
     """
     names = [name.strip() for name in metrics.split(",") if name.strip()]
     check_metrics(names, experiment.source)
-    report.read(folder / REPORT)  # a damaged report is said before the work, not after it
+    read_report(folder)  # a damaged report is said before the work, not after it
     restore(experiment.model, folder, device)
     found = measure(
         experiment.model,
@@ -49,7 +49,7 @@ def run(
         seed=seed,
         importance_samples=importance_samples,
     )
-    report.update(folder / REPORT, metrics=found.values, metric_facts=found.facts)
+    update_report(folder, metrics=found.values, metric_facts=found.facts)
     print(report.table(found.values))
     for name, facts in found.facts.items():
         for note in facts.get("notes", ()):

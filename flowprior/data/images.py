@@ -176,6 +176,18 @@ class Source:
             return (channels or 3, size, size)
         return tuple(self.train().x.shape[1:])
 
+    @property
+    def context_shape(self) -> tuple[int, ...] | None:
+        """The shape of one example's context, None without one; known without reading wherever it can be."""
+        if self._known in CONDITIONED:
+            return (1, *self.image_shape[1:])
+        if self._known == "stick_figures" or self._known in INDEXED:
+            return (3, *self.image_shape[1:])
+        if self._known == "pairs" and self.shaping.size is not None:
+            return self.image_shape
+        context = self.train().context
+        return None if context is None else tuple(context.shape[1:])
+
     def train(self) -> Dataset:
         """The training examples."""
         return self._split(True)

@@ -53,7 +53,7 @@ def test_a_config_builds_and_takes_a_step(tmp_path):
     assert isinstance(model.posterior, UnitGaussianPosterior)
     assert isinstance(model.likelihood, LaplaceLikelihood)
     assert (model.prior.event_shape, model.prior.context_features) == ((2 * 80,), 4 * 80)
-    (stage,) = loaded.experiment.build_stages()
+    (stage,) = loaded.experiment.stages
     assert isinstance(stage.objective, ELBO)
     assert stage.objective.kl_weight == LinearAnnealing(25_000, 1e-6, after=50_000)
     assert stage.settings("prior").linear_after == 0.01
@@ -69,7 +69,7 @@ def test_a_prior_with_a_shape_branch_of_its_own(tmp_path):
     assert isinstance(prior, EmbeddedPrior)
     assert (prior.event_shape, prior.context_features) == ((2 * 80,), (1, 32, 32))
     assert prior.prior.context_features == 4 * 80
-    (stage,) = loaded.experiment.build_stages()
+    (stage,) = loaded.experiment.stages
     batch = {"x": torch.rand(4, 3, 32, 32), "context": torch.rand(4, 1, 32, 32)}
     assert stage.objective.losses("model", batch, 0)["loss"].isfinite()
 
