@@ -4,14 +4,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from math import prod
-from typing import Any
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import nn
 
 from flowprior import registry
 from flowprior.checks import nearest
-from flowprior.data import Source
+from flowprior.data import Dataset, Source
 from flowprior.errors import InputError
 from flowprior.experiments.experiment import Experiment
 from flowprior.experiments.study import Study
@@ -183,6 +183,15 @@ def decoupled_prior(features: int | tuple[int, ...], prior: Callable[..., Prior]
     return DecoupledPrior(prior(features=features))  # type: ignore[arg-type]  # checked there
 
 
+@runtime_checkable
+class DataSet(Protocol):
+    """A `Source`, or a data set of one's own; it has a `name`, `image_shape` and `context_shape` as well."""
+
+    def train(self) -> Dataset: ...
+
+    def test(self) -> Dataset: ...
+
+
 @dataclass(frozen=True)
 class Setup:
     """The top of every config, `experiment` there.
@@ -200,7 +209,7 @@ class Setup:
     """
 
     name: str
-    source: Source
+    source: DataSet
     model: Callable[[], Autoencoder]
     stages: Sequence[Callable[..., Stage]]
     seed: int = 0
@@ -215,10 +224,10 @@ class Setup:
             torch.manual_seed(self.seed)
             model = self.model()
             stages = [make(model, lambda: self.source.train().tensors()) for make in self.stages]
-        return Experiment(self.name, self.source, model, stages, self.seed, self.metrics)
+        return Experiment(self.name, cast(Source, self.source), model, stages, self.seed, self.metrics)
 
 
-def facts_of(source: Callable[[], Source]) -> dict[str, Callable[[], Any]]:
+def facts_of(source: Callable[[], Any]) -> dict[str, Callable[[], Any]]:
     """What the data says of the parts of a config: parameter, or role and parameter -> its value.
 
     Args:

@@ -85,6 +85,9 @@ class Builder:
             InputError: if an argument is missing, of the wrong type, or not one that it takes.
         """
         target = self.table[name]
+        abstract = getattr(target, "__abstractmethods__", ())
+        if abstract:
+            raise InputError(f"`{name}` must implement {', '.join(sorted(abstract))}.")
         parameters = inspect.signature(target).parameters
         given = _names_given(name, parameters, args, kwargs)
         bound = {key: binding for key, binding in self._bindings_of(name).items() if key not in given}
