@@ -76,7 +76,7 @@ def step_of(stage: Stage, device: str) -> tuple[Callable[[], None], int]:
 def steps(root: Path, device: str, seconds: float, least: int) -> list[dict]:
     calls, batches = {}, {}
     for config in CONFIGS:
-        calls[config], batches[config] = step_of(experiment_of(config, root).build_stages()[0], device)
+        calls[config], batches[config] = step_of(experiment_of(config, root).stages[0], device)
     flow = experiment_of("glf/vae_flow", root).model.prior
     latents = {"z": torch.randn(100 * BATCH, *flow.event_shape)}
     alone = prior_stage(flow, latents, batch_size=BATCH, initialize=False, ema=None)
@@ -128,7 +128,7 @@ def by_hand(model: Autoencoder, x: Tensor) -> float:
 
 def by_library(experiment: Experiment, device: str, folder: Path | None, checkpoint_every: int) -> float:
     """Seconds of an epoch by `train`, from its own clock."""
-    (stage,) = experiment.build_stages()
+    (stage,) = experiment.stages
     stage.epochs = 1
     result = train(
         [stage],

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
         Prior,
         StandardNormal,
     )
+    from flowprior.registry import figure, metric, register
+    from flowprior.training.fit import fit
 
 __version__ = "0.1.0"
 
@@ -26,13 +28,17 @@ __all__ = [
     "MixturePrior",
     "Prior",
     "StandardNormal",
+    "figure",
     "fit",
+    "metric",
+    "register",
 ]
 
 # Imported when first asked for: `flowprior list` should not wait for torch.
 _HOMES = dict.fromkeys(__all__, "flowprior.priors") | {
     "InputError": "flowprior.errors",
     "fit": "flowprior.training.fit",
+    **dict.fromkeys(("figure", "metric", "register"), "flowprior.registry"),
 }
 
 

@@ -1,272 +1,51 @@
-"""The command line: words to values; `commands` works, `sentences` says what went wrong."""
+"""The command line: words to values; `commands` does the work, and an error is one sentence."""
 
-import shlex
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
-from flowprior.errors import InputError
-from flowprior.sentences import Sentences
+from flowprior.checks import nearest
+from flowprior.errors import InputError, RunError
 
-_PATH: Any = click.Path(path_type=Path)
-_FLOW = ("recipe", "transforms", "hidden_features", "base", "backend")
-_TRAINING = ("epochs", "batch_size", "lr", "patience", "standardize")
-_device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
-_data_root = click.option(
-    "--data-root",
-    type=_PATH,
-    help="Folder in torchvision's layout (default: $FLOWPRIOR_DATA).",
-)
-_weights = click.option(
-    "--weights",
-    type=_PATH,
-    help="Folder of feature networks' weights (default: $FLOWPRIOR_WEIGHTS).",
-)
-_seed = click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draws.")
+Verb = TypeVar("Verb", bound=Callable[..., None])
 
 
-@click.group(
-    cls=Sentences, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
-)
-@click.version_option(package_name="flowprior", prog_name="flowprior")
-def main() -> None:
-    """Learned normalizing-flow priors for autoencoders and VAEs."""
+class Sentences(click.Group):
+    """Errors end in one sentence on stderr, and status 2 (bad input), 1 (a failed run), 130 (interrupted)."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        if not extra.pop("standalone_mode", True):
+            return super().main(*args, standalone_mode=False, **extra)  # type: ignore[call-overload]
+        try:
+            sys.exit(super().main(*args, standalone_mode=False, **extra) or 0)  # type: ignore[call-overload]
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+        except click.ClickException as error:
+            _end(error.format_message(), 2)
+        except InputError as error:
+            _end(str(error), 2)
+        except RunError as error:
+            _end(str(error), 1)
+        except OSError as error:  # a full disk, a folder without permission
+            _end(f"{error.strerror or error}: {error.filename or 'output'}", 1)
+        except click.Abort:
+            _end("interrupted; a run continues with --resume, a study when called again.", 130)
+        sys.exit(2)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args and self.get_command(ctx, args[0]) is None:
+            verbs = self.list_commands(ctx)
+            hint = nearest(args[0], verbs) or f": the commands are {', '.join(verbs)}."
+            raise InputError(f"Unknown command '{args[0]}'{hint}")
+        return super().resolve_command(ctx, args)
 
 
-@main.command("list")
-def list_command() -> None:
-    """Show the shipped experiments, one line each."""
-    from flowprior.experiments.shipped import shipped, summary
-
-    names = shipped()
-    width = max(map(len, names), default=0)
-    for name, path in names.items():
-        click.echo(f"{name:<{width}}  {summary(path)}")
-
-
-@main.command()
-@click.argument("config", required=False)
-@click.option("--size", type=click.Choice(["cpu", "paper"]), help="The config's size (its SIZE binding).")
-@click.option(
-    "-b", "--binding", "--gin_bindings", "bindings", multiple=True, help="A gin binding; repeatable."
-)
-@click.option(
-    "--gin_file", "gin_files", multiple=True, help="Synonym of CONFIG; more files add to the first."
-)
-@click.option("--out", type=_PATH, help="Run folder [default: runs/<experiment>].")
-@click.option("--resume", is_flag=True, help="Go on from the run folder's newest valid checkpoint.")
-@click.option("--steps", type=click.IntRange(min=1), help="Stop after this many optimizer steps.")
-@click.option("--seed", type=int, help="Seed of the run (the config's `experiment.seed`).")
-@_device
-@click.option("--precision", help="32-true, bf16-mixed, 16-mixed or 64-true [default: the config's].")
-@click.option(
-    "--devices", type=click.IntRange(min=1), default=1, show_default=True, help="Processes or GPUs."
-)
-@_data_root
-@click.option("--quiet", is_flag=True, help="No progress bar.")
-def train(
-    config: str | None,
-    size: str | None,
-    bindings: tuple[str, ...],
-    gin_files: tuple[str, ...],
-    out: Path | None,
-    resume: bool,
-    steps: int | None,
-    seed: int | None,
-    device: str,
-    precision: str | None,
-    devices: int,
-    data_root: Path | None,
-    quiet: bool,
-) -> None:
-    """Train CONFIG: a shipped name such as glf/digits, or a path to a .gin file."""
-    from flowprior.experiments.config import load
-
-    files = ([config] if config else []) + list(gin_files)
-    if not files:
-        raise InputError("CONFIG is missing: give a name from `flowprior list`, or a path to a .gin file.")
-    given = {
-        "SIZE": size,
-        "experiment.seed": seed,
-        "experiment.steps": steps,
-        "experiment.precision": precision,
-    }
-    given["Source.root"] = None if data_root is None else str(data_root.absolute())
-    options = [f"{name} = {value!r}" for name, value in given.items() if value is not None]
-    loaded = load(files, [*bindings, *options])
-    if resume and out is None and Path(files[0]).name == "config.gin":
-        out = Path(files[0]).parent
-
-    folder = Path("runs") / loaded.experiment.name if out is None else out
-    kept = folder / "config.gin"
-    previous = load([str(kept)]).text if resume and kept.is_file() else None
-
-    from flowprior.commands.train import run
-
-    run(
-        loaded.experiment,
-        loaded.text,
-        folder=folder,
-        previous=previous,
-        settings=loaded.settings,
-        resume=resume,
-        steps=loaded.steps,
-        threads=loaded.threads,
-        device=device,
-        precision=loaded.precision,
-        devices=devices,
-        progress=not quiet,
-    )
-
-
-@main.command()
-@click.argument("source", metavar="RUN|PRIOR", type=_PATH)
-@click.option(
-    "-n", "count", type=click.IntRange(min=1), default=64, show_default=True, help="How many draws."
-)
-@click.option("--out", type=_PATH, required=True, help=".png (grid), .npy, .npz or .pt.")
-@click.option("--context", type=_PATH, help="For a conditional prior: -n draws for each row of this file.")
-@click.option("--key", help="The array to read from a --context file of several.")
-@_seed
-@_device
-def sample(source: Path, **options: Any) -> None:
-    """Draw images from a run folder, or latents from the folder of a fitted prior."""
-    from flowprior.commands import sample as command
-    from flowprior.experiments.runs import config_of, is_prior
-
-    if is_prior(source):
-        command.of_prior(source, **options)
-        return
-    from flowprior.experiments.config import load_model
-
-    command.of_run(load_model(str(config_of(source))), source, **options)
-
-
-def _experiment(run: Path, data_root: Path | None) -> Any:
-    """The experiment of a run folder, with its data where `data_root` says."""
-    from flowprior.experiments.config import load
-    from flowprior.experiments.runs import config_of
-
-    root = [] if data_root is None else [f"Source.root = {str(data_root.absolute())!r}"]
-    return load([str(config_of(run))], root).experiment
-
-
-@main.command("eval")
-@click.argument("run", metavar="RUN", type=_PATH)
-@click.option("--metrics", required=True, help="Names with commas between them, e.g. reconstruction,nll,fid.")
-@click.option("--samples", "count", type=click.IntRange(min=2), default=10000, show_default=True)
-@click.option(
-    "--importance-samples",
-    type=click.IntRange(min=2),
-    default=1000,
-    show_default=True,
-    help="Draws for each example of iw_nll.",
-)
-@_data_root
-@_weights
-@click.option("--download", is_flag=True, help="Fetch missing Inception weights (92 MB).")
-@_seed
-@_device
-def eval_command(run: Path, data_root: Path | None, **options: Any) -> None:
-    """Measure a run: print a table and update RUN/report.json."""
-    experiment = _experiment(run, data_root)
-    from flowprior.commands import evaluate
-
-    evaluate.run(experiment, run, **options)
-
-
-@main.command()
-@click.argument("run", metavar="RUN", type=_PATH)
-@click.argument("figures", nargs=-1, metavar="[FIGURE]...")
-@_data_root
-@_seed
-@_device
-def plot(run: Path, data_root: Path | None, **options: Any) -> None:
-    """Draw figures of a run, by default all that apply.
-
-    They are curves, samples, reconstructions, interpolation, neighbors, latent; of prior against aggregate
-    posterior, pockets, leakage, traversal, factors; and, of z against z0, paths, plane, attributes, change,
-    components.
-    """
-    experiment = _experiment(run, data_root)
-    from flowprior.commands import plot as command
-
-    command.run(experiment, run, **options)
-
-
-@main.command()
-@click.argument("study")
-@click.option("--size", type=click.Choice(["cpu", "paper"]), help="The study's size (its SIZE binding).")
-@click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Runs of each row.")
-@click.option("--out", type=_PATH, help="Folder of the study [default: runs/compare/<study>-<size>].")
-@click.option("--row", "rows", multiple=True, help="Only this row; repeatable.")
-@click.option(
-    "--jobs",
-    type=click.IntRange(min=1),
-    help="Runs at a time [default: one for each core, on a GPU one].",
-)
-@click.option(
-    "-b",
-    "--binding",
-    "--gin_bindings",
-    "bindings",
-    multiple=True,
-    help="A gin binding for all rows; repeatable.",
-)
-@_data_root
-@_weights
-@click.option("--download", is_flag=True, help="Fetch missing Inception weights (92 MB).")
-@_device
-@click.option("--quiet", is_flag=True, help="No progress bar.")
-def compare(
-    study: str,
-    size: str | None,
-    out: Path | None,
-    bindings: tuple[str, ...],
-    data_root: Path | None,
-    quiet: bool,
-    **options: Any,
-) -> None:
-    """Run or resume the rows of STUDY, such as dpvae/moons, and print their table beside the paper's.
-
-    Runs lie in OUT/ROW/seedK, and are kept: calling it again measures or trains only what is missing. Writes
-    OUT/table.json, OUT/table.md and figures.
-    """
-    from flowprior.experiments.config import load, load_study
-
-    given = {"SIZE": size, "Source.root": None if data_root is None else str(data_root.absolute())}
-    all_rows = [*bindings, *(f"{name} = {value!r}" for name, value in given.items() if value is not None)]
-    found, sized = load_study(study, all_rows)
-
-    from flowprior.commands.compare import run
-
-    name = (Path(study).stem if Path(study).is_file() else study).removesuffix(".gin")
-    words = [
-        "flowprior compare",
-        Path(study).name if Path(study).is_absolute() else study,
-        f"--seeds {options['seeds']}",
-    ]
-    words += [
-        f"--{option} {value}"
-        for option, value in (("size", sized), ("data-root", data_root and "DATA"))
-        if value
-    ]
-    words += ["--weights WEIGHTS"] if options["weights"] else []
-    words += [f"--row {row}" for row in options["rows"]]
-    words += [f"-b {shlex.quote(binding)}" for binding in bindings]
-    run(
-        found,
-        load,
-        name=name,
-        size=sized,
-        command=" ".join(words),
-        config=study,
-        bindings=all_rows,
-        folder=out or Path("runs/compare") / f"{name}-{sized}".removesuffix("-"),
-        progress=not quiet,
-        **options,
-    )
+def _end(sentence: str, status: int) -> None:
+    click.echo(f"flowprior: {sentence}", err=True)
+    sys.exit(status)
 
 
 def _integers(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, ...] | None:
@@ -281,7 +60,167 @@ def _integers(_: click.Context, __: click.Parameter, value: str | None) -> tuple
 
 def _words(_: click.Context, __: click.Parameter, value: str) -> tuple[str, ...]:
     """`--precision float32,float64` as ("float32", "float64")."""
-    return tuple(word.strip() for word in value.split(","))
+    return tuple(word.strip() for word in value.split(",") if word.strip())
+
+
+_PATH: Any = click.Path(path_type=Path)
+_COUNT = click.IntRange(min=1)
+
+# What several verbs take.
+_run = click.argument("folder", metavar="RUN", type=_PATH)
+_size = click.option(
+    "--size", type=click.Choice(["cpu", "paper"]), help="The config's size (its SIZE binding)."
+)
+_bindings = click.option(
+    "-b", "--binding", "--gin_bindings", "bindings", multiple=True, help="A gin binding; repeatable."
+)
+_plugins = click.option(
+    "--plugin", "plugins", multiple=True, help="A module (or .py file) with parts of your own; repeatable."
+)
+_data_root = click.option(
+    "--data-root", type=_PATH, help="Folder in torchvision's layout (default: $FLOWPRIOR_DATA)."
+)
+_weights = click.option(
+    "--weights", type=_PATH, help="Folder of feature networks' weights (default: $FLOWPRIOR_WEIGHTS)."
+)
+_download = click.option("--download", is_flag=True, help="Fetch missing Inception weights (92 MB).")
+_seed = click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draws.")
+_device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
+_quiet = click.option(
+    "--quiet", "progress", is_flag=True, flag_value=False, default=True, help="No progress bar."
+)
+
+
+@click.group(
+    cls=Sentences, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
+@click.version_option(package_name="flowprior", prog_name="flowprior")
+def main() -> None:
+    """Learned normalizing-flow priors for autoencoders and VAEs."""
+
+
+@main.command("list")
+@click.option("--metrics", "what", flag_value="metrics", help="The metrics, and what they need.")
+@click.option("--figures", "what", flag_value="figures", help="The figures, and what they need.")
+@_plugins
+def list_command(**options: Any) -> None:
+    """Show the shipped experiments, one line each; or the metrics, or the figures."""
+    from flowprior.commands import list as command
+
+    command.run(**options)
+
+
+@main.command()
+@click.argument("config", required=False)
+@_size
+@_bindings
+@click.option(
+    "--gin_file", "gin_files", multiple=True, help="Synonym of CONFIG; more files add to the first."
+)
+@_plugins
+@click.option("--out", type=_PATH, help="Run folder [default: runs/<experiment>].")
+@click.option("--resume", is_flag=True, help="Continue from the run folder's newest valid checkpoint.")
+@click.option("--steps", type=_COUNT, help="Stop after this many optimizer steps.")
+@click.option("--seed", type=int, help="Seed of the run (the config's `experiment.seed`).")
+@_device
+@click.option("--precision", help="32-true, bf16-mixed, 16-mixed or 64-true [default: the config's].")
+@click.option("--devices", type=_COUNT, default=1, show_default=True, help="Processes or GPUs.")
+@click.option(
+    "--strategy",
+    type=click.Choice(["auto", "ddp", "fsdp"]),
+    default="auto",
+    show_default=True,
+    help="How processes share the model; auto is ddp for several.",
+)
+@click.option("--sync-batch-norm", is_flag=True, help="Batch statistics over all processes; GPUs only.")
+@_data_root
+@_quiet
+def train(config: str | None, gin_files: tuple[str, ...], **options: Any) -> None:
+    """Train CONFIG: a shipped name such as glf/digits, or a path to a .gin file."""
+    from flowprior.commands import train as command
+
+    command.run([*([config] if config else []), *gin_files], **options)
+
+
+@main.command()
+@click.argument("folder", metavar="RUN|PRIOR", type=_PATH)
+@click.option("-n", "count", type=_COUNT, default=64, show_default=True, help="How many draws.")
+@click.option("--out", type=_PATH, required=True, help=".png (grid), .npy, .npz or .pt.")
+@click.option("--context", type=_PATH, help="For a conditional prior: -n draws for each row of this file.")
+@click.option("--key", help="The array to read from a --context file of several.")
+@_plugins
+@_seed
+@_device
+def sample(**options: Any) -> None:
+    """Draw images from a run folder, or latents from the folder of a fitted prior."""
+    from flowprior.commands import sample as command
+
+    command.run(**options)
+
+
+@main.command("eval")
+@_run
+@click.option("--metrics", required=True, help="Names with commas between them, e.g. reconstruction,nll,fid.")
+@click.option("--samples", "count", type=click.IntRange(min=2), default=10000, show_default=True)
+@click.option(
+    "--importance-samples",
+    type=click.IntRange(min=2),
+    default=1000,
+    show_default=True,
+    help="Draws for each example of iw_nll.",
+)
+@_plugins
+@_data_root
+@_weights
+@_download
+@_seed
+@_device
+def eval_command(folder: Path, data_root: Path | None, plugins: tuple[str, ...], **options: Any) -> None:
+    """Measure a run: print a table and update RUN/report.json. `flowprior list --metrics` names them."""
+    from flowprior.commands import evaluate as command
+    from flowprior.experiments.config import load_run
+
+    command.run(load_run(folder, data_root, plugins).experiment, folder, **options)
+
+
+@main.command()
+@_run
+@click.argument("figures", nargs=-1, metavar="[FIGURE]...")
+@_plugins
+@_data_root
+@_seed
+@_device
+def plot(folder: Path, data_root: Path | None, plugins: tuple[str, ...], **options: Any) -> None:
+    """Draw figures of a run, by default all that apply. `flowprior list --figures` names them."""
+    from flowprior.commands import plot as command
+    from flowprior.experiments.config import load_run
+
+    command.run(load_run(folder, data_root, plugins).experiment, folder, **options)
+
+
+@main.command()
+@click.argument("study")
+@_size
+@click.option("--seeds", type=_COUNT, default=1, show_default=True, help="Runs of each row.")
+@click.option("--out", type=_PATH, help="Folder of the study [default: runs/compare/<study>-<size>].")
+@click.option("--row", "rows", multiple=True, help="Only this row; repeatable.")
+@click.option("--jobs", type=_COUNT, help="Runs at a time [default: one for each core, on a GPU one].")
+@_bindings
+@_plugins
+@_data_root
+@_weights
+@_download
+@_device
+@_quiet
+def compare(**options: Any) -> None:
+    """Run or resume the rows of STUDY, such as dpvae/moons, and print their table beside the paper's.
+
+    Runs lie in OUT/ROW/seedK, and are kept: calling it again measures or trains only what is missing. Writes
+    OUT/table.json, OUT/table.md and figures.
+    """
+    from flowprior.commands import compare as command
+
+    command.run(**options)
 
 
 @main.command()
@@ -291,7 +230,7 @@ def _words(_: click.Context, __: click.Parameter, value: str) -> tuple[str, ...]
 @click.option("--context", type=_PATH, help="A file with a row or map of context per latent (npy, npz, pt).")
 @click.option("--context-key", help="The array to read from a context file of several.")
 @click.option("--recipe", type=click.Choice(["glf", "actnorm", "masked", "spline", "spatial"]))
-@click.option("--transforms", type=click.IntRange(min=1), help="Number of coupling layers.")
+@click.option("--transforms", type=_COUNT, help="Number of coupling layers.")
 @click.option(
     "--hidden", "hidden_features", callback=_integers, help="Widths of hidden layers, e.g. 128,128."
 )
@@ -301,24 +240,29 @@ def _words(_: click.Context, __: click.Parameter, value: str) -> tuple[str, ...]
     help="Distribution of z0 [default: mixture; normal with a context].",
 )
 @click.option("--backend", type=click.Choice(["nflows", "pyro"]))
-@click.option("--epochs", type=click.IntRange(min=1), help="Passes over the latents at most.")
-@click.option("--batch-size", type=click.IntRange(min=1))
+@click.option("--epochs", type=_COUNT, help="Passes over the latents at most.")
+@click.option("--batch-size", type=_COUNT)
 @click.option("--lr", type=float, help="Peak learning rate.")
-@click.option("--patience", type=click.IntRange(min=1), help="Stop after so many epochs without improvement.")
+@click.option("--patience", type=_COUNT, help="Stop after so many epochs without improvement.")
 @click.option("--standardize", type=click.Choice(["full", "diagonal", "none"]))
 @_seed
 @_device
-@click.option("--quiet", is_flag=True, help="No progress bar.")
-def fit(latents: Path, quiet: bool, **options: Any) -> None:
+@_quiet
+def fit(latents: Path, **options: Any) -> None:
     """Fit a FlowPrior to the rows of LATENTS (npy, npz, pt); `flowprior sample PRIOR` then draws from it."""
-    from flowprior.commands.fit import run
+    from flowprior.commands import fit as command
 
     given = {name: value for name, value in options.items() if value is not None}
-    flow = {name: given.pop(name) for name in _FLOW if name in given}
-    training = {name: given.pop(name) for name in _TRAINING if name in given}
+    flow = _part(given, "recipe", "transforms", "hidden_features", "base", "backend")
+    training = _part(given, "epochs", "batch_size", "lr", "patience", "standardize")
     if training.get("standardize") == "none":
         training["standardize"] = None
-    run(latents, flow=flow, training=training, progress=not quiet, **given)
+    command.run(latents, flow=flow, training=training, **given)
+
+
+def _part(options: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Those of `names` that are there, taken out of `options`."""
+    return {name: options.pop(name) for name in names if name in options}
 
 
 @main.command()

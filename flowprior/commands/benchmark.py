@@ -11,10 +11,10 @@ from typing import Any
 
 from flowprior.bijectors.recipes import BACKENDS
 from flowprior.checks import check_count, check_one_of
-from flowprior.commands.train import threads_set
 from flowprior.errors import InputError
 from flowprior.evaluation import costs
 from flowprior.experiments import report
+from flowprior.experiments.run import cpu_threads
 from flowprior.figures import save
 from flowprior.figures.costs import cost_panels
 from flowprior.files import make_folder, write_atomically, write_json
@@ -59,7 +59,7 @@ def run(
     contestants = partial(costs.flowpriors, backends=sweep["backend"], compiles=sweep["compile"])
     rows: list[costs.Row] = []
     print(_line(SHOWN), "|---" * len(SHOWN) + "|", sep="\n")
-    with threads_set(threads):
+    with cpu_threads(threads):
         machine = report.machine()
         for precision, *numbers in product(sweep["precision"], *(sweep[name] for name in LEAST)):
             size = costs.Size(*numbers)

@@ -6,7 +6,7 @@ from typing import Any
 from flowprior.evaluation import check_metrics, measure
 from flowprior.experiments import report
 from flowprior.experiments.experiment import Experiment
-from flowprior.experiments.runs import REPORT, restore
+from flowprior.experiments.runs import REPORT, read_report, restore, update_report
 
 
 def run(
@@ -25,14 +25,13 @@ def run(
     """
     names = [name.strip() for name in metrics.split(",") if name.strip()]
     check_metrics(names, experiment.source, experiment.model)
-    path = folder / REPORT
-    report.read(path)  # a damaged report is said before the work, not after it
+    read_report(folder)  # a damaged report is said before the work, not after it
     restore(experiment.model, folder, device)
     measured = measure(experiment.model, experiment.source, names, **options)
-    report.update(path, metrics=measured.values, metric_facts=measured.facts)
+    update_report(folder, metrics=measured.values, metric_facts=measured.facts)
     print(report.table(measured.values))
     for name, facts in measured.facts.items():
         for note in facts.get("notes", ()):
             print(f"note on {name}: {note}")
-    print(f"in {path}")
+    print(f"in {folder / REPORT}")
     return measured.values

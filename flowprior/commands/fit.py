@@ -4,9 +4,11 @@ import inspect
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from flowprior.errors import InputError
 from flowprior.experiments import report
-from flowprior.experiments.runs import REPORT
+from flowprior.experiments.runs import update_report
 from flowprior.files import make_folder, read_array, read_rows
 from flowprior.priors.flow import FlowPrior
 from flowprior.training.fit import fit
@@ -42,8 +44,6 @@ def run(
     Raises:
         InputError: if a file or an argument does not fit; the sentence says which.
     """
-    import torch
-
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise InputError(f"`--out` (={out}) exists already: choose a new folder, so that nothing is lost.")
     z = read_array(latents, key, "latents")
@@ -72,8 +72,8 @@ def run(
         name: p.default for name, p in inspect.signature(fit).parameters.items() if p.kind is p.KEYWORD_ONLY
     }
     nll = {"nll" if result.best_epoch is None else "held-out nll": result.nll}
-    report.update(
-        out / REPORT,
+    update_report(
+        out,
         latents=str(latents),
         rows=len(z),
         metrics=nll,

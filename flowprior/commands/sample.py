@@ -1,19 +1,33 @@
 """`flowprior sample`: images from a run, latents from a fitted prior."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from flowprior.data.conditions import read_conditions
 from flowprior.errors import InputError
-from flowprior.experiments.runs import restore
+from flowprior.experiments.config import load_model
+from flowprior.experiments.runs import is_prior, restore
 from flowprior.files import ARRAYS, check_writable, write_array
 from flowprior.models import Autoencoder
 from flowprior.priors.prior import Prior
 from flowprior.training.engine import resolve_device
 
 GRIDS = (".png",)
+
+
+def run(folder: Path, *, plugins: Sequence[str] = (), **options: Any) -> Tensor:
+    """Draw from the run or from the fitted prior in `folder`; the options are those of the functions below.
+
+    Raises:
+        InputError: as these.
+    """
+    if is_prior(folder):
+        return of_prior(folder, **options)
+    return of_run(load_model(folder, plugins), folder, **options)
 
 
 def of_run(
@@ -43,10 +57,10 @@ def of_run(
         raise InputError(
             f"The model in '{folder}' is conditional: give its conditions by --context, a file or a folder."
         )
-    place = restore(model, folder, device)
-    with torch.random.fork_rng(_cuda(place)):
+    resolved = restore(model, folder, device)
+    with torch.random.fork_rng(_cuda(resolved)):
         torch.manual_seed(seed)
-        images = model.sample(count, None if rows is None else rows.to(place)).cpu()
+        images = model.sample(count, None if rows is None else rows.to(resolved)).cpu()
     if out.suffix in GRIDS:
         if images.dim() < 4:
             raise InputError(
@@ -82,19 +96,19 @@ def of_prior(
             f"'{folder}' holds a prior, which draws latents: give --out an .npy, .npz or .pt file."
         )
     check_writable(out, ARRAYS)
-    place = resolve_device(device)
-    prior = Prior.from_pretrained(folder).to(place)
+    resolved = resolve_device(device)
+    prior = Prior.from_pretrained(folder).to(resolved)
     rows = None if context is None else read_conditions(context, prior.context_shape, key, pictures=False)
-    with torch.random.fork_rng(_cuda(place)):
+    with torch.random.fork_rng(_cuda(resolved)):
         torch.manual_seed(seed)
-        z = prior.sample(count, None if rows is None else rows.to(place)).cpu()
+        z = prior.sample(count, None if rows is None else rows.to(resolved)).cpu()
     write_array(out, z, "z")
     _say(out, z)
     return z
 
 
-def _cuda(place: torch.device) -> list[int]:
-    return [place.index or 0] if place.type == "cuda" else []
+def _cuda(device: torch.device) -> list[int]:
+    return [device.index or 0] if device.type == "cuda" else []
 
 
 def _write_grid(out: Path, images: Tensor, conditions: Tensor | None) -> None:

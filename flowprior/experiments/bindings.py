@@ -7,7 +7,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cache
 from typing import Any, Literal
 
 from flowprior.checks import nearest
@@ -37,21 +37,26 @@ class Macro:
 
 @dataclass(frozen=True)
 class Binding:
-    """One line of a config: `scope/target.parameter = value`, or `NAME = value` where `target` is empty."""
+    """One line of a config: `scope/target.parameter = value`, or `NAME = value` where `target` is empty.
+
+    `line` says where it stands, for error sentences.
+    """
 
     scope: str
     target: str
     parameter: str
     value: Any
-    place: str
+    line: str
 
     @property
     def key(self) -> str:
         scope = f"{self.scope}/" if self.scope else ""
         return f"{scope}{self.target}.{self.parameter}" if self.target else f"{scope}{self.parameter}"
 
-    def __str__(self) -> str:
-        return f"{self.key} = {self.value!r}"
+    @property
+    def plain(self) -> bool:
+        """Whether the value is a literal without references and macros."""
+        return not any(isinstance(item, Reference | Macro) for item in _walk(self.value))
 
 
 def _walk(value: Any) -> Iterator[Any]:
@@ -65,68 +70,60 @@ def _walk(value: Any) -> Iterator[Any]:
 
 
 def check(bindings: Sequence[Binding], table: Mapping[str, Callable[..., Any]]) -> None:
-    """Refuse unknown names, parameters and macros, unread macros, and values of the wrong type.
+    """Refuse unknown names, parameters and macros, unread macros, and literals of the wrong type.
+
+    Values with references or macros in them are checked by `check_value` when they are evaluated.
 
     Raises:
-        InputError: one sentence that names the place, the value and the nearest valid name.
+        InputError: one sentence that names the line, the value and the nearest valid name.
     """
-    macros = {binding.key: binding.value for binding in bindings if not binding.target}
+    macros = {binding.key for binding in bindings if not binding.target}
     used = set()
     for binding in bindings:
         for item in _walk(binding.value):
             if isinstance(item, Reference):
-                _known(item.name.split("/")[-1], table, binding.place, "`{}` is unknown")
+                _check_name(item.name.split("/")[-1], table, binding.line, "`{}` is unknown")
             elif isinstance(item, Macro):
-                _known(item.name, macros, binding.place, "`%{}` is used but never set")
+                _check_name(item.name, macros, binding.line, "`%{}` is used but never set")
                 used.add(item.name)
             elif isinstance(item, float) and not math.isfinite(item):
-                raise InputError(f"{binding.place}: `{binding.key}` (={binding.value!r}) must be finite.")
-    values = {binding.key: binding.value for binding in bindings}
+                raise InputError(f"{binding.line}: `{binding.key}` (={binding.value!r}) must be finite.")
     for binding in bindings:
-        value = _settled(binding.value, values, binding.place)
-        if not binding.target:
-            if binding.key not in used and binding.key == "SIZE":
-                raise InputError(f"{binding.place}: this config has one size only: leave `--size` out.")
-            if binding.key not in used:
-                raise InputError(
-                    f"{binding.place}: nothing reads the macro `{binding.key}`"
-                    f"{nearest(binding.key, used) or ': remove the line.'}"
-                )
-            continue
-        _known(binding.target, table, binding.place, "`{}` is unknown")
-        known = parameters_of(table[binding.target])
-        _known(binding.parameter, known, binding.place, f"`{binding.target}` has no parameter `{{}}`")
-        if not fits(value, known[binding.parameter]):
-            hint = spell(known[binding.parameter])
-            raise InputError(f"{binding.place}: `{binding.key}` (={value!r}) must be {hint}.")
+        if binding.target:
+            _check_name(binding.target, table, binding.line, "`{}` is unknown")
+            what = f"`{binding.target}` has no parameter `{{}}`"
+            _check_name(binding.parameter, hints_of(table[binding.target]), binding.line, what)
+            if binding.plain:
+                check_value(binding, binding.value, table[binding.target])
+        elif binding.key not in used:
+            if binding.key == "SIZE":
+                raise InputError(f"{binding.line}: this config has one size only: leave `--size` out.")
+            offer = nearest(binding.key, used) or ": remove the line."
+            raise InputError(f"{binding.line}: nothing reads the macro `{binding.key}`{offer}")
 
 
-def _known(name: str, options: Iterable[str], place: str, what: str) -> None:
+def _check_name(name: str, options: Iterable[str], line: str, what: str) -> None:
     """Refuse a `name` that is none of `options`, with the nearest of them, or all."""
     if name not in options:
         offer = nearest(name, options) or f": there are {', '.join(sorted(options)) or 'none'}."
-        raise InputError(f"{place}: {what.format(name)}{offer}")
+        raise InputError(f"{line}: {what.format(name)}{offer}")
 
 
-def _settled(value: Any, values: Mapping[str, Any], place: str, depth: int = 0) -> Any:
-    """The literal behind a macro or a choice by size or data set; the reference itself where none is."""
-    if depth > len(values):
-        raise InputError(f"{place}: {value!r} is set by way of itself: give one of the macros a value.")
-    if isinstance(value, Macro):
-        return _settled(values[value.name], values, place, depth + 1)
-    if isinstance(value, Reference) and value.called and value.name.endswith("/by_size"):
-        chosen = values.get(f"{value.name}.{values.get('SIZE')}", value)
-        return value if chosen is value else _settled(chosen, values, place, depth + 1)
-    if isinstance(value, Reference) and value.called and value.name.endswith("/by_data"):
-        options = values.get(f"{value.name}.values", {})
-        chosen = options.get(values.get("DATA"), value) if isinstance(options, dict) else value
-        return value if chosen is value else _settled(chosen, values, place, depth + 1)
-    return value
+def check_value(binding: Binding, value: Any, target: Callable[..., Any]) -> None:
+    """Refuse a `value` that does not suit the annotation of the bound parameter of `target`.
+
+    Raises:
+        InputError: with the line and the type expected.
+    """
+    hint = hints_of(target)[binding.parameter]
+    if not fits(value, hint):
+        raise InputError(f"{binding.line}: `{binding.key}` (={value!r}) must be {spell(hint)}.")
 
 
-def parameters_of(target: Callable[..., Any]) -> dict[str, Any]:
+@cache
+def hints_of(target: Callable[..., Any]) -> dict[str, Any]:
     """Parameter name -> annotation of what a config may build; `Any` where there is none to be had."""
-    function = getattr(target, "__init__") if isinstance(target, type) else target  # noqa: B009 (mypy)
+    function = inspect.unwrap(getattr(target, "__init__") if isinstance(target, type) else target)  # noqa: B009 (mypy)
     parameters = inspect.signature(target).parameters.values()
     return {p.name: _hint(p.annotation, function) for p in parameters if p.kind is not p.VAR_KEYWORD}
 
@@ -142,56 +139,33 @@ def _hint(annotation: Any, function: Any) -> Any:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a literal of a config suits the annotation `hint`; True where that cannot be told."""
-    if isinstance(value, Reference | Macro) or hint is Any or isinstance(hint, typing.TypeVar | str):
+    """Whether `value` suits the annotation `hint`, strictly: no bool for an int, no list for a tuple.
+
+    True where that cannot be told, as of a protocol.
+    """
+    from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+
+    try:
+        strict = ConfigDict(strict=True, arbitrary_types_allowed=True)
+        TypeAdapter(hint, config=strict).validate_python(value)
+    except ValidationError:
+        return False
+    except (PydanticUserError, TypeError):
         return True
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return any(fits(value, option) for option in arguments)
-    if origin is Literal:
-        return any(type(value) is type(option) and value == option for option in arguments)
-    if origin is typing.Annotated:
-        return fits(value, arguments[0])
-    if hint is None or hint is type(None):
-        return value is None
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    kind = origin or hint
-    if not isinstance(kind, type):
-        return True
-    if issubclass(kind, Mapping):
-        return isinstance(value, Mapping) and (
-            len(arguments) != 2
-            or all(fits(k, arguments[0]) and fits(v, arguments[1]) for k, v in value.items())
-        )
-    if kind is tuple:
-        if not isinstance(value, tuple) or not arguments:
-            return isinstance(value, tuple)
-        if arguments[-1] is Ellipsis:
-            return all(fits(item, arguments[0]) for item in value)
-        return len(value) == len(arguments) and all(map(fits, value, arguments))
-    if issubclass(kind, Iterable) and not issubclass(kind, str):
-        return isinstance(value, list | tuple) and (
-            len(arguments) != 1 or all(fits(item, arguments[0]) for item in value)
-        )
-    if issubclass(kind, Path):
-        return isinstance(value, str | Path)
-    return isinstance(value, kind)
+    return True
 
 
 def spell(hint: Any) -> str:
-    """An annotation as a user would say it."""
+    """An annotation as a user would say it.
+
+    >>> spell(tuple[int, ...] | None)
+    'a tuple of int or None'
+    """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
-        return " or ".join(repr(option) for option in arguments)
+        return " or ".join(map(repr, arguments))
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(spell(option) for option in arguments)
-    if hint in (None, type(None)):
-        return "None"
+        return " or ".join(map(spell, arguments))
     if origin is tuple and arguments[-1] is Ellipsis:
         return f"a tuple of {spell(arguments[0])}"
-    if isinstance(hint, type) and origin is None:
-        return hint.__name__
-    return re.sub(r"\b(?:[a-z_]\w*\.)+", "", str(hint))
+    return re.sub(r"\b(?:[a-z_]\w*\.)+", "", inspect.formatannotation(hint)).replace("NoneType", "None")

@@ -1,38 +1,37 @@
 """What a config may build, and the functions that only configs need: choices, the model, the experiment."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from importlib import import_module
+from math import prod
+from typing import Any, Protocol, cast, runtime_checkable
 
+import torch
+from torch import nn
+
+from flowprior import registry
 from flowprior.checks import nearest
+from flowprior.data import Dataset, Source
 from flowprior.errors import InputError
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from flowprior.data.images import Source
-    from flowprior.experiments.experiment import Experiment
-    from flowprior.experiments.study import Study
-    from flowprior.models import Autoencoder, Likelihood, Posterior, VariationalUnet
-    from flowprior.priors.decoupled import DecoupledPrior
-    from flowprior.priors.prior import Prior
-    from flowprior.training.stages import Stage
+from flowprior.experiments.experiment import Experiment
+from flowprior.experiments.study import Study
+from flowprior.models import (
+    Autoencoder,
+    DeterministicPosterior,
+    Likelihood,
+    Posterior,
+    UnitGaussianPosterior,
+    VariationalUnet,
+)
+from flowprior.networks import AppearanceEncoder, ShapeBranch, ShapeEmbedding, UnetDecoder, UnetScales
+from flowprior.priors import DecoupledPrior, EmbeddedPrior, HierarchicalPrior, Prior
+from flowprior.tensors import as_event_shape, numel
+from flowprior.training import Stage
 
 SIZES = ("cpu", "paper")
+NOTHING = object()
 
 Maps = Sequence[tuple[int, int, int]]  # shapes (channels, height, width), coarse first
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """What a config says: the experiment, how it runs, and the operative config, as text and as a table."""
-
-    experiment: "Experiment"
-    precision: str
-    steps: int | None
-    threads: int | None
-    text: str = ""
-    settings: dict[str, Any] = field(default_factory=dict)
 
 
 def by_size(size: str, cpu: Any, paper: Any) -> Any:
@@ -46,12 +45,17 @@ def by_size(size: str, cpu: Any, paper: Any) -> Any:
     return cpu if size == "cpu" else paper
 
 
-def by_data(name: str, values: dict[str, Any]) -> Any:
+def by_data(name: str, values: dict[str, Any], otherwise: Any = NOTHING) -> Any:
     """The value for one of several data sets; a config binds `name` to its macro DATA.
+
+    Args:
+        otherwise: the value for those that `values` does not name; without it they are refused.
 
     Raises:
         InputError: if there is no value for that data set.
     """
+    if name not in values and otherwise is not NOTHING:
+        return otherwise
     if name not in values:
         offer = nearest(name, values) or f": there are {', '.join(values)}."
         raise InputError(f"DATA (={name!r}) is not among the data sets of this config{offer}")
@@ -60,12 +64,12 @@ def by_data(name: str, values: dict[str, Any]) -> Any:
 
 def autoencoder(
     features: int | tuple[int, ...],
-    encoder: "Callable[..., nn.Module]",
-    decoder: "Callable[..., nn.Module]",
-    prior: "Callable[..., Prior]",
-    posterior: "Posterior | None" = None,
-    likelihood: "Likelihood | None" = None,
-) -> "Autoencoder":
+    encoder: Callable[..., nn.Module],
+    decoder: Callable[..., nn.Module],
+    prior: Callable[..., Prior],
+    posterior: Posterior | None = None,
+    likelihood: Likelihood | None = None,
+) -> Autoencoder:
     """An autoencoder whose parts agree on the latent: `features` is said once.
 
     Args:
@@ -75,8 +79,6 @@ def autoencoder(
         prior: takes `features`.
         posterior, likelihood: as for `Autoencoder`.
     """
-    from flowprior.models import Autoencoder, DeterministicPosterior
-    from flowprior.tensors import as_event_shape, numel
 
     posterior = DeterministicPosterior() if posterior is None else posterior
     shape = as_event_shape(features)
@@ -93,7 +95,7 @@ def variational_unet(
     size: int,
     channels: int,
     context_channels: int,
-    prior: "Callable[..., Prior]",
+    prior: Callable[..., Prior],
     latent_channels: int = 128,
     filters: int = 32,
     max_filters: int = 128,
@@ -101,9 +103,9 @@ def variational_unet(
     bottleneck: int = 4,
     dropout: float = 0.1,
     prior_branch: bool = False,
-    posterior: "Posterior | None" = None,
-    likelihood: "Likelihood | None" = None,
-) -> "VariationalUnet":
+    posterior: Posterior | None = None,
+    likelihood: Likelihood | None = None,
+) -> VariationalUnet:
     """A Variational U-net whose parts agree on sizes; the defaults are the published ones at 256 pixels.
 
     Args:
@@ -116,9 +118,6 @@ def variational_unet(
         prior_branch: whether the prior sees the condition through a shape branch of its own.
         posterior, likelihood: as for `VariationalUnet`.
     """
-    from flowprior.models import UnitGaussianPosterior, VariationalUnet
-    from flowprior.networks import AppearanceEncoder, ShapeBranch, ShapeEmbedding, UnetDecoder, UnetScales
-    from flowprior.priors.embedded import EmbeddedPrior
 
     posterior = UnitGaussianPosterior() if posterior is None else posterior
     scales = UnetScales(size, filters, max_filters, blocks, bottleneck, dropout)
@@ -141,9 +140,9 @@ def variational_unet(
 def hierarchical_prior(
     features: Maps,
     context_features: Maps,
-    prior: "Callable[..., Prior]",
-    fine: "Callable[..., Prior] | None" = None,
-) -> "Prior":
+    prior: Callable[..., Prior],
+    fine: Callable[..., Prior] | None = None,
+) -> Prior:
     """p(z1|c1) p(z2|c2, z1): a prior for each scale, the finer on its own context and the coarser latents.
 
     Args:
@@ -152,7 +151,6 @@ def hierarchical_prior(
         prior: takes `features` and `context_features`, such as `@FlowPrior` or `@GaussianPrior`.
         fine: the same for the scales behind the first; None for `prior` there as well.
     """
-    from flowprior.priors.hierarchical import HierarchicalPrior
 
     children: list[Any] = []  # whether they are invertible is checked there
     below = 0  # channels of the coarser latents
@@ -163,42 +161,40 @@ def hierarchical_prior(
     return HierarchicalPrior(children)
 
 
-def concatenated_prior(features: Maps, context_features: Maps, prior: "Callable[..., Prior]") -> "Prior":
+def concatenated_prior(features: Maps, context_features: Maps, prior: Callable[..., Prior]) -> Prior:
     """One prior of all latent maps as one vector, on all context maps as one vector.
 
     Args:
         features, context_features: as for `hierarchical_prior`.
         prior: takes `features` and `context_features`, such as `@FlowPrior`.
     """
-    from flowprior.tensors import numel
 
     return prior(features=sum(map(numel, features)), context_features=sum(map(numel, context_features)))
 
 
-def decoupled_prior(features: int | tuple[int, ...], prior: "Callable[..., Prior]") -> "DecoupledPrior":
+def decoupled_prior(features: int | tuple[int, ...], prior: Callable[..., Prior]) -> DecoupledPrior:
     """The two spaces of dpVAE over `prior`, in the place of a prior: twins differ in one binding.
 
     Args:
         features: the prior's event shape, given by `autoencoder`.
         prior: takes `features`, such as `@FlowPrior`; must be invertible.
     """
-    from flowprior.priors.decoupled import DecoupledPrior
 
     return DecoupledPrior(prior(features=features))  # type: ignore[arg-type]  # checked there
 
 
-def experiment(
-    name: str,
-    source: "Source",
-    model: "Callable[[], Autoencoder]",
-    stages: "Sequence[Callable[..., Stage]]",
-    seed: int = 0,
-    metrics: tuple[str, ...] = ("reconstruction", "nll"),
-    precision: str = "32-true",
-    steps: int | None = None,
-    threads: int | None = None,
-) -> Loaded:
-    """The top of every config.
+@runtime_checkable
+class DataSet(Protocol):
+    """A `Source`, or a data set of one's own; it has a `name`, `image_shape` and `context_shape` as well."""
+
+    def train(self) -> Dataset: ...
+
+    def test(self) -> Dataset: ...
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The top of every config, `experiment` there.
 
     Args:
         name: of the experiment, by default that of the config.
@@ -211,115 +207,90 @@ def experiment(
         steps: optimizer steps at most; None trains all stages to their ends.
         threads: of the CPU; None takes torch's own number. Small networks run best on one.
     """
-    import torch
 
-    from flowprior.experiments.experiment import Experiment
+    name: str
+    source: DataSet
+    model: Callable[[], Autoencoder]
+    stages: Sequence[Callable[..., Stage]]
+    seed: int = 0
+    metrics: tuple[str, ...] = ("reconstruction", "nll")
+    precision: str = "32-true"
+    steps: int | None = None
+    threads: int | None = None
 
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        built = model()
-        # Objectives may have weights of their own, such as critics, which follow from the seed as well.
-        ready = [_ready(make(built, lambda: source.train().tensors())) for make in stages]
-    return Loaded(Experiment(name, source, built, ready, seed, metrics), precision, steps, threads)
+    def build(self) -> Experiment:
+        """The experiment, whose first weights follow from the seed, those of critics included."""
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            model = self.model()
+            stages = [make(model, lambda: self.source.train().tensors()) for make in self.stages]
+        return Experiment(self.name, cast(Source, self.source), model, stages, self.seed, self.metrics)
 
 
-def _ready(stage: "Stage") -> "Callable[..., Stage]":
-    """A stage that was made while gin's bindings held, as the function that an experiment wants."""
-    return lambda *_: stage
+def facts_of(source: Callable[[], Any]) -> dict[str, Callable[[], Any]]:
+    """What the data says of the parts of a config: parameter, or role and parameter -> its value.
 
+    Args:
+        source: gives the data set; asked only where a config leaves such a parameter open.
+    """
 
-def study(
-    rows: dict[str, tuple[str, ...]],
-    configs: dict[str, str] | None = None,
-    variants: dict[str, tuple[str, ...]] | None = None,
-    orders: tuple[tuple[str, ...], ...] = (),
-    sweeps: dict[str, dict[str, str]] | None = None,
-    metrics: tuple[str, ...] | dict[str, tuple[str, ...]] = ("reconstruction", "nll"),
-    figures: tuple[str, ...] = (),
-    paper: dict[str, dict[str, float]] | None = None,
-    samples: int = 10_000,
-    importance_samples: int = 1000,
-) -> "Study":
-    """What `flowprior compare` makes of a config: its arguments are those of `Study`."""
-    from flowprior.experiments.study import Study
+    def image(dimension: int) -> int | None:
+        shape = source().image_shape
+        return shape[dimension] if len(shape) == 3 else None
 
-    return Study(
-        rows=rows,
-        configs=configs or {},
-        variants=variants or {},
-        orders=orders,
-        sweeps=sweeps or {},
-        metrics=metrics,
-        figures=figures,
-        paper=paper or {},
-        samples=samples,
-        importance_samples=importance_samples,
-    )
+    def context_channels() -> int | None:
+        shape = source().context_shape
+        return None if shape is None else shape[0]
+
+    def entries() -> int:
+        return prod(source().image_shape)
+
+    def classes() -> int | None:
+        label = source().train().label
+        return None if label is None else int(label.max()) + 1
+
+    return {
+        "channels": lambda: image(0),
+        "size": lambda: image(2),
+        "context_channels": context_channels,
+        "encoder.in_features": entries,
+        "decoder.out_features": entries,
+        "dataset_size": lambda: len(source().train()),
+        "classes": classes,
+    }
 
 
 def buildable() -> dict[str, Callable[..., Any]]:
-    """All that a config may name."""
-    from flowprior.bijectors.recipes import Recipe
-    from flowprior.data.images import Source
-    from flowprior.models import likelihoods, posteriors
-    from flowprior.networks import critics, infogan, mlp, resnet, small, vgg
-    from flowprior.objectives import (
-        ELBO,
-        AdversarialAutoencoder,
-        BetaTCVAE,
-        Bilevel,
-        CapacityELBO,
-        FactorVAE,
-        InfoVAE,
-        LatentFlow,
-        LinearAnnealing,
-        MomentMatching,
-    )
-    from flowprior.priors.embedded import EmbeddedPrior
-    from flowprior.priors.flow import FlowPrior
-    from flowprior.priors.gaussian import GaussianPrior
-    from flowprior.priors.hierarchical import HierarchicalPrior
-    from flowprior.priors.implicit import ImplicitPrior
-    from flowprior.priors.mixture import MixturePrior
-    from flowprior.priors.standard_normal import StandardNormal
-    from flowprior.training.optimizers import OptimizerSettings
-    from flowprior.training.stages import joint_stage, prior_stage
+    """All that a config may name: our own parts, and what plugins have registered.
 
-    things: list[Callable[..., Any]] = [
-        experiment,
-        study,
-        autoencoder,
-        variational_unet,
-        by_size,
-        by_data,
-        Source,
-    ]
-    things += [
-        infogan.InfoGANEncoder,
-        infogan.InfoGANDecoder,
-        resnet.ResNetEncoder,
-        resnet.ResNetDecoder,
-        small.SmallEncoder,
-        small.SmallDecoder,
-        mlp.MLP,
-        critics.LatentCritic,
-    ]
-    things += [
-        posteriors.DeterministicPosterior,
-        posteriors.GaussianPosterior,
-        posteriors.UnitGaussianPosterior,
-        vgg.VGGFeatures,
-    ]
-    things += [
-        likelihoods.GaussianLikelihood,
-        likelihoods.LaplaceLikelihood,
-        likelihoods.BernoulliLikelihood,
-        likelihoods.PerceptualLikelihood,
-    ]
-    things += [FlowPrior, Recipe, StandardNormal, MixturePrior, ImplicitPrior]
-    things += [GaussianPrior, HierarchicalPrior, EmbeddedPrior]
-    things += [decoupled_prior, hierarchical_prior, concatenated_prior]
-    things += [LatentFlow, ELBO, CapacityELBO, BetaTCVAE, FactorVAE, InfoVAE]
-    things += [Bilevel, AdversarialAutoencoder, MomentMatching, LinearAnnealing]
-    things += [joint_stage, prior_stage, OptimizerSettings]
-    return {thing.__name__: thing for thing in things}
+    Raises:
+        InputError: if a plugin's part has the name of one of our own.
+    """
+    own: dict[str, Callable[..., Any]] = {
+        name: getattr(import_module(module), name) for module, names in OWN.items() for name in names.split()
+    }
+    own |= {"experiment": Setup, "study": Study}
+    for name in own.keys() & registry.PARTS:
+        raise InputError(
+            f"`{name}` of {registry.PARTS[name].__module__} has the name of one of flowprior's own parts: "
+            f'give it another, as in `@flowprior.register(name="My{name}")`.'
+        )
+    return own | registry.PARTS
+
+
+OWN = {
+    "flowprior.data": "Source",
+    "flowprior.networks": "InfoGANEncoder InfoGANDecoder LatentCritic MLP ResNetEncoder ResNetDecoder "
+    "SmallEncoder SmallDecoder VGGFeatures",
+    "flowprior.models": "DeterministicPosterior GaussianPosterior UnitGaussianPosterior BernoulliLikelihood "
+    "GaussianLikelihood LaplaceLikelihood PerceptualLikelihood",
+    "flowprior.bijectors": "Recipe",
+    "flowprior.priors": "EmbeddedPrior FlowPrior GaussianPrior HierarchicalPrior ImplicitPrior MixturePrior "
+    "StandardNormal",
+    "flowprior.objectives": "AdversarialAutoencoder BetaTCVAE Bilevel CapacityELBO ELBO FactorVAE InfoVAE "
+    "LatentFlow LinearAnnealing MomentMatching",
+    "flowprior.training": "OptimizerSettings joint_stage prior_stage",
+    __name__: "autoencoder by_data by_size concatenated_prior decoupled_prior hierarchical_prior "
+    "variational_unet",
+}
+"""Our own parts by the module that exports them: a new one is entered here."""

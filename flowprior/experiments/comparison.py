@@ -9,7 +9,7 @@ from typing import Any
 
 from flowprior.evaluation import higher_is_better
 from flowprior.experiments import report
-from flowprior.experiments.runs import REPORT
+from flowprior.experiments.runs import read_report
 from flowprior.experiments.study import Study
 from flowprior.metrics.summary import summary
 
@@ -41,7 +41,7 @@ class Comparison:
         return list(self._reports(row).values())
 
     def _reports(self, row: str) -> dict[int, dict[str, Any]]:
-        found = {seed: report.read(self.folder / row / f"seed{seed}" / REPORT) for seed in range(self.seeds)}
+        found = {seed: read_report(self.folder / row / f"seed{seed}") for seed in range(self.seeds)}
         wanted = set(self.study.metrics_of(row))
         return {
             seed: content

@@ -1,11 +1,11 @@
 """An experiment: what a config builds and the commands run."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flowprior.data.images import Source
 from flowprior.models import Autoencoder
-from flowprior.training.stages import Data, Stage
+from flowprior.training.stages import Stage
 
 
 @dataclass
@@ -16,8 +16,7 @@ class Experiment:
         name: of the run, such as "glf/digits".
         source: the data set; nothing is read before training begins.
         model: what is trained.
-        stages: functions (model, data) -> Stage, such as `joint_stage` and `prior_stage` with settings of
-            one's own.
+        stages: ready for `train`, such as `joint_stage` and `prior_stage` make them.
         seed: of the run: order of the data, noise, held-out rows.
         metrics: what is measured after training.
     """
@@ -25,10 +24,6 @@ class Experiment:
     name: str
     source: Source
     model: Autoencoder
-    stages: Sequence[Callable[[Autoencoder, Data], Stage]]
+    stages: Sequence[Stage]
     seed: int = 0
     metrics: tuple[str, ...] = ("reconstruction", "nll")
-
-    def build_stages(self) -> list[Stage]:
-        """The stages, ready for `train`."""
-        return [stage(self.model, lambda: self.source.train().tensors()) for stage in self.stages]

@@ -1,6 +1,5 @@
-"""RUN/report.json: what a run did, with what, where, and how well."""
+"""What reports share: the machine, the versions of the libraries, tables as text."""
 
-import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -10,22 +9,19 @@ from typing import Any
 
 import torch
 
-from flowprior.errors import InputError
-from flowprior.files import write_json
-
 PACKAGES = ("flowprior", "torch", "torchvision", "nflows", "pyro-ppl", "gin-config", "numpy", "scikit-learn")
 
 
 def versions() -> dict[str, str]:
-    """Python's and the libraries' versions."""
-    found = {"python": platform.python_version()}
+    """The versions of Python and the libraries."""
+    numbers = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = metadata.version(package)
+            numbers[package] = metadata.version(package)
         except metadata.PackageNotFoundError:  # run from a bare checkout
-            found[package] = "unknown"
-    found["torch"] = torch.__version__  # says for which accelerator it was built
-    return found
+            numbers[package] = "unknown"
+    numbers["torch"] = torch.__version__  # says for which accelerator it was built
+    return numbers
 
 
 def machine() -> dict[str, Any]:
@@ -46,35 +42,6 @@ def machine() -> dict[str, Any]:
     }
 
 
-def read(path: Path) -> dict[str, Any]:
-    """The report at `path`, empty where there is none yet.
-
-    Raises:
-        InputError: if the file is not a JSON object.
-    """
-    if not path.is_file():
-        return {}
-    try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path} is not valid JSON ({error}): move it away, and it is written anew."
-        ) from None
-    if not isinstance(report, dict):
-        raise InputError(f"{path} must hold a JSON object: move it away, and it is written anew.")
-    return report
-
-
-def update(path: Path, **entries: Any) -> dict[str, Any]:
-    """The report with `entries` put in, mappings merged one level deep; the file is replaced in one step."""
-    report = read(path)
-    for name, value in entries.items():
-        old = report.get(name)
-        report[name] = {**old, **value} if isinstance(old, dict) and isinstance(value, Mapping) else value
-    write_json(path, report)
-    return report
-
-
 def table(rows: Mapping[str, Any], heads: Sequence[str] = ("metric", "value")) -> str:
     """A small table of names and numbers for the terminal.
 
@@ -83,7 +50,10 @@ def table(rows: Mapping[str, Any], heads: Sequence[str] = ("metric", "value")) -
     nll      12.35
     samples  100
     """
-    cells = [tuple(heads)] + [(name, _spell(value)) for name, value in rows.items()]
+    cells = [tuple(heads)]
+    cells += [
+        (key, f"{value:.4g}" if isinstance(value, float) else str(value)) for key, value in rows.items()
+    ]
     width = max(len(name) for name, _ in cells)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in cells)
 
@@ -101,7 +71,3 @@ def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
         "| " + " | ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)) + " |"
         for row in (heads, ["-" * width for width in widths], *rows)
     ]
-
-
-def _spell(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,5 +1,7 @@
 """The examples run as the README says, and what they claim of the prior holds."""
 
+import json
+import os
 import re
 import subprocess
 import sys
@@ -50,3 +52,28 @@ def test_a_prior_fitted_to_embeddings_beats_a_gaussian(tmp_path: Path) -> None:
     gaussian, fitted = (float(value) for value in re.findall(r"(?:Gaussian|prior) (-?\d+\.\d\d)", said))
     assert fitted < gaussian - 2
     assert size_of(picture) == (924, 292)
+
+
+def test_parts_of_ones_own_from_the_command_line_and_from_python(tmp_path: Path) -> None:
+    folder = FOLDER / "my_objective"
+    assert sum(len((folder / name).read_text().splitlines()) for name in ("my_parts.py", "digits.gin")) <= 60
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+
+    def call(*words: str) -> str:
+        command = [sys.executable, "-W", "error", *words]
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=300, cwd=folder, env=environment
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    out = str(tmp_path / "run")
+    call(
+        *("-m", "flowprior", "train", "digits.gin", "--plugin", "my_parts", "--out", out, "--quiet"),
+        *("-b", "joint_stage.epochs = 3"),
+    )
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["plugins"] == ["my_parts"]
+    assert 0 < report["metrics"]["radius"] < 10
+    said = call("train.py")
+    assert 0 < float(re.findall(r"'radius': ([\d.]+)", said)[0]) < 10

@@ -8,9 +8,10 @@ import gin
 import pytest
 
 from flowprior.errors import InputError
-from flowprior.experiments import builders as buildable
 from flowprior.experiments import config
 from flowprior.experiments.bindings import check
+from flowprior.experiments.builders import by_size
+from flowprior.experiments.building import Builder
 
 
 class Net:
@@ -36,7 +37,7 @@ def top(
     return {"net": net, "stages": [make() for make in stages], "epochs": epochs, "options": options}
 
 
-TABLE = {"Net": Net, "stage": stage, "top": top, "by_size": buildable.by_size}
+TABLE = {"Net": Net, "stage": stage, "top": top, "by_size": by_size}
 TEXT = """# A small config.
 include 'part.gin'
 SIZE = 'cpu'
@@ -61,7 +62,8 @@ def small(tmp_path: Path) -> Path:
 def build(path: Path, *extra: str) -> tuple[Any, str]:
     bindings = config.read(path) + config.spoken(extra)
     check(bindings, TABLE)
-    return config.build(bindings, TABLE, lambda gin: gin.get_configurable("top")())
+    builder = Builder(bindings, TABLE)
+    return builder.call("top"), builder.text()
 
 
 def test_builds_with_scopes_macros_includes_and_sizes(small: Path) -> None:
@@ -88,7 +90,7 @@ def test_operative_config_is_self_contained_and_a_fixed_point(small: Path, tmp_p
     [
         ("Nett.width = 3", ["`Nett`", "did you mean `Net`"]),
         ("Net.widht = 3", ["`Net` has no parameter `widht`", "did you mean `width`"]),
-        ("Net.colour = 3", ["`colour`", "there are hidden, kind, rates, width"]),
+        ("Net.color = 3", ["`color`", "there are hidden, kind, rates, width"]),
         ("Net.width = 'wide'", ["`Net.width` (='wide') must be int"]),
         ("Net.width = True", ["`Net.width` (=True) must be int"]),
         ("Net.kind = 'c'", ["(='c')", "'a' or 'b'"]),
@@ -169,16 +171,71 @@ def test_gin_of_the_calling_program_is_untouched(small: Path) -> None:
 
     try:
         gin.bind_parameter("by_size.size", 5)
-        before = gin.config_str()
+        before = gin.config_str(), gin.operative_config_str()
         plain = build(small)[1]
         with gin.config_scope("outer"):
             assert build(small)[1] == plain
-        assert gin.config_str() == before
+        assert (gin.config_str(), gin.operative_config_str()) == before
         assert by_size() == 5
         with pytest.raises(InputError):
             build(small, "stage.n = -1")
-        assert gin.config_str() == before
         with pytest.raises(ValueError, match="No configurable matching"):
             gin.bind_parameter("Net.width", 1)
+    finally:
+        gin.clear_config()
+
+
+def leaf(n: int = 0, m: int = 0, unspelled: Any = print) -> tuple[int, int]:
+    return n, m
+
+
+def pair(first: Any, second: Any, *, third: Any = None) -> Any:
+    return first() if callable(first) else first, second() if callable(second) else second, third
+
+
+SCOPES = [
+    ("pair.first = @leaf()\npair.second = @leaf\nleaf.n = 1", ((1, 0), (1, 0))),
+    (
+        "pair.first = @a/b/leaf()\npair.second = @a/leaf\nleaf.n = 1\na/leaf.n = 2\na/b/leaf.m = 3",
+        ((2, 3), (2, 0)),
+    ),
+    (
+        "pair.first = @leaf()\npair.second = @b/leaf()\na/leaf.n = 2\nb/leaf.n = 3\na/b/leaf.m = 4",
+        ((2, 0), (3, 0)),
+    ),
+    (
+        "pair.first = %M\npair.second = %s/N\nM = @leaf()\nM/leaf.n = 5\n"
+        "s/N = (@leaf(), %K)\nK = 7\ns/leaf.m = 6",
+        ((5, 0), ((0, 6), 7)),
+    ),
+    ("pair.first = 1\npair.second = 2\npair.first = 3\na/pair.second = 4", (3, 4)),
+]
+
+
+@pytest.fixture(scope="module")
+def twins() -> None:
+    for function in (leaf, pair):
+        gin.external_configurable(function, module="twin")
+
+
+@pytest.mark.parametrize(("text", "expected"), SCOPES)
+def test_scopes_macros_and_references_mean_what_they_mean_in_gin(
+    text: str, expected: Any, twins: None
+) -> None:
+    bindings = config.spoken([text])
+    table = {"leaf": leaf, "pair": pair}
+    check(bindings, table)
+    builder = Builder(bindings, table)
+    with builder.within(("a",)):
+        built = builder.call("pair")
+    assert built == (*expected, None)
+    try:
+        gin.parse_config(text)
+        with gin.config_scope("a"):
+            assert gin.get_configurable("pair")() == built
+        twin = {
+            item.key: item.value for item in config.spoken([gin.operative_config_str().replace("twin.", "")])
+        }
+        assert twin == builder.settings
     finally:
         gin.clear_config()

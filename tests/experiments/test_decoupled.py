@@ -48,7 +48,7 @@ def test_twins_differ_in_one_binding(objective, tmp_path):
     path.write_text(TEXT.format(objective=objective, settings=OBJECTIVES[objective]))
     twins = [load([str(path)]), load([str(path)], ["autoencoder.prior = @decoupled_prior"])]
     for loaded, kind in zip(twins, (StandardNormal, DecoupledPrior), strict=True):
-        (stage,) = loaded.experiment.build_stages()
+        (stage,) = loaded.experiment.stages
         prior = stage.objective.model.prior
         assert type(prior) is kind
         assert isinstance(stage.objective, getattr(objectives, objective))

@@ -21,7 +21,7 @@ A3 = {  # couplings, width, epochs of the whole model, then of the flow; epochs 
 def paper(config: str, data: str, *more: str):
     small = ("WIDTH = 0.02",) if config.endswith("flow") else ()
     loaded = load([config], ["SIZE = 'paper'", f"DATA = {data!r}", *small, *more])
-    return loaded.experiment, loaded.experiment.build_stages()
+    return loaded.experiment, loaded.experiment.stages
 
 
 @pytest.mark.parametrize("data", A3)
@@ -114,14 +114,14 @@ def test_the_default_critic_is_the_papers():
 )
 def test_rows_are_one_or_two_bindings(config, bindings, check):
     loaded = load([f"learned_prior/{config}"], ["WIDTH = 0.02", "FEATURES = 4", *bindings])
-    stages = loaded.experiment.build_stages()
+    stages = loaded.experiment.stages
     assert check(loaded.experiment.model, stages[0].objective)
 
 
 def test_a_critics_first_weights_follow_from_the_seed():
     def first(seed: int) -> torch.Tensor:
         loaded = load(["learned_prior/aae"], ["WIDTH = 0.02", f"experiment.seed = {seed}"])
-        return loaded.experiment.build_stages()[0].objective.critic.layers[0].weight
+        return loaded.experiment.stages[0].objective.critic.layers[0].weight
 
     assert torch.equal(first(1), first(1))
     assert not torch.equal(first(1), first(2))

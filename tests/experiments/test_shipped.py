@@ -30,7 +30,7 @@ def test_shipped_experiment_trains_and_its_config_repeats_it(
     assert str(run) in result.stdout
     report = json.loads((run / "report.json").read_text())
     assert report["name"] == name
-    stages = load([name]).experiment.build_stages()
+    stages = load([name]).experiment.stages
     assert report["steps"] == (5 if len(stages) > 1 and stages[1].epochs else 4)  # the first stage takes 4
     again = tmp_path / "again"
     result = flowprior("train", run / "config.gin", "--out", again, "--quiet")
@@ -43,7 +43,7 @@ def test_shipped_experiment_trains_and_its_config_repeats_it(
 @pytest.mark.parametrize("name", shipped())
 def test_both_sizes_build_and_the_header_says_what_is_owed(name):
     sizes = [load([name], [f"SIZE = {size!r}"]) for size in ("cpu", "paper")]
-    cpu, paper = ([(stage.name, stage.epochs) for stage in each.experiment.build_stages()] for each in sizes)
+    cpu, paper = ([(stage.name, stage.epochs) for stage in each.experiment.stages] for each in sizes)
     assert cpu != paper
     text = shipped()[name].read_text()
     header = text[: text.index("\n\n")]
@@ -72,7 +72,7 @@ def test_the_papers_size_is_the_papers():
     assert model.prior.event_shape == (20,)
     settings = load(["glf/fashion_mnist"], ["SIZE = 'paper'"]).settings
     assert settings["FlowPrior.transforms"] == 8
-    (stage,) = load(["glf/fashion_mnist"], ["SIZE = 'paper'"]).experiment.build_stages()
+    (stage,) = load(["glf/fashion_mnist"], ["SIZE = 'paper'"]).experiment.stages
     assert (stage.epochs, stage.batch_size) == (101, 256)
     rates = [stage.settings("autoencoder").rate(step, 1010, 10) for step in (0, 499, 500, 1000)]
     assert rates == [1e-3, 1e-3, 5e-4, 2.5e-4]

@@ -1,13 +1,10 @@
 """A Variational U-net from a config: its parts agree on sizes, with one prior or one a scale."""
 
-import sys
-import types
-
 import pytest
 import torch
 
 from flowprior.errors import InputError
-from flowprior.experiments import builders as buildable
+from flowprior.experiments import builders
 from flowprior.experiments.config import load
 from flowprior.models import GaussianPosterior, LaplaceLikelihood, UnitGaussianPosterior, VariationalUnet
 from flowprior.objectives import ELBO, LinearAnnealing
@@ -53,7 +50,7 @@ def test_a_config_builds_and_takes_a_step(tmp_path):
     assert isinstance(model.posterior, UnitGaussianPosterior)
     assert isinstance(model.likelihood, LaplaceLikelihood)
     assert (model.prior.event_shape, model.prior.context_features) == ((2 * 80,), 4 * 80)
-    (stage,) = loaded.experiment.build_stages()
+    (stage,) = loaded.experiment.stages
     assert isinstance(stage.objective, ELBO)
     assert stage.objective.kl_weight == LinearAnnealing(25_000, 1e-6, after=50_000)
     assert stage.settings("prior").linear_after == 0.01
@@ -69,7 +66,7 @@ def test_a_prior_with_a_shape_branch_of_its_own(tmp_path):
     assert isinstance(prior, EmbeddedPrior)
     assert (prior.event_shape, prior.context_features) == ((2 * 80,), (1, 32, 32))
     assert prior.prior.context_features == 4 * 80
-    (stage,) = loaded.experiment.build_stages()
+    (stage,) = loaded.experiment.stages
     batch = {"x": torch.rand(4, 3, 32, 32), "context": torch.rand(4, 1, 32, 32)}
     assert stage.objective.losses("model", batch, 0)["loss"].isfinite()
 
@@ -82,7 +79,7 @@ def test_a_prior_that_cannot_be_conditioned_is_one_sentence(tmp_path):
 
 
 def test_the_encoder_gives_what_the_posterior_reads():
-    model = buildable.variational_unet(
+    model = builders.variational_unet(
         32,
         3,
         1,
@@ -98,25 +95,23 @@ def test_the_encoder_gives_what_the_posterior_reads():
 
 
 def test_a_hierarchical_prior_has_a_child_a_scale_and_the_finer_sees_the_coarser(monkeypatch):
-    module = types.ModuleType("flowprior.priors.hierarchical")
-    module.HierarchicalPrior = lambda priors: priors  # what it is given is what is tested
-    monkeypatch.setitem(sys.modules, "flowprior.priors.hierarchical", module)
+    monkeypatch.setattr(builders, "HierarchicalPrior", lambda priors: priors)  # what it is given is tested
     seen = []
 
     def child(name):
         return lambda features, context_features: seen.append((name, features, context_features)) or name
 
     shapes = {"features": ((2, 4, 4), (2, 8, 8)), "context_features": ((5, 4, 4), (6, 8, 8))}
-    assert buildable.hierarchical_prior(**shapes, prior=child("a"), fine=child("b")) == ["a", "b"]
+    assert builders.hierarchical_prior(**shapes, prior=child("a"), fine=child("b")) == ["a", "b"]
     assert seen == [("a", (2, 4, 4), (5, 4, 4)), ("b", (2, 8, 8), (6 + 2, 8, 8))]
-    assert buildable.hierarchical_prior(**shapes, prior=child("a")) == ["a", "a"]
+    assert builders.hierarchical_prior(**shapes, prior=child("a")) == ["a", "a"]
     three = {name: (*value, (3, 16, 16)) for name, value in shapes.items()}
-    buildable.hierarchical_prior(**three, prior=child("a"))
+    builders.hierarchical_prior(**three, prior=child("a"))
     assert seen[-1] == ("a", (3, 16, 16), (3 + 2 + 2, 16, 16))
 
 
 @pytest.mark.parametrize("shapes", [((2, 4, 4), (2, 8, 8)), ((2, 2, 2),)])
 def test_a_concatenated_prior_is_one_over_all_of_them(shapes):
-    prior = buildable.concatenated_prior(shapes, [(3, *sides) for _, *sides in shapes], FlowPrior)
+    prior = builders.concatenated_prior(shapes, [(3, *sides) for _, *sides in shapes], FlowPrior)
     total = sum(c * h * w for c, h, w in shapes)
     assert (prior.event_shape, prior.context_features) == ((total,), total * 3 // 2)

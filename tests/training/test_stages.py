@@ -6,7 +6,6 @@ from torch import nn
 
 from flowprior.data.images import Source
 from flowprior.errors import InputError
-from flowprior.experiments.experiment import Experiment
 from flowprior.models import Autoencoder
 from flowprior.networks import MLP
 from flowprior.objectives import LatentFlow, LatentNLL
@@ -141,11 +140,10 @@ def test_a_prior_alone_needs_z() -> None:
         train([prior_stage(FlowPrior(2), images(), epochs=1)], **QUIET)
 
 
-def test_an_experiment_builds_its_stages_on_its_model_and_reads_data_late() -> None:
+def test_stages_are_built_on_their_model_and_read_data_late() -> None:
     model = autoencoder()
     source = Source("digits", limit=60)
-    experiment = Experiment("digits", source, model, [joint_stage, prior_stage], seed=3)
-    joint, prior = experiment.build_stages()
+    joint, prior = (make(model, lambda: source.train().tensors()) for make in (joint_stage, prior_stage))
     assert isinstance(joint, Stage)
     assert isinstance(joint.objective, LatentFlow)
     assert joint.objective.model is model

@@ -1,0 +1,274 @@
+"""The runs of a study: which are missing, run in one process or several, and set beside one another."""
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from flowprior.errors import InputError, RunError
+from flowprior.evaluation import check_metrics, measure, prepare
+from flowprior.experiments.comparison import Comparison, Table
+from flowprior.experiments.config import Loaded, load
+from flowprior.experiments.experiment import Experiment
+from flowprior.experiments.run import check_config, cpu_threads, run_experiment
+from flowprior.experiments.runs import CONFIG, read_report, restore, update_report
+from flowprior.experiments.study import Study
+from flowprior.figures import FigureRun, StudyRuns, check_figures, draw_study
+from flowprior.files import make_folder, write_atomically, write_json
+from flowprior.training.engine import resolve_device
+
+TABLE, MARKDOWN = "table.json", "table.md"
+OF_TRAINING = ("reconstruction",)  # what a run measures by itself; the study's metrics come after it
+
+
+@dataclass(frozen=True)
+class Task:
+    """One run of a row."""
+
+    row: str
+    seed: int
+    folder: Path
+    config: str
+    bindings: tuple[str, ...]
+    plugins: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.row}, seed {self.seed}"
+
+    def load(self) -> Loaded:
+        """Its config, built."""
+        return load([self.config], self.bindings, self.plugins)
+
+
+@dataclass(frozen=True)
+class Means:
+    """What all runs of a study share beside their bindings: arguments of `measure` and `run_experiment`."""
+
+    study: Study
+    weights: Path | None
+    download: bool
+    device: str
+    threads: int
+    progress: bool
+
+    @property
+    def draws(self) -> dict[str, int]:
+        return {"samples": self.study.samples, "importance_samples": self.study.importance_samples}
+
+    def missing(self, task: Task) -> list[str]:
+        """Metrics that the report of a run lacks, or holds from another number of draws."""
+        draws = read_report(task.folder).get("draws", {})
+        return [name for name in self.study.metrics_of(task.row) if draws.get(name) != self.draws]
+
+
+def run_study(
+    study: Study,
+    *,
+    name: str,
+    config: str,
+    folder: Path,
+    size: str = "",
+    command: str = "",
+    bindings: Sequence[str] = (),
+    plugins: Sequence[str] = (),
+    seeds: int = 1,
+    jobs: int | None = None,
+    rows: Sequence[str] = (),
+    weights: Path | None = None,
+    download: bool = False,
+    device: str = "auto",
+    progress: bool = True,
+) -> Table:
+    """Train and measure what is missing in `folder`, write table and figures; returns the table.
+
+    A run lies in `folder`/ROW/seedK: a finished one is kept, an interrupted one continues, and only the
+    metrics that its report lacks are measured. The table is written again after every run.
+
+    Args:
+        study: its rows, metrics and figures.
+        name: of the study, as the table shows it.
+        config: the study's own config, a shipped name or a path.
+        folder: of the study.
+        size: "cpu", "paper", or "" where there is one size only.
+        command: what repeats the study, for the table.
+        bindings, plugins: for all rows, as for `load`.
+        seeds: 0, 1, ... of each row.
+        jobs: runs at a time, each with its share of the cores; by default one on a GPU, else one a core.
+        rows: only these; by default all.
+        weights, download, device: as for `measure` and `train`.
+        progress: whether progress is shown.
+
+    Raises:
+        InputError: on an unknown row, metric or figure, missing data or weights, or a run folder that holds a
+            run under another config; nothing is trained then.
+        RunError: after all other runs, if some of them failed.
+    """
+    check_figures(study.figures, of="study")
+    tasks = [
+        Task(
+            row,
+            seed,
+            folder / row / f"seed{seed}",
+            study.config(row, config),
+            (
+                *bindings,
+                *study.bindings(row),
+                f"experiment.seed = {seed}",
+                f"experiment.metrics = {OF_TRAINING!r}",
+            ),
+            tuple(plugins),
+        )
+        for seed in range(seeds)
+        for row in _choose(study, rows)
+    ]
+    resolved = resolve_device(device)
+    means = Means(study, weights, download, device, 1, False)
+    open_tasks, experiments = _survey(tasks, means)
+    for experiment, metrics in experiments:
+        prepare(experiment.model.to(resolved), experiment.source, metrics, weights=weights, download=download)
+    make_folder(folder)
+    cores = os.cpu_count() or 1
+    jobs = max(1, min(jobs or (1 if resolved.type == "cuda" else cores), len(open_tasks)))
+    means = Means(study, weights, download, device, max(1, cores // jobs), progress and jobs == 1)
+    comparison = Comparison(study, name, size, folder, seeds, command)
+    failed = []
+    for number, (task, ended) in enumerate(_run_all(open_tasks, means, jobs), 1):
+        said = f"[{number}/{len(open_tasks)}] {task.name}"
+        try:
+            values = ended()
+        except (InputError, RunError, BrokenProcessPool) as error:
+            failed.append(task.name)
+            print(f"{said}: {error}", flush=True)
+            continue
+        print(f"{said}: {', '.join(f'{key} {value:.4g}' for key, value in values.items())}", flush=True)
+        write_json(folder / TABLE, comparison.table())
+    table = _write(comparison, tasks, device)
+    if failed:
+        raise RunError(
+            f"{len(failed)} of {len(tasks)} runs failed ({', '.join(failed)}): their logs say why."
+        )
+    return table
+
+
+def _choose(study: Study, rows: Sequence[str]) -> tuple[str, ...]:
+    """The rows asked for, in the study's order: by full name, by the variant's or by the row's alone."""
+    for row in rows:
+        if row not in (*study.names, *study.rows, *study.variants):
+            raise InputError(f"There is no row '{row}' in this study: there are {', '.join(study.names)}.")
+    return tuple(name for name in study.names if not rows or {name, *name.split("/")} & set(rows))
+
+
+def _survey(
+    tasks: Sequence[Task], means: Means
+) -> tuple[list[Task], list[tuple[Experiment, tuple[str, ...]]]]:
+    """The runs that are not yet trained and measured; for each data set an experiment and its metrics.
+
+    Raises:
+        InputError: if a row's config cannot be built, a folder holds a run under another config, or a metric
+            does not suit the data or the model of a row.
+    """
+    still: list[Task] = []
+    by_source: dict[str, tuple[Experiment, tuple[str, ...]]] = {}
+    for task in tasks:
+        loaded = task.load()
+        begun = (task.folder / CONFIG).is_file()
+        if begun:
+            check_config(task.folder, loaded)
+        if begun and read_report(task.folder).get("finished") and not means.missing(task):
+            continue
+        experiment, metrics = loaded.experiment, means.study.metrics_of(task.row)
+        check_metrics(metrics, experiment.source, experiment.model)
+        by_source.setdefault(f"{experiment.source!r} {metrics}", (experiment, metrics))
+        still.append(task)
+    return still, list(by_source.values())
+
+
+def _run_all(
+    tasks: Sequence[Task], means: Means, jobs: int
+) -> Iterator[tuple[Task, Callable[[], dict[str, float]]]]:
+    """Each task with a function that gives its values, or raises, as they end."""
+    if jobs == 1:
+        for task in tasks:
+            yield task, lambda task=task: _run(task, means)  # type: ignore[misc]
+        return
+    context = multiprocessing.get_context("spawn")  # a forked torch may hang
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_end_when_interrupted) as pool:
+        futures: dict[Future[dict[str, float]], Task] = {
+            pool.submit(_run, task, means): task for task in tasks
+        }
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _end_when_interrupted() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # at once and without a traceback; the runs can be resumed
+
+
+def _run(task: Task, means: Means) -> dict[str, float]:
+    """Train and measure one run, as far as that is missing; what it would print goes to its log."""
+    loaded, study = task.load(), means.study
+    threads = loaded.setup.threads or means.threads
+    make_folder(task.folder)
+    log = task.folder.parent / f"{task.folder.name}.log"
+    with log.open("a", encoding="utf-8") as lines, redirect_stdout(lines), cpu_threads(threads):
+        if not read_report(task.folder).get("finished"):
+            run_experiment(
+                loaded,
+                folder=task.folder,
+                resume=(task.folder / CONFIG).is_file(),
+                threads=threads,
+                device=means.device,
+                progress=means.progress,
+            )
+        experiment, names = loaded.experiment, means.missing(task)
+        restore(experiment.model, task.folder, means.device)
+        measured = measure(
+            experiment.model,
+            experiment.source,
+            names,
+            count=study.samples,
+            weights=means.weights,
+            download=means.download,
+            seed=task.seed,
+            importance_samples=study.importance_samples,
+        )
+        draws = dict.fromkeys(names, means.draws)
+        update_report(task.folder, metrics=measured.values, metric_facts=measured.facts, draws=draws)
+    return measured.values
+
+
+def _write(comparison: Comparison, tasks: Sequence[Task], device: str) -> Table:
+    """The table as JSON and Markdown, and the study's figures."""
+    folder, study = comparison.folder, comparison.study
+    table = comparison.table()
+    write_json(folder / TABLE, table)
+    text = comparison.markdown(table)
+    write_atomically(folder / MARKDOWN, text.encode())
+    print(text)
+    first = {row["name"]: row["seeds"][0] for row in table["rows"]}
+
+    def restored(row: str) -> FigureRun:
+        task = next(task for task in tasks if (task.row, task.seed) == (row, first[row]))
+        experiment = task.load().experiment
+        restore(experiment.model, task.folder, device)
+        return FigureRun(experiment.model, experiment.source, task.folder, experiment.name)
+
+    runs = StudyRuns(
+        tuple(first),
+        tuple(pair for pair in study.twins if all(row in first for row in pair)),
+        cache(restored),
+        comparison.reports,
+        study.sweeps,
+    )
+    print(folder / TABLE, folder / MARKDOWN, *draw_study(runs, study.figures, folder), sep="\n")
+    return table

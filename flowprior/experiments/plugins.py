@@ -1,0 +1,103 @@
+"""Plugins: a user's modules, whose parts, metrics and figures can be named once they are imported.
+
+A module registers what it has by `flowprior.register`, `flowprior.metric` and `flowprior.figure`. Code comes
+from the command line (`--plugin`) or from Python alone: a config can say in a comment which plugins it needs,
+but it cannot import them.
+"""
+
+import importlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from flowprior.errors import InputError
+
+PLUGINS = "# plugins:"
+"""How the comment of a config begins that names, with commas between, the plugins it needs."""
+
+
+def import_plugins(names: Sequence[str]) -> None:
+    """Import modules: dotted names, found from the current folder or the environment, or .py files.
+
+    Raises:
+        InputError: if one is not found, raises, or registers a name that is taken.
+    """
+    if not names:
+        return
+    import flowprior.evaluation  # noqa: F401 (its metrics come first, so that a plugin that takes one of their names is the one refused)
+
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
+    for name in names:
+        try:
+            _import(name)
+        except Exception as error:  # a plugin may raise anything
+            if isinstance(error, InputError):
+                raise
+            raise InputError(
+                f"The plugin '{name}' cannot be imported ({_reason(error)}): correct it."
+            ) from error
+
+
+def _import(name: str) -> None:
+    path = Path(name)
+    if path.suffix != ".py":
+        if _is_missing(name):
+            raise InputError(
+                f"The plugin '{name}' is not found: --plugin takes a module's dotted name, found from the "
+                "current folder or the environment, or a path to a .py file."
+            )
+        importlib.import_module(name)
+        return
+    if not path.is_file():
+        raise InputError(
+            f"The plugin '{name}' does not exist: give a path to a .py file, or a module's name."
+        )
+    known = sys.modules.get(path.stem)
+    if known is not None:
+        if Path(known.__file__ or "").resolve() != path.resolve():
+            raise InputError(f"The plugin '{name}' has the name of another module: rename the file.")
+        return
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"The plugin '{name}' is not a Python module: give a path to a .py file.")
+    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[path.stem]
+        raise
+
+
+def _is_missing(name: str) -> bool:
+    """Whether there is no module `name`; its parent packages are imported on the way."""
+    try:
+        return importlib.util.find_spec(name) is None
+    except ModuleNotFoundError as error:
+        if error.name and (name == error.name or name.startswith(f"{error.name}.")):
+            return True
+        raise
+    except ValueError:  # an empty or relative name
+        return True
+
+
+def _reason(error: Exception) -> str:
+    frame = [each for each in traceback.extract_tb(error.__traceback__) if each.filename[0] != "<"][-1]
+    text = " ".join(str(error).split()).rstrip(".")
+    return f"{type(error).__name__} in {Path(frame.filename).name}, line {frame.lineno}: {text}"
+
+
+def plugins_of(text: str, config: str) -> tuple[str, ...]:
+    """The plugins that the text of a config says it needs.
+
+    Raises:
+        InputError: if one of them has not been imported.
+    """
+    needed = [line.removeprefix(PLUGINS).split(",") for line in text.splitlines() if line.startswith(PLUGINS)]
+    names = tuple(name.strip() for group in needed for name in group if name.strip())
+    for name in names:
+        if (Path(name).stem if name.endswith(".py") else name) not in sys.modules:
+            raise InputError(f"{config} needs the plugin '{name}': add `--plugin {name}`.")
+    return names
