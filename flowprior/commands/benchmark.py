@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from flowprior.bijectors.recipes import BACKENDS
+from flowprior.bijectors.build import BACKENDS
 from flowprior.commands.figures.costs import draw
 from flowprior.commands.flow_costs import (
     COMPILES,

@@ -98,10 +98,7 @@ class Contestant:
 def contestants(
     size: Size, setting: Setting, backends: Sequence[str], compiles: Sequence[str], peers: Sequence[str]
 ) -> list[Contestant]:
-    """flowprior first, as users get it; folded; its own steps one by one ("reference"); peers; bare products.
-
-    What is folded is for inference: it has no step.
-    """
+    """flowprior first, as users get it; peers; bare products."""
     shape = {"transforms": size.depth, "hidden_features": (size.width, size.width)}
     found = []
     for backend in backends:
@@ -118,11 +115,7 @@ def contestants(
                 ]
             )
             found.append(_contestant(name, flow, size, setting, optimizer, backend=backend, compile=mode))
-    plain = FlowPrior(size.features, **shape).to(setting.device)  # type: ignore[arg-type]
-    folded = plain.folded()
-    found.append(Contestant("flowprior folded", _inference(folded.log_prob, folded.sample, size, setting)))
-    others: dict[str, nn.Module] = {"reference": FlowPrior(size.features, **shape)}  # type: ignore[arg-type]
-    others["reference"].bijector.schedule = None  # type: ignore[union-attr]
+    others: dict[str, nn.Module] = {}
     with torch.device(setting.device):  # some hold tensors that do not follow `.to`
         others |= {name: PEERS[name](size.features, size.depth, size.width) for name in peers}
     for name, other in others.items():

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from flowprior.bijectors.conditioner import ACTIVATIONS
+from flowprior.bijectors.recipes import ACTIVATIONS
 from flowprior.checks import check_count
 from flowprior.errors import InputError
 from flowprior.networks.layers import check_input
