@@ -124,7 +124,7 @@ def _mask(features: int, kind: str, index: int) -> list[bool]:
 def _library(backend: str) -> ModuleType:
     """The backend's module, imported when it is first needed."""
     if backend == "nflows":
-        from flowprior.bijectors import nflows_backend as library
+        import flowprior.bijectors.nflows_backend as library
     else:
-        from flowprior.bijectors import pyro_backend as library  # type: ignore[no-redef]
+        import flowprior.bijectors.pyro_backend as library  # type: ignore[no-redef]
     return library

@@ -51,8 +51,11 @@ class Gate(nn.Module):
         self.event_shape = as_event_shape(event_shape)
         self.context_shape = shape = as_context_shape(context_features)
         self.context_features = None if shape is None else shape[0] if len(shape) == 1 else tuple(shape)
-        # follows `.to()`, so that it tells device and dtype even where there are no parameters
-        self.register_buffer("_anchor", torch.empty(0), persistent=False)
+        # Follows `.to()`, so that it tells device and dtype even where there are no parameters. No state dict
+        # holds it, so that on "meta" it would stay there when all others are loaded.
+        home = torch.get_default_device()
+        anchor = torch.empty(0, device="cpu" if home.type == "meta" else home)
+        self.register_buffer("_anchor", anchor, persistent=False)
 
     @property
     def device(self) -> torch.device:
@@ -68,10 +71,15 @@ class Gate(nn.Module):
         def at_least_single(tensor: Tensor) -> Tensor:
             moved = fn(tensor)
             if moved.is_floating_point() and moved.dtype.itemsize < 4:
-                return tensor.to(moved.device, torch.promote_types(tensor.dtype, torch.float32))
+                return tensor.to(moved.device, torch.float32)
             return moved
 
         return super()._apply(at_least_single, recurse)
+
+    def follow(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Go where a part of it is already; what is on the meta device waits there to be loaded."""
+        waiting = any(each.is_meta for each in (*self.parameters(), *self.buffers()))
+        self.to(dtype) if waiting else self.to(device, dtype)
 
     def _seen(self, context: Tensor) -> Tensor:
         """What the hooks see of context rows (N, *context_shape): the rows themselves."""

@@ -38,6 +38,8 @@ class AffineCoupling(nn.Module):
         self.transform_net = conditioner
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if not len(z):  # Pyro's reshapes are ambiguous there
+            return z, z.new_zeros(0)
         transform, order = self._transform(context, z.shape[2:]), self._order()
         ordered = z.flatten(1).index_select(1, order)
         mapped = transform(ordered)
@@ -45,6 +47,8 @@ class AffineCoupling(nn.Module):
         return mapped.index_select(1, order.argsort()).view_as(z), logabsdet
 
     def inverse(self, z0: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if not len(z0):
+            return z0, z0.new_zeros(0)
         transform, order = self._transform(context, z0.shape[2:]), self._order()
         ordered = z0.flatten(1).index_select(1, order)
         mapped = transform.inv(ordered)

@@ -122,7 +122,7 @@ class FlowPrior(BasedPrior):
             self.base_mean = kind(self.context_shape, self.event_shape)
         own = next((value for value in self.bijector.parameters() if value.is_floating_point()), None)
         if own is not None:  # a user's transform may be in float64 or on a GPU already
-            self.to(own.device, own.dtype)
+            self.follow(own.device, own.dtype)
 
     def arguments(self) -> dict[str, Any]:
         recipe = self._arguments["recipe"]
@@ -178,7 +178,8 @@ class FlowPrior(BasedPrior):
         self.standardize: Mode | None = self._own_mode if mode == "auto" else mode
         self.whitening = None
         if self.standardize is not None:
-            self.whitening = Whitening(self.event_shape, self.standardize).to(self.device, self.dtype)
+            self.whitening = Whitening(self.event_shape, self.standardize)
+            self.whitening.follow(self.device, self.dtype)
 
     def _initialize(self, latents: Tensor, context: Tensor | None, seed: int) -> None:
         if self.whitening is not None:

@@ -53,7 +53,7 @@ class HierarchicalPrior(InvertiblePrior):
         for prior in priors:  # a full whitening would mix the positions of the maps
             if isinstance(prior, FlowPrior) and prior.standardize == "full":
                 prior.standardize_by("diagonal")
-        self.to(priors[0].device, priors[0].dtype)
+        self.follow(priors[0].device, priors[0].dtype)
 
     @property
     def has_normal_base(self) -> bool:

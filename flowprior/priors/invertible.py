@@ -47,7 +47,7 @@ class HeldPrior(InvertiblePrior):
         """Take `prior` in, with what it can do, its device and its dtype."""
         self.prior = prior
         self.has_density, self.has_rsample = prior.has_density, prior.has_rsample
-        self.to(prior.device, prior.dtype)
+        self.follow(prior.device, prior.dtype)
 
     @property
     def has_normal_base(self) -> bool:
