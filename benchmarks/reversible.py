@@ -56,7 +56,7 @@ def measure(recipe: str, start: str, depth: int, latents: torch.Tensor) -> dict:
     chosen = replace(RECIPES[recipe], last_layer_gain=1.0) if start == "strong" else recipe
     reversible = FlowPrior(20, recipe=chosen, transforms=depth, reversible=True)
     ordinary = copy.deepcopy(reversible)
-    ordinary.bijector.schedule.reversible = False
+    ordinary.bijector.reversible = False
     if start == "trained":
         train(ordinary, latents)
         reversible.load_state_dict(ordinary.state_dict())
