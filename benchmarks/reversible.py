@@ -55,8 +55,8 @@ def measure(recipe: str, start: str, depth: int, latents: torch.Tensor) -> dict:
     chosen = replace(RECIPES[recipe], last_layer_gain=1.0) if start == "strong" else recipe
     torch.manual_seed(0)
     reversible = FlowPrior(20, recipe=chosen, transforms=depth, reversible=True)
-    torch.manual_seed(0)
-    ordinary = FlowPrior(20, recipe=chosen, transforms=depth)
+    ordinary = copy.deepcopy(reversible)
+    ordinary.bijector.reversible = False
     if start == "trained":
         train(ordinary, latents)
         reversible.load_state_dict(ordinary.state_dict())

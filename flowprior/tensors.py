@@ -64,8 +64,10 @@ def batch_shape_of(value: Tensor, event_shape: torch.Size, name: str = "z") -> t
     """The leading shape of `value` (*batch, *event).
 
     Raises:
-        InputError: if `value` does not end in `event_shape`.
+        InputError: if `value` is not a tensor or does not end in `event_shape`.
     """
+    if not isinstance(value, Tensor):
+        raise InputError(f"`{name}` (a {type(value).__name__}) must be a tensor: torch.as_tensor makes one.")
     batch_dims = value.dim() - len(event_shape)
     if batch_dims < 0 or value.shape[batch_dims:] != event_shape:
         raise InputError(
@@ -73,6 +75,21 @@ def batch_shape_of(value: Tensor, event_shape: torch.Size, name: str = "z") -> t
             "reshape it, or build the prior with that `features`."
         )
     return value.shape[:batch_dims]
+
+
+def broadcast_batches(left: torch.Size, right: torch.Size, left_name: str, right_name: str) -> torch.Size:
+    """The shape that two batch shapes broadcast to.
+
+    Raises:
+        InputError: if they do not.
+    """
+    try:
+        return torch.broadcast_shapes(left, right)
+    except RuntimeError:
+        raise InputError(
+            f"the batch shapes of `{left_name}` {tuple(left)} and `{right_name}` {tuple(right)} must "
+            "broadcast: give both the same leading shape."
+        ) from None
 
 
 def flat_rows(value: Tensor, event_dims: int) -> tuple[Tensor, torch.Size]:

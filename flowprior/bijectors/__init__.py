@@ -2,8 +2,9 @@
 
 from flowprior.bijectors.adapters import as_bijector
 from flowprior.bijectors.bijector import Bijector
+from flowprior.bijectors.build import build_bijector
 from flowprior.bijectors.permutation import Permutation
-from flowprior.bijectors.recipes import RECIPES, Recipe, as_recipe, build_bijector
+from flowprior.bijectors.recipes import RECIPES, Recipe, as_recipe
 from flowprior.bijectors.whitening import Whitening
 
 __all__ = [

@@ -22,7 +22,7 @@ class ActNormBase(nn.Module):
     def initialize(self, z: Tensor) -> None:
         """Make the outputs on z (N, D) zero-mean and unit-variance, once.
 
-        A feature that does not vary (or a batch of one) is centred and keeps scale 1. In a distributed
+        A feature that does not vary (or a batch of one) is centered and keeps scale 1. In a distributed
         run the statistics are those of all ranks. An actnorm that was started before, in this process or
         before it was saved, is left alone.
         """

@@ -11,11 +11,11 @@ from torch.distributions.utils import lazy_property
 
 from flowprior.bijectors.bijector import Bijector
 from flowprior.errors import InputError
-from flowprior.tensors import as_event_shape
+from flowprior.tensors import as_context_shape, as_event_shape, numel
 
 
 def as_bijector(
-    transform: object, event_shape: int | Sequence[int], context_features: int | None = None
+    transform: object, event_shape: int | Sequence[int], context_features: int | Sequence[int] | None = None
 ) -> Bijector:
     """A user's nflows, torch or Pyro transform as a bijector over `event_shape`.
 
@@ -24,8 +24,9 @@ def as_bijector(
     * A torch or Pyro `Transform`, a Pyro conditional transform, or a list of them: calling it maps z0 to z,
       first to last, as in `TransformedDistribution`. Elementwise transforms are summed over the event.
 
-    Transforms see (N, *event) and, if `context_features` is given, a context (N, C). Parameters, buffers and
-    tensor attributes become part of the bijector: they are saved, moved and copied with it.
+    Transforms see (N, *event) and, if `context_features` is given, a context (N, C), maps flattened.
+    Parameters, buffers and tensor attributes become part of the bijector: they are saved, moved and copied
+    with it.
 
     Raises:
         InputError: if `transform` is none of these, or its shapes or its context do not fit.
@@ -60,23 +61,31 @@ class NflowsBijector(Bijector):
     """
 
     def __init__(
-        self, transform: nn.Module, event_shape: int | Sequence[int], context_features: int | None = None
+        self,
+        transform: nn.Module,
+        event_shape: int | Sequence[int],
+        context_features: int | Sequence[int] | None = None,
     ) -> None:
         super().__init__(event_shape, context_features)
         self.transform = transform
-        self._witness = self._witness.to(self._parameter_dtype(self._witness.dtype))
+        _follow(self)
         # nflows' multiscale transform takes images and gives vectors
         self.flat_base = isinstance(
             transform, _class("nflows.transforms.base", "MultiscaleCompositeTransform")
         )
 
     def _to_base(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        z0, logabsdet = self.transform(z.reshape(-1, *self.event_shape), context)
-        return z0, logabsdet
+        if not len(z):  # the libraries' reshapes are ambiguous there
+            return z, z.new_zeros(0)
+        z0, logabsdet = self.transform(z, _flat(context))
+        return z0.reshape(z.shape), logabsdet
 
     def _from_base(self, z0: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        shaped = z0 if self.flat_base else z0.reshape(-1, *self.event_shape)
-        return self.transform.inverse(shaped, context)  # type: ignore[operator]
+        if not len(z0):
+            return z0, z0.new_zeros(0)
+        shaped = z0.flatten(1) if self.flat_base else z0
+        z, logabsdet = self.transform.inverse(shaped, _flat(context))  # type: ignore[operator]
+        return z.reshape(z0.shape), logabsdet
 
 
 class TorchBijector(Bijector):
@@ -93,7 +102,10 @@ class TorchBijector(Bijector):
     """
 
     def __init__(
-        self, parts: Sequence[Any], event_shape: int | Sequence[int], context_features: int | None = None
+        self,
+        parts: Sequence[Any],
+        event_shape: int | Sequence[int],
+        context_features: int | Sequence[int] | None = None,
     ) -> None:
         super().__init__(event_shape, context_features)
         self.parts = [leaf for part in parts for leaf in _leaves(part)]
@@ -120,7 +132,7 @@ class TorchBijector(Bijector):
             [part for leaf, _ in self.parts for part in _nested(leaf) if isinstance(part, nn.Module)]
         )
         self.tensors = nn.ModuleList([holder for holder in tensors if holder.names])
-        self._witness = self._witness.to(self._parameter_dtype(self._witness.dtype))
+        _follow(self)
 
     def _shape_after(self, part: Transform, inverted: bool, shape: torch.Size) -> torch.Size:
         if not part.bijective:
@@ -140,8 +152,9 @@ class TorchBijector(Bijector):
         return self._run(self._resolved(context), z0)
 
     def _run(self, parts: list[tuple[Transform, bool]], value: Tensor) -> tuple[Tensor, Tensor]:
-        total = value.new_zeros(value.shape[0])
-        value = value.reshape(-1, *self.event_shape)
+        total = value.new_zeros(len(value))
+        if not len(value):
+            return value, total
         for holder in self.tensors:
             holder.hand_over()  # type: ignore[operator]
         for part, inverted in parts:
@@ -167,7 +180,7 @@ class TorchBijector(Bijector):
             if isinstance(part, Transform):
                 resolved.append((part, inverted))
             else:
-                resolved += _leaves(part.condition(context), inverted)
+                resolved += _leaves(part.condition(_flat(context)), inverted)
         return resolved
 
 
@@ -255,18 +268,33 @@ def _drop_lazy(transform: Any) -> None:
         delattr(transform, name)
 
 
+def _follow(bijector: Bijector) -> None:
+    """Give the bijector the dtype and device of the user's own parameters or buffers."""
+    tensors = (each for each in (*bijector.parameters(), *bijector.buffers()) if each is not bijector._anchor)
+    own = next((each for each in tensors if each.is_floating_point()), None)
+    if own is not None:
+        bijector._anchor = bijector._anchor.to(own.device, own.dtype)
+
+
+def _flat(context: Tensor | None) -> Tensor | None:
+    return None if context is None else context.flatten(1)
+
+
 def _class(module: str, name: str) -> tuple[Any, ...]:
     """The class, in a tuple for `isinstance`; empty while nobody has imported its library."""
     loaded = sys.modules.get(module)
     return () if loaded is None else (getattr(loaded, name),)
 
 
-def _checked(bijector: Bijector, event_shape: int | Sequence[int], context_features: int | None) -> Bijector:
+def _checked(
+    bijector: Bijector, event_shape: int | Sequence[int], context_features: int | Sequence[int] | None
+) -> Bijector:
+    wanted = as_context_shape(context_features)
     if bijector.event_shape != as_event_shape(event_shape):
         raise InputError(
             f"`bijector` has event shape {tuple(bijector.event_shape)} but {event_shape!r} was asked for."
         )
-    if bijector.context_features != context_features:
+    if bijector.context_shape not in (wanted, wanted and torch.Size([numel(wanted)])):
         raise InputError(
             f"`bijector` has context_features {bijector.context_features} but {context_features!r} was asked."
         )

@@ -2,21 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from flowprior.bijectors.recipes import Recipe
-
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "relu": nn.ReLU,
-    "leaky_relu": nn.LeakyReLU,
-    "elu": nn.ELU,
-    "silu": nn.SiLU,
-    "tanh": nn.Tanh,
-}
+from flowprior.bijectors.recipes import ACTIVATIONS, Recipe
 
 
 class Network(nn.Module):
@@ -32,7 +22,7 @@ class Network(nn.Module):
         out_features: int,
         hidden_features: tuple[int, ...],
         context_features: int | None,
-        recipe: "Recipe",
+        recipe: Recipe,
     ) -> None:
         super().__init__()
         widths = [in_features + (context_features or 0), *hidden_features, out_features]
@@ -44,13 +34,16 @@ class Network(nn.Module):
             for fan_in, fan_out in pairwise(widths):
                 layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[recipe.activation]()]
             layers.pop()
-            start([layer for layer in layers if isinstance(layer, nn.Linear)], recipe)
+            start(layers, recipe)
         self.layers = nn.Sequential(*layers)
 
     def forward(self, unchanged: Tensor, context: Tensor | None = None) -> Tensor:
         if self.constant is not None:
             return self.constant.expand(unchanged.shape[0], -1)
-        return self.layers(unchanged if context is None else torch.cat((unchanged, context), dim=1))
+        h = unchanged if context is None else torch.cat((unchanged, context), dim=1)
+        for layer in self.layers:
+            h = layer(h)
+        return h
 
     @torch.no_grad()
     def add_to_last_bias(self, value: Tensor) -> None:
@@ -61,23 +54,59 @@ class Network(nn.Module):
             self.layers[-1].bias.add_(value)  # type: ignore[operator]
 
 
+class MapNetwork(nn.Module):
+    """Convolutional network from the unchanged channels and the context to a coupling's parameters.
+
+    (N, in_channels, h, w), context maps (N, K, h, w) or None -> (N, out_channels, h, w).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        hidden_features: tuple[int, ...],
+        context_channels: int | None,
+        recipe: Recipe,
+    ) -> None:
+        super().__init__()
+        channels = in_channels + (context_channels or 0)
+        self.layers = convolutions(channels, out_channels, hidden_features, recipe.activation)
+        start(self.layers, recipe)
+
+    def forward(self, unchanged: Tensor, context: Tensor | None = None) -> Tensor:
+        return self.layers(unchanged if context is None else torch.cat((unchanged, context), dim=1))
+
+
+def convolutions(
+    in_channels: int, out_channels: int, hidden_features: Sequence[int], activation: str = "elu"
+) -> nn.Sequential:
+    """Convolutions 3x3 - 1x1 - ... - 3x3 of these hidden channels, (N, in, h, w) -> (N, out, h, w)."""
+    widths = [in_channels, *hidden_features, out_channels]
+    layers: list[nn.Module] = []
+    for index, (before, after) in enumerate(pairwise(widths)):
+        size = 3 if index in (0, len(widths) - 2) else 1
+        layers += [nn.Conv2d(before, after, size, padding=size // 2), ACTIVATIONS[activation]()]
+    return nn.Sequential(*layers[:-1])
+
+
 @torch.no_grad()
-def start(layers: Sequence[nn.Linear | nn.Conv2d], recipe: "Recipe") -> None:
+def start(layers: Sequence[nn.Module] | nn.Sequential, recipe: Recipe) -> None:
     """Give the layers of a network the first weights that the recipe asks for."""
+    weighted = [layer for layer in layers if isinstance(layer, nn.Linear | nn.Conv2d)]
     if recipe.initialization == "glorot":
-        for layer in layers:
+        for layer in weighted:
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-    for parameter in layers[-1].parameters():
+    for parameter in weighted[-1].parameters():
         parameter.mul_(recipe.last_layer_gain)
 
 
 class AffineConditioner(nn.Module):
     """Shift and log-scale of an affine coupling, z_b exp(log_scale) + shift.
 
-    (N, in_features), (N, context_features) -> shift (N, out_features), log_scale (N, out_features). One
-    network with two outputs a feature, or one for each (`recipe.separate_networks`). With
-    `recipe.shift_first` the map is exp(log_scale) (z_b + t), and shift = t exp(log_scale).
+    Unchanged (N, in, ...), context (N, ...) or None -> shift and log_scale, each (N, out, ...). One network
+    with two outputs a feature, or one for each (`recipe.separate_networks`). With `recipe.shift_first` the
+    map is exp(log_scale) (z_b + t), and shift = t exp(log_scale).
 
     Args:
         network: makes a network of so many outputs.
@@ -85,27 +114,30 @@ class AffineConditioner(nn.Module):
         recipe: the flow's.
     """
 
-    def __init__(self, network: Callable[[int], nn.Module], outputs: int, recipe: "Recipe") -> None:
+    def __init__(self, network: Callable[[int], nn.Module], outputs: int, recipe: Recipe) -> None:
         super().__init__()
         widths = {"shift": outputs, "scale": outputs}
         if not recipe.separate_networks:
             widths = {"shift_and_scale": 2 * outputs}
         self.networks = nn.ModuleDict({name: network(width) for name, width in widths.items()})
-        self.separate = recipe.separate_networks
+        self.outputs, self.separate = outputs, recipe.separate_networks
         self.sigmoid_scale = recipe.scale == "sigmoid"
         self.shift_first = recipe.shift_first
         self.tanh_outputs = recipe.output_activation == "tanh"
         self.log_scale_limit = recipe.log_scale_limit
 
     def forward(self, unchanged: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        networks = self.networks
         if self.separate:
-            shift = self.networks["shift"](unchanged, context)
-            scale = self.networks["scale"](unchanged, context)
+            shift, s = networks["shift"](unchanged, context), networks["scale"](unchanged, context)
         else:
-            shift, scale = self.networks["shift_and_scale"](unchanged, context).chunk(2, dim=-1)
+            both = networks["shift_and_scale"](unchanged, context)
+            shift, s = both.split_with_sizes((self.outputs, self.outputs), 1)
         if self.tanh_outputs:
-            shift, scale = shift.tanh(), scale.tanh()
-        if self.log_scale_limit is not None:
-            scale = self.log_scale_limit * (scale / self.log_scale_limit).tanh()
-        log_scale = nn.functional.logsigmoid(scale + 2.0) if self.sigmoid_scale else scale
+            shift, s = shift.tanh(), s.tanh()
+        if (limit := self.log_scale_limit) is not None:
+            # c tanh(s / c) = 2 c sigmoid(2 s / c) - c: a sigmoid costs less than a tanh, and c = 2 no factor
+            gate = (s if limit == 2.0 else s * (2.0 / limit)).sigmoid()
+            s = torch.rsub(gate, -limit, alpha=-2.0 * limit)
+        log_scale = nn.functional.logsigmoid(s + 2.0) if self.sigmoid_scale else s
         return (shift * log_scale.exp() if self.shift_first else shift), log_scale

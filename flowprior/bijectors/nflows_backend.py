@@ -4,42 +4,63 @@ Import this module lazily: nflows imports matplotlib.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
-from nflows.transforms.coupling import AffineCouplingTransform, PiecewiseRationalQuadraticCouplingTransform
+from nflows.transforms.coupling import CouplingTransform, PiecewiseRationalQuadraticCouplingTransform
 from nflows.transforms.normalization import ActNorm
 from torch import Tensor, nn
 
 from flowprior.bijectors.actnorm import ActNormBase
-from flowprior.bijectors.conditioner import AffineConditioner, Network
+from flowprior.bijectors.chain import Splitting
+from flowprior.bijectors.conditioner import Network
 from flowprior.bijectors.spline import MIN_SLOPE, rational_quadratic_spline
 
 
-class AffineCoupling(AffineCouplingTransform):
+class AffineCoupling(Splitting, CouplingTransform):
     """z_b -> z_b exp(log_scale) + shift; the log-determinant is the sum of log_scale itself.
 
-    nflows' own version fixes the scale to sigmoid(s + 2) + 1e-3 and takes its logarithm; here the
+    nflows' own affine coupling fixes the scale to sigmoid(s + 2) + 1e-3 and takes its logarithm; here the
     conditioner gives (shift, log_scale), so the scale is what the recipe says and nothing underflows.
+
+    Args:
+        mask: (D,), true where a feature is changed.
+        conditioner: from the kept features and the context to shift and log-scale.
+        size: columns of a feature, the positions of a channel.
     """
 
-    def __init__(self, mask: Tensor, conditioner: AffineConditioner) -> None:
-        super().__init__(mask, lambda in_features, out_features: conditioner)
+    def __init__(self, mask: Sequence[bool], conditioner: nn.Module, size: int = 1) -> None:
+        with torch.device("cpu"):  # nflows reads the mask, which the meta device could not
+            super().__init__(
+                [changed for changed in mask for _ in range(size)], lambda kept, outputs: conditioner
+            )
+        self.size = size
+        self.note_mask()
+        _to_default_device(self)
 
-    def _scale_and_shift(self, transform_params: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        shift, log_scale = transform_params
-        return log_scale.exp(), shift
+    transform_net: nn.Module
 
-    def _coupling_transform_forward(
-        self, inputs: Tensor, transform_params: tuple[Tensor, Tensor]
+    def change(
+        self, kept: Tensor, changed: Tensor, context: Tensor | None, to_base: bool
     ) -> tuple[Tensor, Tensor]:
-        scale, shift = self._scale_and_shift(transform_params)
-        return inputs * scale + shift, transform_params[1].sum(-1)
+        shift, log_scale = self.transform_net(kept, context)
+        if to_base:
+            return torch.addcmul(shift, changed, log_scale.exp()), log_scale
+        log_scale = -log_scale
+        return (changed - shift) * log_scale.exp(), log_scale
 
-    def _coupling_transform_inverse(
-        self, inputs: Tensor, transform_params: tuple[Tensor, Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        shift, log_scale = transform_params
-        return (inputs - shift) * log_scale.neg().exp(), -log_scale.sum(-1)
+    def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self._map(inputs, context, True)
+
+    def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self._map(inputs, context, False)
+
+    def _map(self, inputs: Tensor, context: Tensor | None, to_base: bool) -> tuple[Tensor, Tensor]:
+        halves, log_scale = self.couple(self.split(inputs), context, to_base)
+        return self.join(halves), log_scale.flatten(1).sum(1)
+
+    def _transform_dim_multiplier(self) -> int:
+        return 2  # shift and log-scale
 
 
 class SplineCoupling(PiecewiseRationalQuadraticCouplingTransform):
@@ -48,23 +69,27 @@ class SplineCoupling(PiecewiseRationalQuadraticCouplingTransform):
     nflows' layer around `rational_quadratic_spline`, whose comment says why.
     """
 
-    def __init__(self, mask: Tensor, network: Network, bins: int, tail_bound: float) -> None:
-        super().__init__(
-            mask,
-            lambda in_features, out_features: network,
-            num_bins=bins,
-            tails="linear",
-            tail_bound=tail_bound,
-        )
+    def __init__(self, mask: Sequence[bool], network: Network, bins: int, tail_bound: float) -> None:
+        with torch.device("cpu"):
+            super().__init__(
+                list(mask),
+                lambda kept, outputs: network,
+                num_bins=bins,
+                tails="linear",
+                tail_bound=tail_bound,
+            )
+        _to_default_device(self)
 
-    def _piecewise_cdf(
+    def _coupling_transform(
         self, inputs: Tensor, transform_params: Tensor, inverse: bool = False
     ) -> tuple[Tensor, Tensor]:
         sizes = [self.num_bins, self.num_bins, self.num_bins - 1]
-        widths, heights, slopes = transform_params.split(sizes, dim=-1)
-        return rational_quadratic_spline(
+        parameters = transform_params.unflatten(1, (inputs.shape[1], sum(sizes)))  # (N, changed, 3 bins - 1)
+        widths, heights, slopes = parameters.split(sizes, dim=-1)
+        mapped, log_slope = rational_quadratic_spline(
             inputs, widths, heights, slopes, bound=self.tail_bound, inverse=inverse
         )
+        return mapped, log_slope.sum(-1)
 
 
 class FencedActNorm(ActNormBase, ActNorm):
@@ -78,9 +103,9 @@ class FencedActNorm(ActNormBase, ActNorm):
         return (inputs - self.shift) * self.log_scale.neg().exp(), logabsdet
 
 
-def affine_coupling(mask: Tensor, conditioner: AffineConditioner) -> nn.Module:
-    """The step that changes the features where `mask` (D,) is true."""
-    return AffineCoupling(mask, conditioner)
+def affine_coupling(mask: Sequence[bool], conditioner: nn.Module, size: int = 1) -> nn.Module:
+    """The step that changes the features where `mask` (D,) is true; a feature has `size` columns."""
+    return AffineCoupling(mask, conditioner, size)
 
 
 def actnorm(features: int) -> nn.Module:
@@ -88,11 +113,18 @@ def actnorm(features: int) -> nn.Module:
     return FencedActNorm(features)
 
 
-def spline_coupling(mask: Tensor, network: Network, bins: int, tail_bound: float) -> nn.Module:
+def spline_coupling(mask: Sequence[bool], network: Network, bins: int, tail_bound: float) -> nn.Module:
     """The spline step; `network` starts it as the identity if its last layer is zero."""
     step = SplineCoupling(mask, network, bins, tail_bound)
     slope_of_one = math.log(math.expm1(1.0 - MIN_SLOPE))  # through softplus, at the inner knots
-    start = torch.zeros(int(mask.sum()), 3 * bins - 1)
+    start = torch.zeros(sum(mask), 3 * bins - 1)
     start[:, 2 * bins :] = slope_of_one
     network.add_to_last_bias(start.flatten())
     return step
+
+
+def _to_default_device(step: CouplingTransform) -> None:
+    """Move the mask of a coupling to the device that its networks were made on."""
+    device = torch.get_default_device()
+    step.identity_features = step.identity_features.to(device)
+    step.transform_features = step.transform_features.to(device)

@@ -17,7 +17,7 @@ class Permutation(nn.Module):
         permutation: the D indices, each once.
 
     Shapes:
-        (N, D) to (N, D) and a zero logabsdet (N,); calling it is the direction `to_base`.
+        (N, D), or maps of D elements, to the same and a zero logabsdet (N,); calling it is `to_base`.
 
     Raises:
         InputError: if `permutation` does not hold each of 0 ... D-1 once.
@@ -31,12 +31,10 @@ class Permutation(nn.Module):
 
     def __init__(self, permutation: Tensor | Sequence[int]) -> None:
         super().__init__()
-        order = torch.as_tensor(permutation, dtype=torch.long)
-        if order.dim() != 1 or not torch.equal(order.sort().values, torch.arange(len(order))):
-            raise InputError(
-                f"`permutation` (={order.tolist()}) must hold each of 0 ... D-1 once, such as [2, 0, 1]."
-            )
-        self.register_buffer("permutation", order)
+        order = permutation.tolist() if isinstance(permutation, Tensor) else list(permutation)
+        if not order or sorted(order) != list(range(len(order))):
+            raise InputError(f"`permutation` (={order}) must hold each of 0 ... D-1 once, such as [2, 0, 1].")
+        self.register_buffer("permutation", torch.tensor(order))
 
     @classmethod
     def random(cls, features: int, seed: int, size: int = 1) -> "Permutation":
@@ -44,11 +42,16 @@ class Permutation(nn.Module):
 
         Each feature may be `size` columns that stay together, as the positions of a channel do.
         """
-        order = torch.randperm(features, generator=torch.Generator().manual_seed(seed))
-        return cls((order[:, None] * size + torch.arange(size)).flatten())
+        order = torch.randperm(features, generator=torch.Generator().manual_seed(seed), device="cpu")
+        return cls([feature * size + column for feature in order.tolist() for column in range(size)])
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return z.index_select(1, self.permutation), z.new_zeros(z.shape[0])
+        return self.reorder(z, True), z.new_zeros(z.shape[0])
 
     def inverse(self, z0: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return z0.index_select(1, self.permutation.argsort()), z0.new_zeros(z0.shape[0])
+        return self.reorder(z0, False), z0.new_zeros(z0.shape[0])
+
+    def reorder(self, value: Tensor, to_base: bool) -> Tensor:
+        """`value` in the new order, or back in the old one."""
+        order = self.permutation if to_base else self.permutation.argsort()
+        return value.flatten(1).index_select(1, order).view_as(value)

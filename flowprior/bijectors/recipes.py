@@ -1,47 +1,33 @@
-"""The seeds' flows as parameter sets over one builder."""
+"""The seeds' flows as parameter sets; `build_bijector` makes the flow that one describes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
-from functools import partial
-from math import inf
-from types import ModuleType
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from flowprior.bijectors.bijector import Bijector
-from flowprior.bijectors.cascade import Cascade
-from flowprior.bijectors.conditioner import ACTIVATIONS, AffineConditioner, Network
-from flowprior.bijectors.permutation import Permutation
-from flowprior.bijectors.spatial import ByPosition, MapNetwork
+from flowprior.checks import check_count, check_number, nearest
 from flowprior.errors import InputError
-from flowprior.tensors import as_context_shape, as_event_shape, numel
 
-BACKENDS = ("nflows", "pyro")
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "elu": nn.ELU,
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+}
+MOST_BINS = 500  # each bin of a spline has at least a thousandth of the width
 
 
-def _choice(name: str, value: Any, options: Sequence[str]) -> None:
-    """Raise the sentence for a value that is none of `options`, with the nearest of them."""
+def check_choice(name: str, value: Any, options: Sequence[str]) -> None:
+    """Refuse a `value` that is none of `options`, with the nearest of them.
+
+    Raises:
+        InputError: naming the argument, its value and the options.
+    """
     if value not in options:
-        near = get_close_matches(str(value), options, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"choose, for instance, {options[0]!r}."
-        raise InputError(f"`{name}` (={value!r}) must be one of {', '.join(map(repr, options))}: {hint}")
-
-
-def _whole(name: str, value: Any, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise InputError(
-            f"`{name}` (={value!r}) must be an int of at least {least}, such as {max(least, 8)}."
-        )
-
-
-def _number(name: str, value: Any, zero: bool = False) -> None:
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < inf:
-        raise InputError(f"`{name}` (={value!r}) must be a finite positive number, such as 2.0.")
-    if value == 0 and not zero:
-        raise InputError(f"`{name}` (=0) must be positive, such as 2.0.")
+        hint = nearest(str(value), options) or f": choose, for instance, `{options[0]}`."
+        raise InputError(f"`{name}` (={value!r}) must be one of {', '.join(map(repr, options))}{hint}")
 
 
 def as_widths(value: Any) -> tuple[int, ...]:
@@ -51,9 +37,7 @@ def as_widths(value: Any) -> tuple[int, ...]:
             f"`hidden_features` (={value!r}) must be a tuple of positive ints, one a hidden layer, "
             "such as (64, 64)."
         )
-    for width in value:
-        _whole("hidden_features", width, 1)
-    return tuple(value)
+    return tuple(check_count("hidden_features", width) for width in value)
 
 
 @dataclass(frozen=True)
@@ -74,7 +58,7 @@ class Recipe:
             0 for none.
         actnorm_start: "identity", or "data": `Bijector.initialize` standardizes the activations.
         separate_networks: one network for s and one for t instead of one for both.
-        activation: of the hidden layers, a name in `conditioner.ACTIVATIONS`.
+        activation: of the hidden layers, a name in `ACTIVATIONS`.
         output_activation: "none", or "tanh" on both s and t.
         initialization: of the layers: "torch" (its default for Linear) or "glorot" (uniform, zero biases).
         last_layer_gain: factor on the last layers' first weights and biases; 0 starts as the identity (for
@@ -109,22 +93,22 @@ class Recipe:
     hidden_features: tuple[int, ...] = (64, 64)
 
     def __post_init__(self) -> None:
-        _choice("coupling", self.coupling, ("affine", "spline", "spatial"))
-        _choice("scale", self.scale, ("exp", "sigmoid"))
-        _choice("mask", self.mask, ("halves", "alternating"))
-        _choice("actnorm_start", self.actnorm_start, ("identity", "data"))
-        _choice("activation", self.activation, tuple(ACTIVATIONS))
-        _choice("output_activation", self.output_activation, ("none", "tanh"))
-        _choice("initialization", self.initialization, ("torch", "glorot"))
-        for name, least in (("permute_every", 0), ("permutation_seed", 0), ("actnorm_every", 0), ("bins", 2)):
-            _whole(name, getattr(self, name), least)
-        _whole("transforms", self.transforms, 1)
-        if self.bins > 500:  # each bin has at least a thousandth of the width
-            raise InputError(f"`bins` (={self.bins}) must be at most 500, for instance 8.")
-        _number("tail_bound", self.tail_bound)
-        _number("last_layer_gain", self.last_layer_gain, zero=True)
+        check_choice("coupling", self.coupling, ("affine", "spline", "spatial"))
+        check_choice("scale", self.scale, ("exp", "sigmoid"))
+        check_choice("mask", self.mask, ("halves", "alternating"))
+        check_choice("actnorm_start", self.actnorm_start, ("identity", "data"))
+        check_choice("activation", self.activation, tuple(ACTIVATIONS))
+        check_choice("output_activation", self.output_activation, ("none", "tanh"))
+        check_choice("initialization", self.initialization, ("torch", "glorot"))
+        for name in ("permute_every", "permutation_seed", "actnorm_every"):
+            check_count(name, getattr(self, name), least=0)
+        check_count("transforms", self.transforms)
+        if check_count("bins", self.bins, least=2) > MOST_BINS:
+            raise InputError(f"`bins` (={self.bins}) must be at most {MOST_BINS}, for instance 8.")
+        check_number("tail_bound", self.tail_bound, above=0)
+        check_number("last_layer_gain", self.last_layer_gain, least=0)
         if self.log_scale_limit is not None:
-            _number("log_scale_limit", self.log_scale_limit)
+            check_number("log_scale_limit", self.log_scale_limit, above=0)
         object.__setattr__(self, "hidden_features", as_widths(self.hidden_features))
 
 
@@ -179,126 +163,5 @@ def as_recipe(recipe: str | Recipe | Mapping[str, Any]) -> Recipe:
             ) from None
     if isinstance(recipe, Recipe):
         return recipe
-    _choice("recipe", recipe, tuple(RECIPES))
+    check_choice("recipe", recipe, tuple(RECIPES))
     return RECIPES[recipe]
-
-
-def build_bijector(
-    event_shape: int | Sequence[int],
-    recipe: str | Recipe | Mapping[str, Any] = "glf",
-    *,
-    transforms: int | None = None,
-    hidden_features: Sequence[int] | None = None,
-    context_features: int | Sequence[int] | None = None,
-    backend: str = "nflows",
-    reversible: bool = False,
-) -> Bijector:
-    """The flow that a recipe describes, on a backend.
-
-    Every conditioner of a conditional flow sees the context beside the features that its coupling passes
-    on. With one feature there is nothing to pass on: each coupling changes it, with parameters that depend
-    on the context alone, or are free if there is none. Equal parameters give equal maps on both backends,
-    and their state dicts have the same keys. Context maps are seen by a spatial coupling as maps, resized to
-    its own (averaged down, repeated up), a context vector at every position; other couplings see the maps
-    flattened.
-
-    Args:
-        event_shape: an int or a tuple such as (4, 8, 8); spatial couplings need maps of two channels or more.
-        recipe: as for `as_recipe`.
-        transforms: number of couplings, at least 1; the recipe's own if None.
-        hidden_features: widths (channels, in spatial couplings) of the conditioners' hidden layers; the
-            recipe's own if None.
-        context_features: width of the context vectors or shape (K, H, W) of context maps, None for an
-            unconditional flow.
-        backend: "nflows" or "pyro".
-        reversible: compute activations anew in the backward pass, through the inverse, instead of keeping
-            them: a third more arithmetic, and memory that does not grow with `transforms`.
-
-    Raises:
-        InputError: if an argument is none of these, or the backend lacks the coupling or the reversible mode.
-
-    >>> bijector = build_bijector((4, 8, 8), "actnorm", transforms=3, hidden_features=(16,))
-    >>> z0, logabsdet = bijector.to_base(torch.zeros(5, 4, 8, 8))
-    >>> z0.shape, logabsdet.shape
-    (torch.Size([5, 4, 8, 8]), torch.Size([5]))
-    """
-    event_shape = as_event_shape(event_shape)
-    context_shape = as_context_shape(context_features)
-    width = None if context_shape is None else numel(context_shape)
-    recipe = as_recipe(recipe)
-    _choice("backend", backend, BACKENDS)
-    if recipe.coupling == "spline" and backend == "pyro":
-        raise InputError(
-            "`backend` (='pyro') has no rational-quadratic coupling: build spline flows with "
-            "`backend=\"nflows\"`, or choose the recipe 'glf', 'actnorm' or 'masked'."
-        )
-    count = recipe.transforms if transforms is None else transforms
-    _whole("transforms", count, 1)
-    hidden = recipe.hidden_features if hidden_features is None else as_widths(hidden_features)
-    spatial = recipe.coupling == "spatial"
-    if spatial:
-        _check_spatial(event_shape, reversible)
-    features = event_shape[0] if spatial else numel(event_shape)  # what masks and permutations speak of
-    size = numel(event_shape) // features  # columns of a feature: the positions of a channel
-    library = _library(backend)
-
-    def network(inputs: int, outputs: int) -> nn.Module:
-        if spatial:
-            return MapNetwork(inputs, outputs, event_shape[1:], hidden, context_shape, recipe)
-        return Network(inputs, outputs, hidden, width, recipe)
-
-    steps: list[nn.Module] = []
-    for index in range(count):
-        if recipe.actnorm_every and index % recipe.actnorm_every == 0:
-            actnorm = library.actnorm(features)
-            steps.append(ByPosition(actnorm) if spatial else actnorm)
-        mask = _mask(features, recipe.mask, index)
-        changed = int(mask.sum())
-        of_kept = partial(network, features - changed)
-        if recipe.coupling == "spline":
-            parameters = of_kept(changed * (3 * recipe.bins - 1))
-            steps.append(library.spline_coupling(mask, parameters, recipe.bins, recipe.tail_bound))
-        else:
-            conditioner = AffineConditioner(of_kept, changed, recipe)
-            steps.append(library.affine_coupling(mask.repeat_interleave(size), conditioner))
-        if recipe.permute_every and (index + 1) % recipe.permute_every == 0:
-            steps.append(Permutation.random(features, recipe.permutation_seed + index, size))
-    return Cascade(
-        event_shape,
-        steps,
-        width,
-        start_from_data=recipe.actnorm_start == "data",
-        scheduled=backend == "nflows" and recipe.coupling == "affine",
-        reversible=reversible,
-    )
-
-
-def _check_spatial(event_shape: torch.Size, reversible: bool) -> None:
-    if len(event_shape) != 3 or event_shape[0] < 2:
-        raise InputError(
-            f"`features` (={tuple(event_shape)}) must be maps (C, h, w) of at least two channels for spatial "
-            "couplings, such as (4, 8, 8): choose the recipe 'glf' for anything else."
-        )
-    if reversible:
-        raise InputError(
-            "`reversible` (=True) is not offered for spatial couplings: leave it out, or choose the recipe "
-            "'glf', 'actnorm' or 'masked'."
-        )
-
-
-def _mask(features: int, kind: str, index: int) -> Tensor:
-    """(D,), true where coupling `index` changes the feature; both parts are non-empty unless D is 1."""
-    if features == 1:
-        return torch.ones(1, dtype=torch.bool)
-    order = torch.arange(features)
-    second = order >= (features + 1) // 2 if kind == "halves" else order % 2 == 1
-    return second if index % 2 == 0 else ~second
-
-
-def _library(backend: str) -> ModuleType:
-    """The backend's module, imported when it is first needed."""
-    if backend == "nflows":
-        from flowprior.bijectors import nflows_backend as library
-    else:
-        from flowprior.bijectors import pyro_backend as library  # type: ignore[no-redef]
-    return library

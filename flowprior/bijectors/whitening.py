@@ -1,13 +1,17 @@
 """Standardization of latents as a bijector, so that a prior can carry it."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from flowprior.bijectors.bijector import Bijector
+from flowprior.checks import check_one_of
 from flowprior.errors import InputError
 from flowprior.tensors import batch_shape_of, numel
+
+Mode = Literal["full", "diagonal"]
 
 # The smallest standard deviation, of a direction of the standardized data, that is still scaled up to 1.
 FLOOR = 1e-4
@@ -18,7 +22,7 @@ class Whitening(Bijector):
 
     L is lower triangular (`mode="full"`, buffer `scale_tril` (D, D)) or a diagonal (`mode="diagonal"`,
     buffer `scale` (D,)), so that z = loc + L z0 has the mean and the covariance L L^T of the data. It starts
-    as the identity; `from_data` fits it. The log-determinant is -log|det L|, exactly.
+    as the identity; `initialize` fits it in place. The log-determinant is -log|det L|, exactly.
 
     Args:
         event_shape: an int or a tuple such as (4, 8, 8).
@@ -34,15 +38,16 @@ class Whitening(Bijector):
     ([1.0, 1.0, 0.0], True)
     """
 
+    fitted: Tensor
     loc: Tensor
     scale_tril: Tensor
     scale: Tensor
 
-    def __init__(self, event_shape: int | Sequence[int], mode: str = "full") -> None:
+    def __init__(self, event_shape: int | Sequence[int], mode: Mode = "full") -> None:
         super().__init__(event_shape)
-        if mode not in ("full", "diagonal"):
-            raise InputError(f"`mode` (={mode!r}) must be 'full' or 'diagonal'.")
+        check_one_of("mode", mode, ("full", "diagonal"))
         self.mode = mode
+        self.register_buffer("fitted", torch.tensor(False))
         self.register_buffer("loc", torch.zeros(self.features))
         if mode == "full":
             self.register_buffer("scale_tril", torch.eye(self.features))
@@ -51,14 +56,9 @@ class Whitening(Bijector):
 
     @classmethod
     def from_data(
-        cls, latents: Tensor, mode: str = "full", *, event_shape: int | Sequence[int] | None = None
+        cls, latents: Tensor, mode: Mode = "full", *, event_shape: int | Sequence[int] | None = None
     ) -> "Whitening":
-        """The whitening of `latents` (N, *event).
-
-        A direction in which the standardized data vary by less than 1e-4 is treated as varying by that much:
-        near-singular covariances and fewer rows than features stay invertible, and samples hardly leave
-        the plane of the data. A constant feature gets 1e-4 of the median scale of the others; where nothing
-        varies, as in a single row, the scale is 1.
+        """The whitening of `latents` (N, *event), in at least float32.
 
         Args:
             latents: (N, *event), at least one row, finite.
@@ -66,52 +66,89 @@ class Whitening(Bijector):
             event_shape: of one latent; all but the first dimension of `latents` if None.
 
         Raises:
-            InputError: if `latents` is empty, not finite, not floating point, or of another event shape.
+            InputError: as `initialize`.
         """
         if not isinstance(latents, Tensor) or latents.dim() < 1 or not latents.is_floating_point():
             raise InputError("`latents` must be a floating-point tensor of shape (N, *event).")
         whitening = cls(latents.shape[1:] or (1,) if event_shape is None else event_shape, mode)
-        batch = batch_shape_of(latents, whitening.event_shape, "latents")
-        rows = latents.detach().reshape(numel(batch), whitening.features)
+        whitening.to(latents.device, torch.promote_types(latents.dtype, torch.float32))
+        whitening.initialize(latents)
+        return whitening
+
+    @torch.no_grad()
+    def initialize(self, z: Tensor, context: Tensor | None = None, mode: Mode | None = None) -> None:
+        """Fit the buffers, in place, to z (N, *event).
+
+        A direction in which the standardized data vary by less than 1e-4 is treated as varying by that much:
+        near-singular covariances and fewer rows than features stay invertible, and samples hardly leave
+        the plane of the data. A constant feature gets 1e-4 of the median scale of the others; where nothing
+        varies, as in a single row, the scale is 1.
+
+        Args:
+            z: at least one row, finite.
+            mode: "diagonal" leaves a full whitening without correlations; None for its own.
+
+        Raises:
+            InputError: if `z` is empty, not finite, or of another event shape.
+        """
+        rows = z.detach().reshape(numel(batch_shape_of(z, self.event_shape, "latents")), self.features)
         if len(rows) == 0:
-            raise InputError(f"`latents` of shape {tuple(latents.shape)} has no rows: pass at least one.")
+            raise InputError(f"`latents` of shape {tuple(z.shape)} has no rows: pass at least one.")
         if not bool(torch.isfinite(rows).all()):
             raise InputError("`latents` holds NaN or infinite values: remove those rows first.")
         rows = rows.cpu().double()  # once a fit: exact statistics are worth the copy
         mean = rows.mean(0)
-        centred = rows - mean
-        std = centred.square().mean(0).sqrt()
+        centered = rows - mean
+        std = centered.square().mean(0).sqrt()
         varies = std > 1e-7 * mean.abs()  # below that it is the rounding of float32
         std = torch.where(varies, std, FLOOR * std[varies].median() if bool(varies.any()) else 1.0)
-        buffers = {"loc": mean}
-        if mode == "diagonal":
-            buffers["scale"] = std
+        self.fitted.fill_(True)
+        self.loc.copy_(mean)
+        if self.mode == "diagonal":
+            self.scale.copy_(std)
+        elif mode == "diagonal":
+            self.scale_tril.copy_(std.diag())
         else:
-            standard = centred / std * varies
-            correlation = standard.T @ standard / len(rows) + torch.diag((~varies).double())
-            values, vectors = torch.linalg.eigh(correlation)
-            values = values.clamp(min=FLOOR**2)
-            # L L^T = V diag(values) V^T through QR of the square root: no Cholesky of a near-singular matrix
-            upper = torch.linalg.qr((vectors * values.sqrt()).T).R
-            tril = upper.T * upper.diagonal().sign()
-            buffers["scale_tril"] = std[:, None] * tril
-        dtype = torch.promote_types(latents.dtype, torch.float32)
-        for name, value in buffers.items():
-            whitening.register_buffer(name, value)
-        return whitening.to(latents.device, dtype)
+            self.scale_tril.copy_(std[:, None] * _factor(centered / std * varies, varies))
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Make it the identity again."""
+        for name, value in self.identity().items():
+            getattr(self, name).copy_(value)
+
+    def identity(self) -> dict[str, Tensor]:
+        """The buffers of the identity, on the CPU."""
+        with torch.device("cpu"):
+            return dict(Whitening(self.event_shape, self.mode).state_dict())
+
+    def is_idle(self) -> bool:
+        """Whether it is known to be the identity still; asked only where the answer costs no waiting."""
+        return self.fitted.is_cpu and not torch.compiler.is_compiling() and not bool(self.fitted)
 
     def _to_base(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        centred = z - self.loc
+        centered = z.flatten(1) - self.loc
         if self.mode == "full":
-            z0 = torch.linalg.solve_triangular(self.scale_tril, centred.T, upper=False).T
+            z0 = torch.linalg.solve_triangular(self.scale_tril.T, centered, upper=True, left=False)
         else:
-            z0 = centred / self.scale
-        return z0, -self._log_scale().expand(z.shape[0])
+            z0 = centered / self.scale
+        return z0.view(z.shape), -self._log_scale().expand(z.shape[0])
 
     def _from_base(self, z0: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        z = self.loc + (z0 @ self.scale_tril.T if self.mode == "full" else z0 * self.scale)
-        return z, self._log_scale().expand(z0.shape[0])
+        flat = z0.flatten(1)
+        z = self.loc + (flat @ self.scale_tril.T if self.mode == "full" else flat * self.scale)
+        return z.view(z0.shape), self._log_scale().expand(z0.shape[0])
 
     def _log_scale(self) -> Tensor:
         diagonal = self.scale_tril.diagonal() if self.mode == "full" else self.scale
-        return diagonal.abs().log().sum()
+        return diagonal.log().sum()
+
+
+def _factor(standard: Tensor, varies: Tensor) -> Tensor:
+    """The lower triangular factor of the correlations of standardized rows (N, D)."""
+    correlation = standard.T @ standard / len(standard) + torch.diag((~varies).double())
+    values, vectors = torch.linalg.eigh(correlation)
+    values = values.clamp(min=FLOOR**2)
+    # L L^T = V diag(values) V^T through QR of the square root: no Cholesky of a near-singular matrix
+    upper = torch.linalg.qr((vectors * values.sqrt()).T).R
+    return upper.T * upper.diagonal().sign()

@@ -9,7 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from flowprior.bijectors.recipes import BACKENDS
+from flowprior.bijectors.build import BACKENDS
 from flowprior.checks import check_count, check_one_of
 from flowprior.errors import InputError
 from flowprior.evaluation import costs

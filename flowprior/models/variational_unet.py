@@ -13,8 +13,7 @@ from flowprior.models.posteriors import Posterior, UnitGaussianPosterior
 from flowprior.networks.variational_unet import ShapeBranch
 from flowprior.networks.weight_norm import starting_from_data
 from flowprior.priors import Prior
-from flowprior.priors.prior import broadcast_batches
-from flowprior.tensors import batch_shape_of, flat_rows, numel
+from flowprior.tensors import batch_shape_of, broadcast_batches, flat_rows, numel
 
 
 class Condition(NamedTuple):

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from flowprior.bijectors.conditioner import ACTIVATIONS
+from flowprior.bijectors.recipes import ACTIVATIONS
 from flowprior.checks import check_count, check_one_of
 from flowprior.networks.layers import Stack
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from flowprior.bijectors.spatial import context_maps
@@ -12,7 +13,7 @@ CHUNK = 1024  # rows whose patches are in memory at once
 
 
 class LinearMean(nn.Linear):
-    """m(c) = W c + b, which starts at zero: (*batch, C) -> (*batch, D).
+    """m(c) = W c + b, which starts at zero: (N, *context_shape) -> (N, D).
 
     Linear is enough: one-hot contexts get a mean each, and the couplings bend the rest.
     """
@@ -22,42 +23,44 @@ class LinearMean(nn.Linear):
         nn.init.zeros_(self.weight)
         nn.init.zeros_(self.bias)
 
+    def forward(self, context: Tensor) -> Tensor:
+        return super().forward(context.flatten(1))
+
     def start(self, context: Tensor, z0: Tensor) -> None:
-        """Make it the best map of context (N, C) to z0 (N, D)."""
-        _least_squares(self, [(context, z0)])
+        """Make it the best map of context (N, *context_shape) to z0 (N, *event)."""
+        _least_squares(self, [(context.flatten(1), z0.flatten(1))])
 
 
 class MapMean(nn.Conv2d):
     """m(c) = a convolution 3x3 of the context maps at the event's size, which starts at zero.
 
-    (*batch, K H W) -> (*batch, D), both flat.
+    (N, K, H, W) -> (N, C, h, w).
     """
 
     def __init__(self, context_shape: torch.Size, event_shape: torch.Size) -> None:
         super().__init__(context_shape[0], event_shape[0], 3, padding=1)
-        self.context_shape, self.event_shape = context_shape, event_shape
+        self.map_size = event_shape[1:]
         nn.init.zeros_(self.weight)
         nn.init.zeros_(self.bias)  # type: ignore[arg-type]
 
     def forward(self, context: Tensor) -> Tensor:
-        batch = context.shape[:-1]
-        return super().forward(self._maps(context.reshape(-1, context.shape[-1]))).reshape(*batch, -1)
+        return super().forward(context_maps(context, *self.map_size))
 
     def start(self, context: Tensor, z0: Tensor) -> None:
-        """Make it the best map of context (N, K H W) to z0 (N, D)."""
+        """Make it the best map of context (N, K, H, W) to z0 (N, C, h, w)."""
         _least_squares(
             self,
             (
                 (
-                    nn.functional.unfold(self._maps(some), 3, padding=1).transpose(1, 2).flatten(0, 1),
-                    values.unflatten(1, (self.event_shape[0], -1)).transpose(1, 2).flatten(0, 1),
+                    rearrange(
+                        nn.functional.unfold(context_maps(some, *self.map_size), 3, padding=1),
+                        "n patch position -> (n position) patch",
+                    ),
+                    rearrange(values, "n c h w -> (n h w) c"),
                 )
                 for some, values in zip(context.split(CHUNK), z0.split(CHUNK), strict=True)
             ),
         )
-
-    def _maps(self, context: Tensor) -> Tensor:
-        return context_maps(context, self.context_shape, *self.event_shape[1:])
 
 
 def _least_squares(layer: nn.Linear | nn.Conv2d, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:

@@ -12,10 +12,10 @@ from flowprior.errors import InputError
 from flowprior.latent import least_supported, lerp, traverse
 from flowprior.metrics.aggregate import AggregatePosterior
 from flowprior.metrics.leakage import Leakage, leakage
-from flowprior.priors.invertible import InvertiblePrior
+from flowprior.priors.invertible import HeldPrior, InvertiblePrior
 
 
-class DecoupledPrior(InvertiblePrior):
+class DecoupledPrior(HeldPrior):
     """An invertible prior seen as two spaces: the encoder lives in z, sampling in z0.
 
     Regularizers act on the representation z, samples are drawn in the generation space z0 and mapped over. As
@@ -40,14 +40,7 @@ class DecoupledPrior(InvertiblePrior):
                 "instance a FlowPrior."
             )
         super().__init__(prior.event_shape, prior.context_features)
-        self.prior = prior
-        self.has_density, self.has_rsample = prior.has_density, prior.has_rsample
-        self.to(prior.device, prior.dtype)
-
-    @property
-    def has_normal_base(self) -> bool:
-        """Whether the generation space is N(0, I)."""
-        return self.prior.has_normal_base
+        self.hold(prior)
 
     def representation(self, z0: Tensor, context: Tensor | None = None) -> Tensor:
         """Generation to representation space, z0 (*batch, *event) -> z: `from_base` without its volume."""
@@ -131,7 +124,7 @@ class DecoupledPrior(InvertiblePrior):
         It bends around pockets, which the straight line in z crosses (dpVAE, Fig. 5).
 
         Raises:
-            InputError: if there are less than 2 steps, or as `latent.lerp`.
+            InputError: if there are fewer than 2 steps, or as `latent.lerp`.
         """
         if steps < 2:
             raise InputError(f"`steps` (={steps}) must be at least 2, the two ends.")
@@ -143,26 +136,3 @@ class DecoupledPrior(InvertiblePrior):
 
     def _own(self, z: Tensor) -> Tensor:
         return z.to(self.device, self.dtype)
-
-    def _draw(self, shape: torch.Size, context: Tensor | None) -> Tensor:
-        return self.prior._draw(shape, context)
-
-    def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
-        return self.prior._log_prob(z, context)
-
-    def _exact_kl(self, q: torch.distributions.Distribution) -> Tensor | None:
-        return self.prior._exact_kl(q)
-
-    def _conditional_kl(
-        self, q: torch.distributions.Distribution, z: Tensor, context: Tensor | None
-    ) -> Tensor | None:
-        return self.prior._conditional_kl(q, z, context)
-
-    def _initialize(self, latents: Tensor, context: Tensor | None, seed: int) -> None:
-        self.prior.initialize(latents, self.prior._as_given(context), seed=seed)
-
-    def _to_base(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        return self.prior._to_base(z, context)
-
-    def _from_base(self, z0: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        return self.prior._from_base(z0, context)

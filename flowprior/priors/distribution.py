@@ -1,19 +1,35 @@
-"""The distribution that a prior returns when called. Imports pyro: to be imported lazily."""
+"""The distribution that a prior returns when called. It imports pyro, so it is imported when first needed."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints, register_kl
 
-from flowprior.priors.divergence import estimate_kl
-from flowprior.priors.prior import Prior, broadcast_batches
 from flowprior.pyro_names import Delta, TorchDistribution
-from flowprior.tensors import batch_shape_of
+from flowprior.tensors import batch_shape_of, broadcast_batches
 
 KL_SAMPLES = 64  # draws of q that torch.distributions.kl_divergence(q, prior()) averages over
+
+
+class Source(Protocol):
+    """What a `PriorDistribution` asks of its prior."""
+
+    event_shape: torch.Size
+    context_shape: torch.Size | None
+    has_rsample: bool
+
+    def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor: ...
+
+    def sample(self, n: torch.Size, context: Tensor | None = None) -> Tensor: ...
+
+    def rsample(self, n: torch.Size, context: Tensor | None = None) -> Tensor: ...
+
+    def kl(
+        self, q: Distribution, z: Tensor | None, context: Tensor | None, *, samples: int | None
+    ) -> Tensor: ...
 
 
 class PriorDistribution(TorchDistribution):
@@ -35,7 +51,7 @@ class PriorDistribution(TorchDistribution):
 
     def __init__(
         self,
-        prior: Prior,
+        prior: Source,
         context: Tensor | None = None,
         batch_shape: torch.Size | None = None,
         validate_args: bool | None = None,
@@ -93,7 +109,7 @@ class PriorDistribution(TorchDistribution):
 
 @register_kl(Distribution, PriorDistribution)
 def _kl_to_prior(q: Distribution, p: PriorDistribution) -> Tensor:
-    kl = estimate_kl(q, p.prior, None, p.context, KL_SAMPLES)
+    kl = p.prior.kl(q, None, p.context, samples=KL_SAMPLES)
     return kl.expand(broadcast_batches(kl.shape, p.batch_shape, "q", "p"))
 
 

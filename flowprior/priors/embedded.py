@@ -7,16 +7,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
 
 from flowprior.errors import InputError
-from flowprior.priors.invertible import InvertiblePrior
-from flowprior.tensors import flat_rows, numel, without_autocast
+from flowprior.priors.invertible import HeldPrior, InvertiblePrior
 
 ROWS = 512  # contexts at a time where no gradient is wanted
 
 
-class EmbeddedPrior(InvertiblePrior):
+class EmbeddedPrior(HeldPrior):
     """p(z | c) = prior(z | embedding(c)): the embedding net is part of the prior and learns with it.
 
     For contexts that a flow cannot read as they are, such as images: a network makes of each the vector or
@@ -54,14 +52,8 @@ class EmbeddedPrior(InvertiblePrior):
                 "`prior` sees of them, such as nn.Linear."
             )
         super().__init__(prior.event_shape, context_features)
-        self.prior, self.embedding = prior, embedding
-        self.has_density, self.has_rsample = prior.has_density, prior.has_rsample
-        self.to(prior.device, prior.dtype)
-
-    @property
-    def has_normal_base(self) -> bool:
-        """Whether the z0 of `prior` is N(0, I)."""
-        return self.prior.has_normal_base
+        self.embedding = embedding
+        self.hold(prior)
 
     def arguments(self) -> dict[str, Any]:
         # The embedding is code, of which only the name is stored.
@@ -71,46 +63,22 @@ class EmbeddedPrior(InvertiblePrior):
             "context_features": self.context_features,
         }
 
-    def _draw(self, shape: torch.Size, context: Tensor | None) -> Tensor:
-        return self.prior._draw(shape, self._seen(context))
+    def _seen(self, context: Tensor) -> Tensor:
+        # once a context, whatever the number of draws or terms that see it
+        if torch.is_grad_enabled():
+            seen = self._embedded(context)
+        else:
+            seen = torch.cat([self._embedded(rows) for rows in context.split(ROWS)])
+        return self.prior._seen(seen)
 
-    def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
-        return self.prior._log_prob(z, self._seen(context))
-
-    def _to_base(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        return self.prior._to_base(z, self._seen(context))
-
-    def _from_base(self, z0: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        return self.prior._from_base(z0, self._seen(context))
-
-    def _conditional_kl(self, q: Distribution, z: Tensor, context: Tensor | None) -> Tensor | None:
-        return self.prior._conditional_kl(q, z, self._seen(context))
-
-    def _initialize(self, latents: Tensor, context: Tensor | None, seed: int) -> None:
-        seen = torch.cat([self._seen(rows) for rows in self._given(context).split(ROWS)])
-        self.prior.initialize(latents, self.prior._as_given(seen), seed=seed)
-
-    def _sample(self, n: int | Sequence[int], context: Tensor | None) -> Tensor:
-        with without_autocast(self.device.type):  # once a context, not once a draw
-            seen = self._seen(self._check_context(context))
-        return self.prior._sample(n, self.prior._as_given(seen))
-
-    def _seen(self, context: Tensor | None) -> Tensor:
-        """What `prior` sees of contexts (*batch, C), flat: (*batch, C')."""
-        rows, batch_shape = flat_rows(self._given(context), 1)
-        seen = self.embedding(self._as_given(rows))
+    def _embedded(self, context: Tensor) -> Tensor:
+        """The context of `prior` for contexts (N, *context_shape)."""
+        seen = self.embedding(context)
         wanted = self.prior.context_shape or torch.Size()
         if not isinstance(seen, Tensor) or seen.shape[1:] != wanted:
-            found = tuple(seen.shape) if isinstance(seen, Tensor) else f"a {type(seen).__name__}"
+            got = tuple(seen.shape) if isinstance(seen, Tensor) else f"a {type(seen).__name__}"
             raise InputError(
-                f"`embedding` returned {found} for {len(rows)} contexts but must return (N, "
+                f"`embedding` returned {got} for {len(context)} contexts but must return (N, "
                 f"{', '.join(map(str, wanted))}), the `context_features` that `prior` was built with."
             )
-        return seen.reshape(*batch_shape, numel(wanted))
-
-    def _given(self, context: Tensor | None) -> Tensor:
-        if context is None:  # to a hook: the public methods say so before
-            raise InputError(
-                "`context` is missing: an EmbeddedPrior is conditional, and so must be what holds it."
-            )
-        return context
+        return seen

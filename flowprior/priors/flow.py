@@ -12,23 +12,28 @@ from torch import Tensor
 from flowprior.bijectors import Bijector, Recipe, Whitening, as_bijector, as_recipe, build_bijector
 from flowprior.errors import InputError
 from flowprior.priors.base_mean import LinearMean, MapMean
-from flowprior.priors.based import BasedPrior
-from flowprior.priors.folded import FoldedPrior
+from flowprior.priors.invertible import BasedPrior
 from flowprior.priors.mixture import MixturePrior
 from flowprior.priors.prior import Prior
 from flowprior.priors.standard_normal import StandardNormal
-from flowprior.tensors import numel, without_autocast
+from flowprior.tensors import without_autocast
 
-Standardize = Literal["full", "diagonal"]
+Standardize = Literal["auto", "full", "diagonal"]
+Mode = Literal["full", "diagonal"]
+_LEVELS: tuple[Mode | None, ...] = (
+    None,
+    "diagonal",
+    "full",
+)  # what is built for one can hold those before it
 
 
 class FlowPrior(BasedPrior):
     """log p(z | c) = log p0(z0) + log|det dz0/dz|, with z0 = f(whiten(z); c) - m(c).
 
-    f is a chain of couplings, p0 the base. The whitening is there once `initialize` has seen latents; the
-    base mean m(c), a linear map (of context maps in a spatial flow, a convolution) that starts at zero, is
-    there if the prior is conditional. Both belong to
-    `to_base` and `from_base`, so that z0 ~ p0 whatever the context.
+    f is a chain of couplings, p0 the base. The whitening is the identity until `initialize` has seen latents;
+    the base mean m(c), a linear map (of context maps in a spatial flow, a convolution) that starts at zero,
+    is there if the prior is conditional. Both belong to `to_base` and `from_base`, so that z0 ~ p0 whatever
+    the context. All state has a shape that is known at construction and is filled in place.
 
     Args:
         features: the event shape, an int or a tuple such as `(4, 8, 8)`.
@@ -42,14 +47,17 @@ class FlowPrior(BasedPrior):
         backend: "nflows" or "pyro".
         bijector: your own transform instead of a recipe: a Bijector, an nflows Transform, a torch or Pyro
             Transform or a list of these.
-        reversible: keep no activations of the couplings for the gradient, and compute them anew in the
+        reversible: keep no activations of the couplings for the gradient, and compute them again in the
             backward pass through the inverse: its memory is then the same for any depth, at a third more
             arithmetic and with the rounding of the inverse in the gradients; where deep couplings stretch far
             (64 and more, scales near their limit) that rounding can swamp the gradient
-            (benchmarks/results/reversible.json). Affine recipes on nflows only.
-            Inside torch.compile it is the compiler that decides what is kept.
+            (benchmarks/results/reversible.json). Inside torch.compile the compiler decides what is kept.
         base: "normal" for N(0, I), "mixture" for a `MixturePrior` (a learnable mixture of Gaussians),
             or an unconditional prior of the same event shape.
+        standardize: how `initialize` standardizes latents: "full" whitens (zero mean, identity covariance;
+            D x D numbers), "diagonal" scales each feature, None leaves z as it is, without the cost of a
+            whitening. "auto" is "diagonal" in a spatial flow, whose maps a full whitening would mix, and
+            "full" in any other.
 
     Raises:
         InputError: if an argument is not one of these, or a recipe is asked for beside a `bijector`.
@@ -74,6 +82,7 @@ class FlowPrior(BasedPrior):
         bijector: object = None,
         reversible: bool = False,
         base: str | Prior = "normal",
+        standardize: Standardize | None = "auto",
     ) -> None:
         super().__init__(features, context_features)
         self.whitening: Whitening | None = None
@@ -93,8 +102,7 @@ class FlowPrior(BasedPrior):
                     "`bijector` was given together with `recipe`, `transforms`, `hidden_features` or "
                     "`reversible`, which describe another one: leave those out, or leave out `bijector`."
                 )
-            width = None if self.context_shape is None else numel(self.context_shape)
-            self.bijector = as_bijector(bijector, self.event_shape, width)
+            self.bijector = as_bijector(bijector, self.event_shape, self.context_features)
         self._arguments = {
             "recipe": dict(recipe) if isinstance(recipe, Mapping) else recipe,
             "transforms": transforms,
@@ -106,13 +114,15 @@ class FlowPrior(BasedPrior):
         self.base = _as_base(base, self.event_shape)
         self.has_density, self.has_rsample = self.base.has_density, self.base.has_rsample
         self.base_mean: LinearMean | MapMean | None = None
+        spatial = bijector is None and as_recipe(recipe).coupling == "spatial"
+        self._own_mode: Mode = "diagonal" if spatial else "full"
+        self.standardize_by(standardize)
         if self.context_shape is not None:
-            spatial = bijector is None and as_recipe(recipe).coupling == "spatial"
             kind = MapMean if spatial and len(self.context_shape) == 3 else LinearMean
             self.base_mean = kind(self.context_shape, self.event_shape)
         own = next((value for value in self.bijector.parameters() if value.is_floating_point()), None)
         if own is not None:  # a user's transform may be in float64 or on a GPU already
-            self.to(own.device, own.dtype)
+            self.follow(own.device, own.dtype)
 
     def arguments(self) -> dict[str, Any]:
         recipe = self._arguments["recipe"]
@@ -121,6 +131,7 @@ class FlowPrior(BasedPrior):
             "recipe": asdict(recipe) if isinstance(recipe, Recipe) else recipe,
             "context_features": self.context_features,
             "base": self.base,
+            "standardize": self.standardize,
         }
 
     def initialize(
@@ -128,64 +139,74 @@ class FlowPrior(BasedPrior):
         latents: Tensor,
         context: Tensor | None = None,
         *,
-        standardize: Standardize | None = "full",
+        standardize: Standardize | None = "auto",
         seed: int = 0,
     ) -> None:
         """Start from latents (N, *event) with context (N, C): whitening, data-dependent actnorm, base.
 
-        The base mean of a conditional prior starts at the least squares of z0 on the context. "full" mixes
-        the positions of maps: in a spatial flow "diagonal" leaves them maps.
+        The base mean of a conditional prior starts at the least squares of z0 on the context.
 
         Args:
             latents: the rows to model; the more the better, they are not kept.
             context: a row for each, if the prior is conditional.
-            standardize: "full" whitens (zero mean, identity covariance), "diagonal" scales each feature, None
-                leaves z as it is. It becomes part of the prior, fixed: `log_prob` stays that of z.
+            standardize: "auto" as the prior was built; "diagonal" or None to use less of a whitening that it
+                was built with. It becomes part of the prior, fixed: `log_prob` stays that of z.
             seed: of the k-means start of a mixture base.
 
         Raises:
-            InputError: if the latents have the wrong shape, hold NaN or infinity, or are too few.
+            InputError: if the latents have the wrong shape, hold NaN or infinity, or are too few, or the
+                prior was built without the whitening that is asked for.
         """
-        if standardize not in ("full", "diagonal", None):
-            raise InputError(f"`standardize` (={standardize!r}) must be 'full', 'diagonal' or None.")
-        latents, context = self.check_latents(latents, context)
-        with torch.no_grad(), without_autocast(latents.device.type):
-            self.whitening = None
-            if standardize is not None:
-                self.whitening = Whitening.from_data(latents, standardize).to(self.device, self.dtype)
-                latents, _ = self.whitening.to_base(latents)
-            self.bijector.initialize(latents, context)
-            if self.base_mean is not None and context is not None:
-                z0, _ = self.bijector.to_base(latents, context)
-                self.base_mean.start(context, z0.flatten(1))
-            z0, _ = self._flow_to_base(latents, context)
+        _check_standardize(standardize)
+        chosen: Mode | None = self.standardize if standardize == "auto" else standardize
+        if _LEVELS.index(chosen) > _LEVELS.index(self.standardize):
+            raise InputError(
+                f"`standardize` (={chosen!r}) asks for more than this prior was built with "
+                f"({self.standardize!r}): build it with FlowPrior(..., standardize={chosen!r})."
+            )
+        with torch.no_grad(), without_autocast(self._anchor.device.type):
+            rows, context = self._start_rows(latents, context)
+            if self.whitening is not None:
+                self.whitening.reset()
+                if chosen is not None:
+                    self.whitening.initialize(latents, mode=chosen)
+            self._start(rows, context, seed)
+
+    def standardize_by(self, mode: Standardize | None) -> None:
+        """Make room for another whitening, which starts as the identity, before the prior is used."""
+        _check_standardize(mode)
+        self.standardize: Mode | None = self._own_mode if mode == "auto" else mode
+        self.whitening = None
+        if self.standardize is not None:
+            self.whitening = Whitening(self.event_shape, self.standardize)
+            self.whitening.follow(self.device, self.dtype)
+
+    def _initialize(self, latents: Tensor, context: Tensor | None, seed: int) -> None:
+        if self.whitening is not None:
+            self.whitening.initialize(latents)
+        self._start(latents, context, seed)
+
+    def _start(self, latents: Tensor, context: Tensor | None, seed: int) -> None:
+        """The start of all that comes behind the whitening."""
+        if self.whitening is not None:
+            latents, _ = self.whitening._to_base(latents, None)
+        seen = self._bijector_context(context)
+        self.bijector.initialize(latents, seen)
+        if self.base_mean is not None and context is not None:
+            z0, _ = self.bijector._to_base(latents, seen)
+            self.base_mean.start(context, z0)
+        z0, _ = self._flow_to_base(latents, context)
         self.base.initialize(z0, seed=seed)
 
-    def folded(self) -> FoldedPrior:
-        """A copy for inference alone, which answers sooner: same distribution to rounding, no training.
-
-        Actnorms, the whitening's inverse and all constants are worked out once. Later changes of this prior
-        do not reach the copy.
-
-        Raises:
-            InputError: if the bijector is not one of affine couplings on nflows, of two features or more.
-
-        >>> prior = FlowPrior(4, transforms=2, hidden_features=(8,))
-        >>> z = torch.zeros(3, 4)
-        >>> torch.allclose(prior.folded().log_prob(z), prior.log_prob(z))
-        True
-        """
-        return FoldedPrior(self)
-
     def _to_base(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        if self.whitening is None:
+        if self.whitening is None or self.whitening.is_idle():
             return self._flow_to_base(z, context)
-        z, scale = self.whitening.to_base(z)
+        z, scale = self.whitening._to_base(z, None)
         z0, logabsdet = self._flow_to_base(z, context)
         return z0, logabsdet + scale
 
     def _flow_to_base(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        z0, logabsdet = self.bijector.to_base(z, context)
+        z0, logabsdet = self.bijector._to_base(z, self._bijector_context(context))
         if self.base_mean is not None:
             z0 = z0 - self.base_mean(context).reshape(z0.shape)
         return z0, logabsdet
@@ -193,19 +214,46 @@ class FlowPrior(BasedPrior):
     def _from_base(self, z0: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         if self.base_mean is not None:
             z0 = z0 + self.base_mean(context).reshape(z0.shape)
-        z, logabsdet = self.bijector.from_base(z0, context)
-        if self.whitening is None:
+        z, logabsdet = self.bijector._from_base(z0, self._bijector_context(context))
+        if self.whitening is None or self.whitening.is_idle():
             return z, logabsdet
-        z, scale = self.whitening.from_base(z)
+        z, scale = self.whitening._from_base(z, None)
         return z, logabsdet + scale
 
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
-        # The whitening comes with data, so a fresh prior makes room for the one that the state dict holds.
-        for mode, buffer in (("full", "scale_tril"), ("diagonal", "scale")):
-            held = state_dict.get(f"{prefix}whitening.{buffer}")
-            if held is not None and (self.whitening is None or self.whitening.mode != mode):
-                self.whitening = Whitening(self.event_shape, mode).to(self.device, self.dtype)
+    def _bijector_context(self, context: Tensor | None) -> Tensor | None:
+        """Context maps, flattened for a user's own bijector over vectors."""
+        wanted = self.bijector.context_shape
+        return (
+            context.flatten(1) if context is not None and wanted is not None and len(wanted) == 1 else context
+        )
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        # Earlier versions stored a whitening only once it was fitted, of the shape that was asked for then.
+        home = f"{prefix}whitening."
+        if f"{home}scale_tril" in state_dict and self.standardize != "full":
+            self.standardize_by("full")
+        elif f"{home}scale" in state_dict and self.standardize is None:
+            self.standardize_by("diagonal")
+        elif f"{home}scale" in state_dict and self.standardize == "full":
+            state_dict[f"{home}scale_tril"] = state_dict.pop(f"{home}scale").diag()
+        if self.whitening is not None and f"{home}fitted" not in state_dict:
+            if f"{home}loc" in state_dict:
+                state_dict[f"{home}fitted"] = torch.tensor(True)
+            elif (
+                any(name.startswith(f"{prefix}bijector.") for name in state_dict) and not self._is_whitened()
+            ):
+                state_dict |= {f"{home}{name}": value for name, value in self.whitening.identity().items()}
         super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def _is_whitened(self) -> bool:
+        return (
+            self.whitening is not None and not self.whitening.fitted.is_meta and bool(self.whitening.fitted)
+        )
+
+
+def _check_standardize(standardize: Standardize | None) -> None:
+    if standardize not in ("auto", *_LEVELS):
+        raise InputError(f"`standardize` (={standardize!r}) must be 'full', 'diagonal', 'auto' or None.")
 
 
 def _as_base(base: str | Prior, event_shape: torch.Size) -> Prior:

@@ -7,15 +7,17 @@ from itertools import pairwise
 from typing import Any, cast
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
-from torch.distributions import Distribution, Normal
+from torch.distributions import Normal
 
+from flowprior.bijectors.conditioner import convolutions
 from flowprior.bijectors.recipes import as_widths
-from flowprior.bijectors.spatial import context_maps, convolutions
+from flowprior.bijectors.spatial import context_maps
 from flowprior.errors import InputError
-from flowprior.priors.based import BasedPrior
+from flowprior.priors.invertible import BasedPrior
 from flowprior.priors.standard_normal import StandardNormal
-from flowprior.tensors import factorized, numel, sum_event
+from flowprior.tensors import numel, sum_event
 
 
 class GaussianPrior(BasedPrior):
@@ -97,56 +99,47 @@ class GaussianPrior(BasedPrior):
         return layers
 
     def _to_base(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        return z - self._mean(z, context), z.new_zeros(z.shape[: z.dim() - len(self.event_shape)])
+        return z - self._mean(z, context), z.new_zeros(len(z))
 
     def _from_base(self, z0: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        flat, seen = self._rows(z0), self._context(context)
+        seen = self._context(context)
         if self.groups == 1:
-            z = flat + self.means[0](seen).reshape(flat.shape)
+            z = z0 + self.means[0](seen).reshape(z0.shape)
         else:
             parts: list[Tensor] = []
-            for mean, own in zip(self.means, apart(flat), strict=True):
+            for mean, own in zip(self.means, apart(z0), strict=True):
                 parts.append(own + mean(torch.cat((seen, *parts), 1)))
             z = together(parts)
-        return z.reshape(z0.shape), z0.new_zeros(z0.shape[: z0.dim() - len(self.event_shape)])
+        return z, z0.new_zeros(len(z0))
 
-    def _conditional_kl(self, q: Distribution, z: Tensor, context: Tensor | None) -> Tensor | None:
-        q = factorized(q)
-        if not isinstance(q, Normal):
-            return None
+    def _conditional_kl(self, q: Normal, z: Tensor, context: Tensor | None) -> Tensor | None:
         offset = q.loc - self._mean(z, context)
         per_feature = 0.5 * (offset.square() + q.scale.square() - 1) - q.scale.log()
         return sum_event(per_feature, len(self.event_shape))
 
     def _mean(self, z: Tensor, context: Tensor | None) -> Tensor:
-        """m(c, z) like z (*batch, *event), where each group has read the groups of z before it."""
-        flat, seen = self._rows(z), self._context(context)
+        """m(c, z) like z (N, *event), where each group has read the groups of z before it."""
+        seen = self._context(context)
         if self.groups == 1:
             return self.means[0](seen).reshape(z.shape)
-        parts = apart(flat)
+        parts = apart(z)
         means = [mean(torch.cat((seen, *parts[:group]), 1)) for group, mean in enumerate(self.means)]
-        return together(means).reshape(z.shape)
-
-    def _rows(self, z: Tensor) -> Tensor:
-        """z as (N, *event)."""
-        return z.reshape(-1, *self.event_shape)
+        return together(means)
 
     def _context(self, context: Tensor | None) -> Tensor:
         """What the means read: (N, C), or maps at the size of a group."""
-        shape = cast(torch.Size, self.context_shape)
-        rows = cast(Tensor, context).reshape(-1, numel(shape))
+        context = cast(Tensor, context)
         if not self.spatial:
-            return rows
-        maps = context_maps(rows, shape, self.event_shape[1], self.event_shape[2])
+            return context.flatten(1)
+        maps = context_maps(context, *self.event_shape[1:])
         return maps if self.groups == 1 else torch.cat(apart(maps), 1)
 
 
 def apart(maps: Tensor) -> list[Tensor]:
     """Space to depth: (N, C, h, w) -> the four positions of each 2x2 cell, each (N, C, h/2, w/2)."""
-    return [maps[:, :, row::2, column::2] for row in (0, 1) for column in (0, 1)]
+    return list(rearrange(maps, "n c (h i) (w j) -> (i j) n c h w", i=2, j=2))
 
 
 def together(parts: Sequence[Tensor]) -> Tensor:
     """Depth to space, what undoes `apart`."""
-    rows = [torch.stack(list(pair), -1).flatten(-2) for pair in (parts[:2], parts[2:])]  # (N, C, h/2, w)
-    return torch.stack(rows, -2).flatten(-3, -2)
+    return rearrange(list(parts), "(i j) n c h w -> n c (h i) (w j)", i=2, j=2)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from einops import repeat
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, Normal
+from torch.distributions import Normal
 
 from flowprior.errors import InputError
 from flowprior.priors.flow import FlowPrior
 from flowprior.priors.invertible import InvertiblePrior
-from flowprior.tensors import factorized, numel
+from flowprior.tensors import numel
 
 
 class HierarchicalPrior(InvertiblePrior):
@@ -49,7 +50,10 @@ class HierarchicalPrior(InvertiblePrior):
         self.context_sizes = contexts
         self.has_density = all(prior.has_density for prior in priors)
         self.has_rsample = all(prior.has_rsample for prior in priors)
-        self.to(priors[0].device, priors[0].dtype)
+        for prior in priors:  # a full whitening would mix the positions of the maps
+            if isinstance(prior, FlowPrior) and prior.standardize == "full":
+                prior.standardize_by("diagonal")
+        self.follow(priors[0].device, priors[0].dtype)
 
     @property
     def has_normal_base(self) -> bool:
@@ -67,78 +71,80 @@ class HierarchicalPrior(InvertiblePrior):
             for part, prior in zip(parts, self._children(), strict=True)
         ]
 
-    def _draw(self, shape: torch.Size, context: Tensor | None) -> Tensor:
+    def _draw(self, count: int, context: Tensor | None) -> Tensor:
         parts: list[Tensor] = []
-        for index, prior in enumerate(self._children()):
-            parts.append(prior._draw(shape, self._context(index, context, parts)))
+        for prior, own in zip(self._children(), self._own_maps(context), strict=True):
+            parts.append(prior._draw(count, self._given(prior, own, parts)))
         return _joined(parts)
 
     def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
-        return self._total([prior._log_prob(part, seen) for prior, part, seen in self._given(z, context)])
+        return _total([prior._log_prob(part, seen) for prior, part, seen in self._scales(z, context)])
 
     def _to_base(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        mapped = [prior._to_base(part, seen) for prior, part, seen in self._given(z, context)]
-        return _joined([z0 for z0, _ in mapped]), self._total([logabsdet for _, logabsdet in mapped])
+        mapped = [prior._to_base(part, seen) for prior, part, seen in self._scales(z, context)]
+        return _joined([z0 for z0, _ in mapped]), _total([logabsdet for _, logabsdet in mapped])
 
     def _from_base(self, z0: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         parts: list[Tensor] = []
         volumes: list[Tensor] = []
-        for index, (prior, part) in enumerate(zip(self._children(), self.split(z0), strict=True)):
-            z, logabsdet = prior._from_base(part, self._context(index, context, parts))
+        for prior, part, own in zip(self._children(), self.split(z0), self._own_maps(context), strict=True):
+            z, logabsdet = prior._from_base(part, self._given(prior, own, parts))
             parts.append(z)
             volumes.append(logabsdet)
-        return _joined(parts), self._total(volumes)
+        return _joined(parts), _total(volumes)
 
-    def _conditional_kl(self, q: Distribution, z: Tensor, context: Tensor | None) -> Tensor | None:
-        q = factorized(q)
-        if not isinstance(q, Normal):
-            return None
+    def _conditional_kl(self, q: Normal, z: Tensor, context: Tensor | None) -> Tensor | None:
         terms: list[Tensor] = []
-        for (prior, part, seen), loc, scale in zip(
-            self._given(z, context), self.split(q.loc), self.split(q.scale), strict=True
-        ):
-            own = Independent(Normal(loc, scale, validate_args=False), 3, validate_args=False)
-            exact = prior._exact_kl(own)
-            kl = prior._conditional_kl(own, part, seen) if exact is None else exact
+        scales = zip(self._scales(z, context), self.split(q.loc), self.split(q.scale), strict=True)
+        for (prior, part, seen), loc, scale in scales:
+            own = Normal(loc, scale, validate_args=False)
+            kl = prior._exact_kl(own)
+            kl = prior._conditional_kl(own, part, seen) if kl is None else kl
             if kl is None:
                 return None
             terms.append(kl)
-        return self._total(terms)
+        return _total(terms)
 
     def _initialize(self, latents: Tensor, context: Tensor | None, seed: int) -> None:
-        for prior, part, seen in self._given(latents, context):
-            # A full whitening would mix the positions of the maps.
-            options = {"standardize": "diagonal"} if isinstance(prior, FlowPrior) else {}
-            prior.initialize(part, prior._as_given(seen), seed=seed, **options)
+        for prior, part, seen in self._scales(latents, context):
+            prior._initialize(part, seen, seed)
 
-    def _given(
+    def _scales(
         self, z: Tensor, context: Tensor | None
-    ) -> list[tuple[InvertiblePrior, Tensor, Tensor | None]]:
-        """For each scale: its prior, its part of z, and the context that the prior sees, flat."""
+    ) -> Iterator[tuple[InvertiblePrior, Tensor, Tensor | None]]:
+        """For each scale its prior, its part of z, and the context that its hooks see."""
         parts = self.split(z)
+        for index, own in enumerate(self._own_maps(context)):
+            prior = self._children()[index]
+            yield prior, parts[index], self._given(prior, own, parts[:index])
+
+    def _own_maps(self, context: Tensor | None) -> list[Tensor | None]:
+        """Rows (N, C) as the context of each scale that is its own, None where there is none."""
+        if context is None:
+            return [None] * len(self.priors)
+        sizes = zip(context.split(self.context_sizes, 1), self._children(), strict=True)
         return [
-            (prior, parts[index], self._context(index, context, parts[:index]))
-            for index, prior in enumerate(self._children())
+            own.unflatten(1, (-1, *(prior.context_shape or ())[1:])) if own.shape[1] else None
+            for own, prior in sizes
         ]
 
-    def _context(self, index: int, context: Tensor | None, coarser: Sequence[Tensor]) -> Tensor | None:
-        """What the prior of scale `index` sees, (*batch, C): its own context, then the coarser z."""
-        seen: list[Tensor] = []
-        if context is not None and self.context_sizes[index]:
-            seen.append(context.split(self.context_sizes, -1)[index])
-        _, height, width = self._children()[index].event_shape
-        for maps in coarser:
-            larger = maps.repeat_interleave(height // maps.shape[-2], -2)
-            seen.append(larger.repeat_interleave(width // maps.shape[-1], -1).flatten(-3))
-        return torch.cat(seen, -1) if seen else None
+    def _given(self, prior: InvertiblePrior, own: Tensor | None, coarser: Sequence[Tensor]) -> Tensor | None:
+        """What the hooks of a scale's prior see: its own context, then the coarser z repeated to its size."""
+        _, height, width = prior.event_shape
+        seen = [] if own is None else [own]
+        seen += [
+            repeat(maps, "n c h w -> n c (h i) (w j)", i=height // maps.shape[2], j=width // maps.shape[3])
+            for maps in coarser
+        ]
+        return prior._seen(torch.cat(seen, 1) if len(seen) > 1 else seen[0]) if seen else None
 
     def _children(self) -> list[InvertiblePrior]:
         return list(self.priors)  # type: ignore[arg-type]
 
-    @staticmethod
-    def _total(terms: Sequence[Tensor]) -> Tensor:
-        """The sum of a term (*batch,) for each scale."""
-        return torch.stack(torch.broadcast_tensors(*terms)).sum(0)
+
+def _total(terms: Sequence[Tensor]) -> Tensor:
+    """The sum of a term (N,) for each scale."""
+    return torch.stack(list(terms)).sum(0)
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
@@ -150,7 +156,7 @@ def _own_contexts(priors: Sequence[InvertiblePrior]) -> list[int]:
     """Elements of the context of each scale that is its own, once all shapes are known to fit."""
     if not priors:
         raise InputError("`priors` (=[]) must hold an invertible prior for each scale, the coarsest first.")
-    found: list[int] = []
+    own: list[int] = []
     channels, sides = 0, torch.Size((1, 1))
     for index, prior in enumerate(priors):
         name = f"`priors[{index}]`"
@@ -174,6 +180,6 @@ def _own_contexts(priors: Sequence[InvertiblePrior]) -> list[int]:
                     f"({channels} + K, {event[1]}, {event[2]})."
                 )
             total -= channels * numel(event[1:])
-        found.append(total)
+        own.append(total)
         channels, sides = channels + event[0], torch.Size(event[1:])
-    return found
+    return own

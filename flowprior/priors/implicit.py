@@ -7,7 +7,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from flowprior.errors import InputError
+from flowprior.bijectors.recipes import as_widths
+from flowprior.checks import check_count, check_one_of
 from flowprior.priors.prior import Prior
 from flowprior.tensors import numel
 
@@ -54,12 +55,11 @@ class ImplicitPrior(Prior):
         noise: Noise = "normal",
     ) -> None:
         super().__init__(features)
-        if noise not in ("normal", "uniform"):
-            raise InputError(f"`noise` (={noise!r}) must be 'normal' or 'uniform'.")
+        check_one_of("noise", noise, ("normal", "uniform"))
         if noise_features is None:
             noise_features = numel(self.event_shape)
-        widths = [_count("noise_features", noise_features)]
-        widths += [_count("hidden_features", width) for width in hidden_features]
+        widths = [check_count("noise_features", noise_features)]
+        widths += as_widths(hidden_features)
         layers: list[nn.Module] = []
         for width, following in pairwise(widths):
             # A norm would remove a bias before it.
@@ -78,12 +78,12 @@ class ImplicitPrior(Prior):
     def arguments(self) -> dict[str, Any]:
         return super().arguments() | self._arguments
 
-    def _draw(self, shape: torch.Size, context: Tensor | None) -> Tensor:
+    def _draw(self, count: int, context: Tensor | None) -> Tensor:
         draw = torch.randn if self.noise == "normal" else torch.rand
-        u = draw(numel(shape), self.noise_features, device=self.device, dtype=self.dtype)
+        u = draw(count, self.noise_features, device=self.device, dtype=self.dtype)
         if self.noise == "uniform":
             u = 2 * u - 1
-        return self.layers(u).reshape(shape + self.event_shape)
+        return self.layers(u).reshape(count, *self.event_shape)
 
 
 class _Norm(nn.BatchNorm1d):
@@ -95,9 +95,3 @@ class _Norm(nn.BatchNorm1d):
         return nn.functional.batch_norm(
             draws, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
         )
-
-
-def _count(name: str, value: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InputError(f"`{name}` (={value!r}) must be positive ints, such as 64.")
-    return value

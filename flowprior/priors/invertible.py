@@ -1,37 +1,81 @@
 """Priors with two spaces, z and z0."""
 
-from abc import abstractmethod
-
+import torch
 from torch import Tensor
 
+from flowprior.bijectors.gate import Invertible
 from flowprior.priors.prior import Prior
-from flowprior.tensors import without_autocast
 
 
-class InvertiblePrior(Prior):
-    """A prior with two spaces, z0 = to_base(z), z = from_base(z0); a subclass owes `_to_base`,
-    `_from_base`."""
+class InvertiblePrior(Prior, Invertible):
+    """A prior with two spaces, z0 = to_base(z) and z = from_base(z0); z0 ~ base if z ~ p.
 
-    @abstractmethod
+    A subclass must implement `_to_base` and `_from_base`.
+    """
+
+
+class BasedPrior(InvertiblePrior):
+    """One whose z0 follows a prior of its own: p(z | c) = base(z0) |det dz0/dz|, with z0 = to_base(z; c).
+
+    A subclass sets `base`, which has the event shape of z and no context.
+    """
+
+    base: Prior
+
+    @property
+    def has_normal_base(self) -> bool:
+        """Whether z0 ~ N(0, I): False on a mixture or another prior as the base."""
+        return self.base.is_standard_normal
+
+    def _draw(self, count: int, context: Tensor | None) -> Tensor:
+        return self._from_base(self.base._draw(count, None), context)[0]
+
+    def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
+        z0, logabsdet = self._to_base(z, context)
+        return self.base._log_prob(z0, None) + logabsdet
+
+
+class HeldPrior(InvertiblePrior):
+    """A prior that answers with one that it holds, `prior`, which sees the same rows.
+
+    A subclass may change what the one inside sees of the context, or add questions to be asked of it.
+    """
+
+    prior: InvertiblePrior
+
+    def hold(self, prior: InvertiblePrior) -> None:
+        """Take `prior` in, with what it can do, its device and its dtype."""
+        self.prior = prior
+        self.has_density, self.has_rsample = prior.has_density, prior.has_rsample
+        self.follow(prior.device, prior.dtype)
+
+    @property
+    def has_normal_base(self) -> bool:
+        """Whether the z0 of `prior` is N(0, I)."""
+        return self.prior.has_normal_base
+
+    def _seen(self, context: Tensor) -> Tensor:
+        return self.prior._seen(context)
+
+    def _draw(self, count: int, context: Tensor | None) -> Tensor:
+        return self.prior._draw(count, context)
+
+    def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
+        return self.prior._log_prob(z, context)
+
     def _to_base(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        """z (*batch, *event) -> z0, log|det dz0/dz| (*batch,)."""
+        return self.prior._to_base(z, context)
 
-    @abstractmethod
     def _from_base(self, z0: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        """z0 (*batch, *event) -> z, log|det dz/dz0| (*batch,)."""
+        return self.prior._from_base(z0, context)
 
-    def to_base(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """z (*batch, *event) -> z0 (*batch, *event), log|det dz0/dz| (*batch,); z0 ~ base if z ~ p.
+    def _exact_kl(self, q: torch.distributions.Distribution) -> Tensor | None:
+        return self.prior._exact_kl(q)
 
-        Raises:
-            InputError: if a shape does not fit, or a context is missing or not wanted.
-        """
-        z, context = self._prepare(z, context)
-        with without_autocast(z.device.type):
-            return self._to_base(z, context)
+    def _conditional_kl(
+        self, q: torch.distributions.Normal, z: Tensor, context: Tensor | None
+    ) -> Tensor | None:
+        return self.prior._conditional_kl(q, z, context)
 
-    def from_base(self, z0: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """z0 (*batch, *event) -> z, log|det dz/dz0|: the inverse of `to_base`, with its shapes and errors."""
-        z0, context = self._prepare(z0, context)
-        with without_autocast(z0.device.type):
-            return self._from_base(z0, context)
+    def _initialize(self, latents: Tensor, context: Tensor | None, seed: int) -> None:
+        self.prior._initialize(latents, context, seed)

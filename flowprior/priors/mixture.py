@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from flowprior.checks import check_count, check_one_of
 from flowprior.errors import InputError
 from flowprior.priors.prior import Prior
 
 _MOST, _ROWS_A_COMPONENT = 128, 100  # components where the data may decide
 _LARGEST_FULL = 64  # features up to which the default covariance is full
+_NO_WEIGHT = -1e4  # a logit whose softmax, and so its gradient, is exactly zero in float32 and float64
 _CHUNK = 2**22  # elements of a (K, N, D) block that the full covariance holds at a time
 
 
@@ -30,8 +32,9 @@ class MixturePrior(Prior):
 
     Args:
         features: the event shape, an int or a tuple; components are Gaussians over the flattened event.
-        components: K. None means 128, and when `initialize` sees fewer than 12,800 latents, one for each
-            hundred of them: with less data a component learns its few points by heart.
+        components: K. None means 128, of which `initialize` uses one for each hundred latents where it sees
+            fewer than 12,800: with less data a component learns its few points by heart. The others stay,
+            with a weight of exactly zero.
         covariance: "diagonal" or "full"; None means full up to 64 features and diagonal beyond, where K
             matrices of D x D grow too large. On codes of Fashion-MNIST (D 20) full covariances bring decoded
             samples closer to the data than three times as many diagonal ones (benchmarks/fit_fashion.py).
@@ -59,38 +62,25 @@ class MixturePrior(Prior):
     ) -> None:
         super().__init__(features)
         self._follows_data = components is None
-        components = _MOST if components is None else components
-        if not isinstance(components, int) or isinstance(components, bool) or components < 1:
-            raise InputError(
-                f"`components` (={components!r}) must be a positive int, such as 128, or None, which follows "
-                "the data."
-            )
+        self.components = components = check_count("components", _MOST if components is None else components)
         if covariance is None:
             covariance = "full" if self.event_shape.numel() <= _LARGEST_FULL else "diagonal"
-        if covariance not in ("diagonal", "full"):
-            raise InputError(f"`covariance` (={covariance!r}) must be 'diagonal', 'full' or None.")
-        if start not in ("kmeans", "em"):
-            raise InputError(f"`start` (={start!r}) must be 'kmeans' or 'em'.")
+        check_one_of("covariance", covariance, ("diagonal", "full"))
+        check_one_of("start", start, ("kmeans", "em"))
         self.covariance, self.start = covariance, start
-        self._allocate(components, torch.get_default_dtype(), None)
-
-    def _allocate(self, components: int, dtype: torch.dtype, device: torch.device | None) -> None:
-        """Fresh parameters for so many components."""
-        self.components = components
         size = self.event_shape.numel()
-        place: dict[str, Any] = {"dtype": dtype, "device": device}
-        # Until it is initialised the mixture looks like N(0, I): spread ½ of the means plus ¾ within them
+        # Until it is initialized the mixture looks like N(0, I): spread ½ of the means plus ¾ within them
         # gives unit variance, and the random means let the gradient tell the components apart.
-        self.logits = nn.Parameter(torch.zeros(components, **place))
-        self.means = nn.Parameter(0.5 * torch.randn(components, size, **place))
-        self.log_scales = nn.Parameter(torch.full((components, size), 0.5 * math.log(0.75), **place))
+        self.logits = nn.Parameter(torch.zeros(components))
+        self.means = nn.Parameter(0.5 * torch.randn(components, size))
+        self.log_scales = nn.Parameter(torch.full((components, size), 0.5 * math.log(0.75)))
         # Below the diagonal of the Cholesky factors; one feature has nothing there.
-        full = self.covariance == "full" and size > 1
-        self.lower = nn.Parameter(torch.zeros(components, size, size, **place)) if full else None
+        full = covariance == "full" and size > 1
+        self.lower = nn.Parameter(torch.zeros(components, size, size)) if full else None
 
     def arguments(self) -> dict[str, Any]:
         return super().arguments() | {
-            "components": self.components,
+            "components": None if self._follows_data else self.components,
             "covariance": self.covariance,
             "start": self.start,
         }
@@ -101,11 +91,10 @@ class MixturePrior(Prior):
         diagonal = torch.diag_embed(self.log_scales.exp())
         return diagonal if self.lower is None else diagonal + self.lower.tril(-1)
 
-    def _draw(self, shape: torch.Size, context: Tensor | None) -> Tensor:
-        count = shape.numel()
+    def _draw(self, count: int, context: Tensor | None) -> Tensor:
         size = self.event_shape.numel()
         if count == 0:
-            return self.means.new_empty(shape + self.event_shape)
+            return self.means.new_empty(0, *self.event_shape)
         index = torch.multinomial(self.logits.softmax(0), count, replacement=True)  # (N,)
         noise = torch.randn(count, size, device=self.device, dtype=self.dtype)
         if self.lower is None:
@@ -117,18 +106,17 @@ class MixturePrior(Prior):
                 rows = index == k
                 scaled[rows] = noise[rows] @ factors[k].T
             noise = scaled
-        return (self.means[index] + noise).reshape(shape + self.event_shape)
+        return (self.means[index] + noise).reshape(count, *self.event_shape)
 
     def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
-        batch = z.shape[: z.dim() - len(self.event_shape)]
-        rows = z.reshape(-1, self.event_shape.numel())  # (N, D)
+        rows = z.flatten(1)  # (N, D)
         distance = (
             self._diagonal_distance(rows) if self.lower is None else self._full_distance(rows)
         )  # (N, K)
         log_weights = self.logits.log_softmax(0) - self.log_scales.sum(-1)  # (K,)
         log_prob = torch.logsumexp(log_weights - 0.5 * distance, -1)
         constant = 0.5 * self.event_shape.numel() * math.log(2 * math.pi)
-        return (log_prob - constant).to(z.dtype).reshape(batch)
+        return (log_prob - constant).to(z.dtype)
 
     def _diagonal_distance(self, rows: Tensor) -> Tensor:
         # Σ (x - m)² / s² as three matrix products: (N, K) in memory instead of (N, K, D). The terms cancel,
@@ -150,34 +138,46 @@ class MixturePrior(Prior):
         return torch.cat(blocks)
 
     def _initialize(self, latents: Tensor, context: Tensor | None, seed: int) -> None:
+        used = self.components
         if self._follows_data:
-            components = min(_MOST, max(1, len(latents) // _ROWS_A_COMPONENT))
-            if components != self.components:
-                self._allocate(components, self.dtype, self.device)
-        if len(latents) < self.components:
+            used = min(_MOST, max(1, len(latents) // _ROWS_A_COMPONENT))
+        if len(latents) < used:
             raise InputError(
-                f"`latents` has {len(latents)} rows but a mixture of `components` (={self.components}) "
+                f"`latents` has {len(latents)} rows but a mixture of `components` (={used}) "
                 "needs at least as many: give more rows or fewer components."
             )
         rows = latents.flatten(1).double().cpu().numpy()
-        moments = (_kmeans if self.start == "kmeans" else _em)(rows, self.components, self.covariance, seed)
-        self.logits.copy_(torch.from_numpy(moments.weights).log())
-        self.means.copy_(torch.from_numpy(moments.means))
+        moments = (_kmeans if self.start == "kmeans" else _em)(rows, used, self.covariance, seed)
         covariances = torch.from_numpy(moments.covariances)
+        started = {
+            "logits": torch.from_numpy(moments.weights).log(),
+            "means": torch.from_numpy(moments.means),
+        }
         if self.covariance == "diagonal":
-            self.log_scales.copy_(0.5 * covariances.log())
-            return
-        factors = torch.linalg.cholesky(covariances)
-        self.log_scales.copy_(factors.diagonal(dim1=-2, dim2=-1).log())
-        if self.lower is not None:
-            self.lower.copy_(factors.tril(-1))
+            started["log_scales"] = 0.5 * covariances.log()
+        else:
+            factors = torch.linalg.cholesky(covariances)
+            started["log_scales"] = factors.diagonal(dim1=-2, dim2=-1).log()
+            if self.lower is not None:
+                started["lower"] = factors.tril(-1)
+        for name, value in started.items():
+            getattr(self, name).copy_(_filled(name, value, self.components))
 
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
-        # How many components followed the data: a fresh prior makes room for those that the state dict holds.
-        held = state_dict.get(f"{prefix}logits")
-        if self._follows_data and held is not None and len(held) != self.components:
-            self._allocate(len(held), self.dtype, self.device)
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        # Earlier versions stored only the components in use where their number followed the data.
+        if self._follows_data and len(state_dict.get(f"{prefix}logits", ())) in range(1, self.components):
+            for name, _ in self.named_parameters():
+                if f"{prefix}{name}" in state_dict:
+                    state_dict[f"{prefix}{name}"] = _filled(
+                        name, state_dict[f"{prefix}{name}"], self.components
+                    )
         super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def _filled(name: str, value: Tensor, components: int) -> Tensor:
+    """A parameter of some components, and behind them of the unused ones: standard normals of no weight."""
+    rest = value.new_zeros(components - len(value), *value.shape[1:])
+    return torch.cat((value, rest + _NO_WEIGHT if name == "logits" else rest))
 
 
 class _Moments(NamedTuple):

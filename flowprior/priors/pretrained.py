@@ -1,84 +1,95 @@
 """A prior on disk: `config.json` says how to build it, `model.safetensors` holds its numbers."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self
 
 import torch
+from torch import nn
 
 from flowprior.errors import InputError
 from flowprior.files import write_atomically
-from flowprior.priors.prior import Prior
 
 FORMAT = 1  # raised when a file written today could no longer be read as it is
 CONFIG, MODEL = "config.json", "model.safetensors"
 
-P = TypeVar("P", bound=Prior)
+
+class Saved:
+    """What saves a prior to a folder, and builds it again from there."""
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `config.json` and `model.safetensors` into `folder`, each of them whole or not at all.
+
+        The config is written last, with the checksum of the other: a crash between the two is noticed when
+        loading, as is a flipped bit.
+        """
+        from safetensors.torch import save as to_bytes
+
+        prior: Any = self
+        folder = Path(folder)
+        state = {k: v.detach().cpu().contiguous().clone() for k, v in prior.state_dict().items()}
+        payload = to_bytes(state)
+        config = {
+            "format": FORMAT,
+            **_describe(prior),
+            "dtype": str(prior.dtype).removeprefix("torch."),
+            "sha256": hashlib.sha256(payload).hexdigest(),
+        }
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise InputError(f"`folder` (={str(folder)!r}) is a file: name a folder to save to.") from None
+        write_atomically(folder / MODEL, payload)
+        write_atomically(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | Path, *, bijector: object = None, embedding: nn.Module | None = None
+    ) -> Self:
+        """The prior that `save_pretrained` wrote to `folder`, on the CPU, with the dtype it had.
+
+        Called on `Prior` it builds whatever class was stored; called on a subclass, only that one.
+
+        Args:
+            folder: what was given to `save_pretrained`.
+            bijector: the user's own transform, if the prior was built with one: code is never stored.
+            embedding: likewise the network of an `EmbeddedPrior`, whose weights the stored ones replace.
+
+        Raises:
+            InputError: if a file is missing, damaged, of another class or of a newer format.
+        """
+        from safetensors.torch import load as from_bytes
+
+        folder = Path(folder)
+        code = {"bijector": bijector, "embedding": embedding}
+        config = _read_config(folder)
+        payload = _read(folder, MODEL)
+        if hashlib.sha256(payload).hexdigest() != config.get("sha256"):
+            raise InputError(
+                f"{folder / MODEL} does not match the checksum in {CONFIG}: it is damaged or its saving was "
+                "interrupted; save the prior again."
+            )
+        stored = _class_of(config, folder)
+        if not issubclass(stored, cls):
+            raise InputError(
+                f"{folder} holds a {stored.__name__}, not a {cls.__name__}: call "
+                f"{stored.__name__}.from_pretrained, or Prior.from_pretrained for any class."
+            )
+        for argument, given in code.items():
+            _check_code(config, folder, argument, given)
+        prior: Any = _build(config, folder, code)
+        prior.to(_dtype(config, folder))
+        try:
+            prior.load_state_dict(from_bytes(payload))
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"{folder / MODEL} does not fit the prior of its {CONFIG}: {reason}") from error
+        return prior
 
 
-def save(prior: Prior, folder: Path) -> None:
-    """Write the two files; the config last, with the checksum of the other.
-
-    A crash between the two is then noticed when loading, as is a flipped bit.
-    """
-    from safetensors.torch import save as to_bytes
-
-    state = {name: value.detach().cpu().contiguous().clone() for name, value in prior.state_dict().items()}
-    payload = to_bytes(state)
-    config = {
-        "format": FORMAT,
-        **_describe(prior),
-        "dtype": str(prior.dtype).removeprefix("torch."),
-        "sha256": hashlib.sha256(payload).hexdigest(),
-    }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise InputError(f"`folder` (={str(folder)!r}) is a file: name a folder to save to.") from None
-    write_atomically(folder / MODEL, payload)
-    write_atomically(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
-
-
-def load(cls: type[P], folder: Path, code: Mapping[str, object]) -> P:
-    """Build the prior described in `folder`, which must be a `cls`, and load its numbers strictly.
-
-    Args:
-        cls: the class that is wanted.
-        folder: what was given to `save`.
-        code: by the name of the constructor's argument, the parts that are the user's own code, or None.
-    """
-    config = _read_config(folder)
-    payload = _read(folder, MODEL)
-    if hashlib.sha256(payload).hexdigest() != config.get("sha256"):
-        raise InputError(
-            f"{folder / MODEL} does not match the checksum in {CONFIG}: it is damaged or its saving was "
-            "interrupted; save the prior again."
-        )
-    stored = _class_of(config, folder)
-    if not issubclass(stored, cls):
-        raise InputError(
-            f"{folder} holds a {stored.__name__}, not a {cls.__name__}: call "
-            f"{stored.__name__}.from_pretrained, or Prior.from_pretrained for any class."
-        )
-    for argument, given in code.items():
-        _check_code(config, folder, argument, given)
-    prior: Any = _build(config, folder, code)
-    from safetensors.torch import load as from_bytes
-
-    prior.to(_dtype(config, folder))
-    try:
-        prior.load_state_dict(from_bytes(payload))
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{folder / MODEL} does not fit the prior of its {CONFIG}: {reason}") from error
-    return prior
-
-
-def _describe(prior: Prior) -> dict[str, Any]:
+def _describe(prior: Any) -> dict[str, Any]:
     return {
         "class": type(prior).__name__,
         "arguments": {name: _plain(value) for name, value in prior.arguments().items()},
@@ -87,19 +98,16 @@ def _describe(prior: Prior) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     """`value` with every prior in it, itself or in a list, described."""
-    if isinstance(value, Prior):
+    if isinstance(value, Saved):
         return _describe(value)
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _class_of(description: dict[str, Any], folder: Path) -> type[Prior]:
-    import flowprior.priors  # noqa: F401  (defines the classes that a config may name)
-
-    classes: dict[str, type[Prior]] = {}
-    for cls in _subclasses(Prior):  # type: ignore[type-abstract]
-        classes.setdefault(
-            cls.__name__, cls
-        )  # gin wraps a class in a subclass of the same name: not that one
+def _class_of(description: dict[str, Any], folder: Path) -> type[Saved]:
+    classes: dict[str, type[Saved]] = {}
+    for cls in _subclasses(Saved):
+        # gin wraps a class in a subclass of the same name: not that one
+        classes.setdefault(cls.__name__, cls)
     name = description.get("class")
     if not isinstance(name, str) or name not in classes or not isinstance(description.get("arguments"), dict):
         raise InputError(
@@ -109,7 +117,7 @@ def _class_of(description: dict[str, Any], folder: Path) -> type[Prior]:
     return classes[name]
 
 
-def _build(description: dict[str, Any], folder: Path, code: Mapping[str, object]) -> Prior:
+def _build(description: dict[str, Any], folder: Path, code: Mapping[str, object]) -> Saved:
     cls, arguments = _class_of(description, folder), dict(description["arguments"])
     arguments |= {name: code[name] for name in code if arguments.get(name) is not None}
     for name, value in arguments.items():
@@ -144,12 +152,12 @@ def _check_code(config: dict[str, Any], folder: Path, argument: str, given: obje
 def _users_own(description: dict[str, Any], argument: str) -> list[str]:
     """The classes of the users' code for `argument` in a prior and in those that it holds."""
     arguments = description["arguments"]
-    own = arguments.get(argument)
-    found = [] if own is None else [own]
+    given = arguments.get(argument)
+    own = [] if given is None else [given]
     for value in arguments.values():
         for held in value if isinstance(value, list) else [value]:
-            found += _users_own(held, argument) if _is_prior(held) else []
-    return found
+            own += _users_own(held, argument) if _is_prior(held) else []
+    return own
 
 
 def _is_prior(value: object) -> bool:
@@ -157,7 +165,7 @@ def _is_prior(value: object) -> bool:
     return isinstance(value, dict) and "class" in value and "arguments" in value
 
 
-def _subclasses(cls: type[Prior]) -> Iterator[type[Prior]]:
+def _subclasses(cls: type[Saved]) -> Iterator[type[Saved]]:
     for subclass in cls.__subclasses__():
         yield subclass
         yield from _subclasses(subclass)

@@ -26,6 +26,8 @@ class StandardNormal(InvertiblePrior):
     tensor([1., 1., 1.])
     """
 
+    is_standard_normal = True
+
     def __init__(self, features: int | Sequence[int]) -> None:
         super().__init__(features)
 
@@ -34,18 +36,18 @@ class StandardNormal(InvertiblePrior):
         """True: z0 = z ~ N(0, I)."""
         return True
 
-    def _draw(self, shape: torch.Size, context: Tensor | None) -> Tensor:
-        return torch.randn(shape + self.event_shape, device=self.device, dtype=self.dtype)
+    def _draw(self, count: int, context: Tensor | None) -> Tensor:
+        return torch.randn(count, *self.event_shape, device=self.device, dtype=self.dtype)
 
     def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
         squares = sum_event(z.square(), len(self.event_shape))
         return torch.rsub(squares, -0.5 * math.log(2 * math.pi) * self.event_shape.numel(), alpha=0.5)
 
     def _to_base(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        return z, z.new_zeros(z.shape[: z.dim() - len(self.event_shape)])
+        return z, z.new_zeros(len(z))
 
     def _from_base(self, z0: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        return self._to_base(z0, context)
+        return z0, z0.new_zeros(len(z0))
 
     def _exact_kl(self, q: Distribution) -> Tensor | None:
         if isinstance(q, MultivariateNormal):

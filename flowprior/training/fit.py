@@ -52,7 +52,7 @@ def fit(
     clip: float | None = None,
     validation: float = 0.1,
     patience: int | None = None,
-    standardize: Standardize | None = "full",
+    standardize: Standardize | None = "auto",
     seed: int = 0,
     device: str = "auto",
     progress: bool = True,
@@ -68,7 +68,7 @@ def fit(
         context: (N, context_features), or maps (N, K, H, W), if the prior is conditional.
         epochs, batch_size, lr, weight_decay, schedule, ema, clip, patience: see `Stage`, `OptimizerSettings`.
         validation: part of the rows held out; 0 for none.
-        standardize: of a FlowPrior: "full" whitens, "diagonal" scales each feature, None does neither. It
+        standardize: of a FlowPrior: "auto" as it was built, "diagonal" scales each feature, None neither. It
             becomes part of the prior: `log_prob` and `sample` speak of z as it was given.
         seed: of everything random.
         device: where to train; the prior returns to where it was.

@@ -201,7 +201,7 @@ def prior_stage(
     clip: float | None = None,
     validation: float | Data = 0.0,
     patience: int | None = None,
-    standardize: Standardize | None = "full",
+    standardize: Standardize | None = "auto",
     seed: int = 0,
     name: str = "prior",
 ) -> Stage:
@@ -215,7 +215,7 @@ def prior_stage(
         optimizers: default Adam, one-cycle up to 3e-3, weight decay 1e-5.
         initialize: give the prior its data-dependent start (`Prior.initialize`). False to continue from
             where it is.
-        standardize: how a FlowPrior scales the latents in that start: "full", "diagonal" or None.
+        standardize: of a FlowPrior in that start: "auto" as it was built, or less ("diagonal", None).
         seed: of that start.
 
     The other arguments are those of `Stage`.

@@ -229,11 +229,11 @@ def test_recipe_survives_a_trip_through_plain_data() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"recipe": "glff"}, "`recipe` .*'glff'.* did you mean 'glf'"),
-        ({"recipe": "masks"}, "did you mean 'masked'"),
-        ({"recipe": "xyz"}, "choose, for instance, 'glf'"),
+        ({"recipe": "glff"}, "`recipe` .*'glff'.* did you mean `glf`"),
+        ({"recipe": "masks"}, "did you mean `masked`"),
+        ({"recipe": "xyz"}, "choose, for instance, `glf`"),
         ({"recipe": 3}, "`recipe` .*=3.* must be one of"),
-        ({"backend": "nflow"}, "`backend` .* did you mean 'nflows'"),
+        ({"backend": "nflow"}, "`backend` .* did you mean `nflows`"),
         ({"recipe": "spline", "backend": "pyro"}, "`backend` .*'pyro'.* no rational-quadratic coupling"),
         ({"transforms": 0}, "`transforms` .*=0.* at least 1"),
         ({"transforms": 2.0}, "`transforms`"),

@@ -209,13 +209,13 @@ def test_compiled_equals_eager() -> None:
 
 
 class Shift(Bijector):
-    """A user's own bijector: two methods on flat tensors are all it owes."""
+    """A user's own bijector: two methods on rows are all that it must implement."""
 
     def _to_base(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        return z + (0 if context is None else context[:, :1]), z.new_zeros(len(z))
+        return z + (0 if context is None else context[:, :1, None]), z.new_zeros(len(z))
 
     def _from_base(self, z0: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        return z0 - (0 if context is None else context[:, :1]), z0.new_zeros(len(z0))
+        return z0 - (0 if context is None else context[:, :1, None]), z0.new_zeros(len(z0))
 
 
 def test_own_bijector_is_taken_as_it_is() -> None:

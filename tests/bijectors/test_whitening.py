@@ -104,5 +104,5 @@ def test_wrong_input_is_named() -> None:
         Whitening.from_data(data(), "pca")
     with pytest.raises(InputError, match=r"`latents` has shape \(400, 3\)"):
         Whitening.from_data(data(), event_shape=4)
-    with pytest.raises(InputError, match=r"`context` .* unconditional"):
+    with pytest.raises(InputError, match=r"`context` .* unconditional Whitening"):
         Whitening(3).to_base(data(), data())

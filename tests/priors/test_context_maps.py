@@ -146,13 +146,17 @@ def test_fewer_rows_than_inputs_leave_the_mean_at_zero():
     assert not prior.base_mean.weight.any()
 
 
-def test_own_bijectors_read_maps_flat():
+def test_own_bijectors_read_maps():
     from flowprior.bijectors import build_bijector
 
     bijector = build_bijector(EVENT, "spatial", transforms=2, context_features=MAPS)
     prior = FlowPrior(EVENT, bijector=bijector, context_features=MAPS)
     z, context = torch.randn(3, *EVENT), torch.randn(3, *MAPS)
-    torch.testing.assert_close(prior.to_base(z, context)[0], bijector.to_base(z, context.flatten(1))[0])
+    torch.testing.assert_close(prior.to_base(z, context)[0], bijector.to_base(z, context)[0])
+    vectors = build_bijector(EVENT, "glf", transforms=2, context_features=MAPS[0] * MAPS[1] * MAPS[2])
+    prior = FlowPrior(EVENT, bijector=vectors, context_features=MAPS)
+    flat = vectors.to_base(z, context.flatten(1))[0]
+    torch.testing.assert_close(prior.to_base(z, context)[0] + prior.base_mean(context).view(z.shape), flat)
 
 
 def test_fit_takes_maps():

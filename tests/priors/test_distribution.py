@@ -150,8 +150,8 @@ def test_wrong_values_and_contexts_are_named():
 
 def test_an_implicit_prior_samples_and_says_that_it_has_no_density():
     class Implicit(Prior):
-        def _draw(self, shape, context):
-            return torch.ones(shape + self.event_shape)
+        def _draw(self, count, context):
+            return torch.ones(count, *self.event_shape)
 
     prior = Implicit(3)
     assert prior().sample((2,)).shape == (2, 3)

@@ -34,16 +34,41 @@ def test_whitened_identity_flow_is_the_fitted_gaussian(mode):
     torch.testing.assert_close(prior.from_base(z0)[0], z, rtol=1e-4, atol=1e-4)
 
 
-def test_whitening_is_optional_and_replaced_by_the_next_start():
+def test_whitening_is_optional_and_filled_in_place_by_the_next_start():
     prior = FlowPrior(3, transforms=2)
+    whitening = dict(prior.whitening.named_buffers())
     prior.initialize(_latents(), standardize=None)
-    assert prior.whitening is None
+    assert torch.equal(prior.whitening.scale_tril, torch.eye(3))
+    assert not prior.whitening.fitted
     prior.initialize(_latents())
-    assert prior.whitening.mode == "full"
+    assert prior.whitening.scale_tril.tril(-1).any()
     prior.initialize(_latents() + 100, standardize="diagonal")
-    assert prior.whitening.mode == "diagonal"
+    assert not prior.whitening.scale_tril.tril(-1).any()
     assert prior.whitening.loc.mean() > 90
+    assert all(buffer is whitening[name] for name, buffer in prior.whitening.named_buffers())
     assert not any("whitening" in name for name, _ in prior.named_parameters())  # fixed, not trained
+    prior.initialize(_latents(), standardize=None)
+    torch.testing.assert_close(prior.to_base(_latents()[:0])[0], torch.zeros(0, 3))
+    assert torch.equal(prior.whitening.loc, torch.zeros(3))
+
+
+def test_a_prior_holds_the_whitening_that_it_was_built_for():
+    assert FlowPrior(3, standardize=None).whitening is None
+    assert FlowPrior(3, standardize="diagonal").whitening.mode == "diagonal"
+    assert FlowPrior((2, 4, 4), recipe="spatial").whitening.mode == "diagonal"
+    assert FlowPrior((2, 4, 4), recipe="spatial", standardize="full").whitening.mode == "full"
+    one, other = FlowPrior(3, transforms=2), FlowPrior(3, transforms=2, standardize="diagonal")
+    other.bijector.load_state_dict(one.bijector.state_dict())
+    z = _latents()
+    one.initialize(z, standardize="diagonal")
+    other.initialize(z)
+    torch.testing.assert_close(one.log_prob(z), other.log_prob(z))
+    with pytest.raises(
+        InputError, match="`standardize` \\(='full'\\) asks for more than this prior was built"
+    ):
+        other.initialize(z, standardize="full")
+    with pytest.raises(InputError, match="`standardize` \\(='whiten'\\)"):
+        FlowPrior(3, standardize="whiten")
 
 
 def test_start_reaches_actnorm_and_the_base():
@@ -73,10 +98,9 @@ def test_a_fresh_prior_makes_room_for_a_stored_whitening():
         fresh["prior"].prior.initialize(z + 1, standardize=other)
         fresh.load_state_dict(trained.state_dict())  # also over a whitening of the other kind
         assert torch.equal(fresh["prior"].log_prob(z), trained["prior"].log_prob(z))
+    missing = {name: value for name, value in trained.state_dict().items() if "whitening" not in name}
     with pytest.raises(RuntimeError, match=r"whitening\.scale"):  # strict: what is missing is not made up
-        fresh.load_state_dict(
-            nn.ModuleDict({"prior": DecoupledPrior(FlowPrior(3, transforms=2))}).state_dict()
-        )
+        fresh.load_state_dict(missing)
 
 
 def test_latents_are_checked():
@@ -96,7 +120,7 @@ def test_latents_are_checked():
         prior.initialize([[1.0, 2.0, 3.0]])
     with pytest.raises(InputError, match="`standardize` \\(='whiten'\\)"):
         prior.initialize(_latents(), standardize="whiten")
-    assert prior.whitening is None  # none of these left a trace
+    assert not prior.whitening.fitted  # none of these left a trace
     given = FlowPrior(3, transforms=1, context_features=2)
     with pytest.raises(InputError, match=r"one row for each of the 50 rows of `latents`: \(50, 2\)"):
         given.initialize(_latents(50), torch.zeros(49, 2))
@@ -235,12 +259,24 @@ def test_a_bare_width_is_refused_in_a_sentence():
         FlowPrior(3, hidden_features=64)
 
 
-def test_half_precision_parameters_are_refused_in_a_sentence():
-    prior = FlowPrior(3).bfloat16()
-    with pytest.raises(InputError, match=r"parameters .* have dtype torch.bfloat16 .* call `.float\(\)`"):
-        prior.sample(2)
-    with pytest.raises(InputError, match=r"torch\.bfloat16"):
-        prior.log_prob(torch.zeros(2, 3, dtype=torch.bfloat16))
+@pytest.mark.parametrize("halve", [nn.Module.half, nn.Module.bfloat16, lambda m: m.to(torch.bfloat16)])
+def test_half_precision_leaves_a_prior_in_full(halve):
+    """Also where the module around it is cast; what it is given is cast up."""
+    prior = FlowPrior(3, transforms=2, base="mixture")
+    prior.initialize(_latents(300))
+    whole = nn.ModuleDict({"prior": prior, "encoder": nn.Linear(2, 3)})
+    z = torch.randn(5, 3)
+    expected = prior.log_prob(z)
+    halve(whole)
+    assert whole["encoder"].weight.dtype.itemsize == 2
+    assert {value.dtype for value in prior.state_dict().values() if value.is_floating_point()} == {
+        torch.float32
+    }
+    assert torch.equal(prior.log_prob(z), expected)
+    low = z.to(whole["encoder"].weight.dtype)
+    assert torch.equal(prior.log_prob(low), prior.log_prob(low.float()))
+    assert prior.sample(2).dtype == torch.float32
+    assert halve(FlowPrior(3).double()).dtype == torch.float32
 
 
 def test_the_base_mean_starts_at_the_least_squares_of_the_context():

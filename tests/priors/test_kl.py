@@ -68,7 +68,8 @@ def test_kl_uses_the_draws_it_is_given(case):
     prior, context = case.build(), case.context(6)
     q = Independent(Normal(torch.zeros(6, 4, dtype=torch.float64), 1.5), 1)
     z = q.sample()
-    if prior._exact_kl(q) is None and prior._conditional_kl(q, *prior._prepare(z, context)) is None:
+    rows, seen, _ = prior._enter("z", z, context)
+    if prior._exact_kl(q) is None and prior._conditional_kl(q.base_dist, rows, seen) is None:
         torch.testing.assert_close(prior.kl(q, z, context), q.log_prob(z) - prior.log_prob(z, context))
     assert prior.kl(q, context=context).shape == (6,)
     assert kl_divergence(q, prior(context)).shape == (6,)
@@ -119,7 +120,7 @@ def test_posteriors_that_do_not_fit_are_named():
     with pytest.raises(InputError, match="unconditional"):
         StandardNormal(4).kl(Normal(torch.zeros(5, 4), 1.0), context=torch.zeros(5, 2))
     mixture = MixturePrior(4, components=3)
-    with pytest.raises(InputError, match="no reparameterised draws"):
+    with pytest.raises(InputError, match="no reparameterized draws"):
         flow.kl(mixture())
     with torch.no_grad():  # the value alone is right
         estimate = mixture.kl(mixture().expand((2_000,)))

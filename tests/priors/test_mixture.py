@@ -202,26 +202,37 @@ def test_covariances_are_full_by_default_up_to_64_features():
     assert MixturePrior(65, 2, "full").covariance == "full"
 
 
+def _used(prior: MixturePrior) -> int:
+    return int((prior.logits.softmax(0) > 0).sum())
+
+
 def test_the_number_of_components_follows_the_data_unless_it_was_given():
     torch.manual_seed(0)
     prior, few = MixturePrior(3), torch.randn(450, 3)
     assert prior.components == 128
     prior.initialize(few)
-    assert prior.components == 4
-    assert prior.means.shape == (4, 3)
+    assert _used(prior) == 4
+    assert prior.means.shape == (128, 3)
+    twin = MixturePrior(3, 4)
+    twin.initialize(few)
+    torch.testing.assert_close(prior.log_prob(few), twin.log_prob(few))
+    value = prior.log_prob(few).sum()
+    for gradient in torch.autograd.grad(value, list(prior.parameters())):
+        assert gradient[:4].any()
+        assert not gradient[4:].any()  # what is not used is not learned
     assert MixturePrior(3, 7).components == 7
     fixed = MixturePrior(3, 7)
     fixed.initialize(few)
     assert fixed.components == 7
     many = MixturePrior(1)
     many.initialize(torch.randn(12_900, 1))
-    assert many.components == 128
+    assert _used(many) == 128
 
     fresh = FlowPrior(3, base="mixture")
     fitted = FlowPrior(3, base="mixture")
     fitted.initialize(few)
     fresh.load_state_dict(fitted.state_dict())
-    assert fresh.base.components == 4
+    assert _used(fresh.base) == 4
     assert torch.equal(fresh.log_prob(few), fitted.log_prob(few))
     with pytest.raises(RuntimeError, match="size mismatch"):
         MixturePrior(3, 7).load_state_dict(prior.state_dict())

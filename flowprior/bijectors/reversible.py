@@ -1,0 +1,133 @@
+"""The gradient of a chain of invertible steps without its activations."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.func import functional_call
+
+from flowprior.tensors import without_autocast
+
+
+def through_inverse(
+    chain: nn.Module, value: Tensor, context: Tensor | None, to_base: bool
+) -> tuple[Tensor, Tensor]:
+    """`chain(value, context, to_base)`, whose backward pass goes back through the inverse, step by step.
+
+    Only the results are kept. The gradients carry the rounding of the inverse. A gradient that is to be
+    differentiated itself (`create_graph`), a compiler, a torch.func transform and forward mode see the chain
+    as it is.
+
+    Reference: Gomez et al., The Reversible Residual Network (2017), section 3.1.
+    """
+    if (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+    ):
+        return chain(value, context, to_base)
+    return _ThroughInverse.apply(chain, to_base, value, context, *chain.parameters())
+
+
+class _ThroughInverse(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, chain: Any, to_base: bool, value: Tensor, context: Tensor | None, *parameters: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        mapped, logabsdet = chain(value, context, to_base)
+        ctx.chain, ctx.to_base = chain, to_base
+        ctx.save_for_backward(mapped, value, context, *parameters)
+        return mapped, logabsdet
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        mapped, value, context, *parameters = ctx.saved_tensors
+        names = [name for name, _ in ctx.chain.named_parameters()]
+        named = dict(zip(names, parameters, strict=True))
+        back = _again if torch.is_grad_enabled() else _by_step
+        with without_autocast(value.device.type):
+            start = value if torch.is_grad_enabled() else mapped
+            return None, None, *back(ctx.chain, ctx.to_base, start, context, named, gradients)
+
+
+def _again(
+    chain: Any,
+    to_base: bool,
+    value: Tensor,
+    context: Tensor | None,
+    parameters: dict[str, Tensor],
+    gradients: tuple[Tensor, ...],
+) -> list[Tensor | None]:
+    """The gradients with a graph of their own, by a second run.
+
+    It differentiates with respect to aliases of the inputs, on which only this run depends: the value itself
+    may have been computed from the parameters.
+    """
+    value, *seen = (each.view_as(each) for each in ([value] if context is None else [value, context]))
+    named = {name: parameter.view_as(parameter) for name, parameter in parameters.items()}
+    results = functional_call(chain, named, (value, seen[0] if seen else None, to_base))
+    found = _gradients(results, [value, *seen, *named.values()], gradients, create_graph=True)
+    return found if seen else [found[0], None, *found[1:]]
+
+
+def _by_step(
+    chain: Any,
+    to_base: bool,
+    mapped: Tensor,
+    context: Tensor | None,
+    parameters: dict[str, Tensor],
+    gradients: tuple[Tensor, ...],
+) -> list[Tensor | None]:
+    """The gradients from the results, one step at a time; `gradients` are those of value and logabsdet."""
+    gradient, of_logabsdet = gradients
+    found: dict[str, Tensor | None] = {}
+    of_context: Tensor | None = None
+    value = mapped
+    for index in reversed(range(len(chain.steps))) if to_base else range(len(chain.steps)):
+        prefix = f"{index}."
+        named = {
+            name.removeprefix(f"steps.{prefix}"): parameter.detach().requires_grad_(parameter.requires_grad)
+            for name, parameter in parameters.items()
+            if name.startswith(f"steps.{prefix}")
+        }
+        step = _Step(chain, chain.steps[index])
+        own = {f"step.{name}": parameter for name, parameter in named.items()}
+        with torch.no_grad():
+            value, _ = functional_call(step, own, (value, context, not to_base))
+        with torch.enable_grad():
+            before = value.detach().requires_grad_()
+            seen = None if context is None else context.detach().requires_grad_()
+            results = functional_call(step, own, (before, seen, to_base))
+            inputs = [before, *([] if seen is None else [seen]), *named.values()]
+            each = _gradients(results, inputs, (gradient, of_logabsdet))
+        gradient = each.pop(0)  # type: ignore[assignment]
+        if seen is not None and (more := each.pop(0)) is not None:
+            of_context = more if of_context is None else of_context + more
+        found |= {f"steps.{prefix}{name}": each.pop(0) for name in named}
+    return [gradient, of_context, *(found[name] for name in parameters)]
+
+
+class _Step(nn.Module):
+    """One step of a chain in either direction, by a call."""
+
+    def __init__(self, chain: Any, step: nn.Module) -> None:
+        super().__init__()
+        self.run, self.step = chain.run, step
+
+    def forward(self, value: Tensor, context: Tensor | None, to_base: bool) -> tuple[Tensor, Tensor]:
+        return self.run([self.step], value, context, to_base)
+
+
+def _gradients(
+    results: tuple[Tensor, ...],
+    inputs: list[Tensor],
+    gradients: tuple[Tensor, ...],
+    create_graph: bool = False,
+) -> list[Tensor | None]:
+    """Of each input, None where it is frozen or does not matter."""
+    asked = [each for each in inputs if each.requires_grad]
+    pairs = [pair for pair in zip(results, gradients, strict=True) if pair[0].requires_grad]
+    outputs, weights = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    found = iter(torch.autograd.grad(outputs, asked, weights, create_graph=create_graph, allow_unused=True))
+    return [next(found) if each.requires_grad else None for each in inputs]
