@@ -121,7 +121,7 @@ class Chain(Bijector):
                 if apart is None or apart.first != step.first:
                     halves, apart = step.split(value if apart is None else apart.join(halves)), step
                 halves, log_scale = step.couple(halves, context, to_base)
-                log_scales.append(log_scale.flatten(1))
+                log_scales.append(log_scale)
                 continue
             if apart is not None:
                 value, apart = apart.join(halves), None
@@ -131,7 +131,7 @@ class Chain(Bijector):
                 value, logabsdet = (step if to_base else step.inverse)(value, context)
                 totals.append(logabsdet)
         if log_scales:
-            totals.append(torch.cat(log_scales, dim=1).sum(1))
+            totals.append(torch.cat(log_scales, dim=1).flatten(1).sum(1))
         total = sum(totals[1:], start=totals[0]) if totals else value.new_zeros(value.shape[0])
         return value if apart is None else apart.join(halves), total
 

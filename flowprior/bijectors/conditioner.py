@@ -32,7 +32,7 @@ class Network(nn.Module):
             self.constant = nn.Parameter(torch.zeros(out_features))
         else:
             for fan_in, fan_out in pairwise(widths):
-                layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[recipe.activation]()]
+                layers += [nn.Linear(fan_in, fan_out), _activation(recipe.activation)]
             layers.pop()
             start(layers, recipe)
         self.layers = nn.Sequential(*layers)
@@ -85,8 +85,13 @@ def convolutions(
     layers: list[nn.Module] = []
     for index, (before, after) in enumerate(pairwise(widths)):
         size = 3 if index in (0, len(widths) - 2) else 1
-        layers += [nn.Conv2d(before, after, size, padding=size // 2), ACTIVATIONS[activation]()]
+        layers += [nn.Conv2d(before, after, size, padding=size // 2), _activation(activation)]
     return nn.Sequential(*layers[:-1])
+
+
+def _activation(name: str) -> nn.Module:
+    """An activation behind a layer, in place where its gradient needs only the result."""
+    return ACTIVATIONS[name](**({"inplace": True} if name in ("relu", "leaky_relu", "elu") else {}))
 
 
 @torch.no_grad()

@@ -54,4 +54,6 @@ class Permutation(nn.Module):
     def reorder(self, value: Tensor, to_base: bool) -> Tensor:
         """`value` in the new order, or back in the old one."""
         order = self.permutation if to_base else self.permutation.argsort()
+        if value.dim() == 2:
+            return value.index_select(1, order)
         return value.flatten(1).index_select(1, order).view_as(value)

@@ -67,8 +67,8 @@ def _again(
     value, *seen = (each.view_as(each) for each in ([value] if context is None else [value, context]))
     named = {name: parameter.view_as(parameter) for name, parameter in parameters.items()}
     results = functional_call(chain, named, (value, seen[0] if seen else None, to_base))
-    found = _gradients(results, [value, *seen, *named.values()], gradients, create_graph=True)
-    return found if seen else [found[0], None, *found[1:]]
+    each = _gradients(results, [value, *seen, *named.values()], gradients, create_graph=True)
+    return each if seen else [each[0], None, *each[1:]]
 
 
 def _by_step(
@@ -81,7 +81,7 @@ def _by_step(
 ) -> list[Tensor | None]:
     """The gradients from the results, one step at a time; `gradients` are those of value and logabsdet."""
     gradient, of_logabsdet = gradients
-    found: dict[str, Tensor | None] = {}
+    of_parameters: dict[str, Tensor | None] = {}
     of_context: Tensor | None = None
     value = mapped
     for index in reversed(range(len(chain.steps))) if to_base else range(len(chain.steps)):
@@ -104,8 +104,8 @@ def _by_step(
         gradient = each.pop(0)  # type: ignore[assignment]
         if seen is not None and (more := each.pop(0)) is not None:
             of_context = more if of_context is None else of_context + more
-        found |= {f"steps.{prefix}{name}": each.pop(0) for name in named}
-    return [gradient, of_context, *(found[name] for name in parameters)]
+        of_parameters |= {f"steps.{prefix}{name}": each.pop(0) for name in named}
+    return [gradient, of_context, *(of_parameters[name] for name in parameters)]
 
 
 class _Step(nn.Module):
@@ -129,5 +129,5 @@ def _gradients(
     asked = [each for each in inputs if each.requires_grad]
     pairs = [pair for pair in zip(results, gradients, strict=True) if pair[0].requires_grad]
     outputs, weights = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    found = iter(torch.autograd.grad(outputs, asked, weights, create_graph=create_graph, allow_unused=True))
-    return [next(found) if each.requires_grad else None for each in inputs]
+    answers = iter(torch.autograd.grad(outputs, asked, weights, create_graph=create_graph, allow_unused=True))
+    return [next(answers) if each.requires_grad else None for each in inputs]

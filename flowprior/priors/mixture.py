@@ -39,7 +39,7 @@ class MixturePrior(Prior):
             matrices of D x D grow too large. On codes of Fashion-MNIST (D 20) full covariances bring decoded
             samples closer to the data than three times as many diagonal ones (benchmarks/fit_fashion.py).
         start: what `initialize` runs, "kmeans" (weights, means and covariances of k-means clusters) or "em"
-            (expectation maximisation to convergence, scikit-learn's GaussianMixture).
+            (expectation maximization to convergence, scikit-learn's GaussianMixture).
 
     Raises:
         InputError: if an argument is not one of these.
@@ -222,7 +222,7 @@ def _kmeans(rows: np.ndarray, components: int, covariance: str, seed: int) -> _M
 
 
 def _em(rows: np.ndarray, components: int, covariance: str, seed: int) -> _Moments:
-    """Weights, means and covariances of a Gaussian mixture by expectation maximisation."""
+    """Weights, means and covariances of a Gaussian mixture by expectation maximization."""
     from sklearn.mixture import GaussianMixture
 
     kind = "diag" if covariance == "diagonal" else "full"
@@ -230,7 +230,7 @@ def _em(rows: np.ndarray, components: int, covariance: str, seed: int) -> _Momen
         result = _quietly(GaussianMixture(components, covariance_type=kind, random_state=seed).fit, rows)
     except ValueError as error:
         raise InputError(
-            f"expectation maximisation with `components` (={components}) failed on these latents: use fewer "
+            f"expectation maximization with `components` (={components}) failed on these latents: use fewer "
             "components, covariance='diagonal' or start='kmeans'."
         ) from error
     return _Moments(np.maximum(result.weights_, np.finfo(float).tiny), result.means_, result.covariances_)
