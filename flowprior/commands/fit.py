@@ -1,6 +1,5 @@
 """`flowprior fit`: a FlowPrior on an array of latents from a file."""
 
-import inspect
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +29,11 @@ def run(
     """Fit a FlowPrior to the rows of a file and save it in the folder `out`.
 
     Args:
-        latents: .npy, .npz or .pt file of shape (N, *event).
+        latents: .npy, .npz or .pt file of shape (N, *event); `key` names its array where there are several.
         out: folder for the prior; it must be empty or not exist.
-        key: the array in a file of several.
-        context: file of shape (N, C), or of maps (N, K, H, W), for a conditional prior.
-        context_key: the array in a context file of several.
-        flow: arguments of FlowPrior. Without a "base" an unconditional one stands on a mixture of up to 128
-            Gaussians, one for every hundred rows, whose samples are the better ones; "normal" is the papers'
-            N(0, I), and what a conditional one stands on: its mean follows the context.
-        training: arguments of `fit` other than its defaults.
-        seed, device, progress: as for `fit`.
+        context, context_key: likewise a file of shape (N, C), or of maps (N, K, H, W).
+        flow: arguments of FlowPrior; its "base" is by default a mixture, "normal" with a context.
+        training: arguments of `fit` other than its defaults; seed, device, progress: as there.
 
     Raises:
         InputError: if a file or an argument does not fit; the sentence says which.
@@ -48,11 +42,10 @@ def run(
         raise InputError(f"`--out` (={out}) exists already: choose a new folder, so that nothing is lost.")
     z = read_array(latents, key, "latents")
     if z.dim() == 1:
-        raise InputError(
-            f"`latents` (={latents}) has shape {tuple(z.shape)} but must be (N, D): one row per latent."
-        )
+        shape = tuple(z.shape)
+        raise InputError(f"`latents` (={latents}) has shape {shape} but must be (N, D): one row per latent.")
     rows = None if context is None else read_rows(context, context_key, "context")
-    arguments = dict(flow or {})
+    arguments, training = dict(flow or {}), training or {}
     if rows is not None:
         arguments["context_features"] = rows.shape[1] if rows.dim() == 2 else tuple(rows.shape[1:])
     with torch.random.fork_rng():
@@ -62,15 +55,12 @@ def run(
     fresh = not out.exists()
     make_folder(out)  # a folder that cannot be written to is said before the work
     try:
-        result = fit(prior, z, rows, seed=seed, device=device, progress=progress, **(training or {}))
+        result = fit(prior, z, rows, seed=seed, device=device, progress=progress, **training)
     except BaseException:
         if fresh:
             out.rmdir()
         raise
     prior.save_pretrained(out)
-    defaults = {
-        name: p.default for name, p in inspect.signature(fit).parameters.items() if p.kind is p.KEYWORD_ONLY
-    }
     nll = {"nll" if result.best_epoch is None else "held-out nll": result.nll}
     update_report(
         out,
@@ -80,7 +70,7 @@ def run(
         epochs=result.epochs,
         best_epoch=result.best_epoch,
         wall_time_seconds=round(result.seconds, 3),
-        settings={**defaults, **(training or {}), "seed": seed, "device": device, **arguments},
+        settings={**(fit.__kwdefaults__ or {}), **training, "seed": seed, "device": device, **arguments},
         parameters=sum(parameter.numel() for parameter in prior.parameters()),
         versions=report.versions(),
         machine=report.machine(),

@@ -111,18 +111,14 @@ def run_study(
         RunError: after all other runs, if some of them failed.
     """
     check_figures(study.figures, of="study")
+    metrics = f"experiment.metrics = {OF_TRAINING!r}"
     tasks = [
         Task(
             row,
             seed,
             folder / row / f"seed{seed}",
             study.config(row, config),
-            (
-                *bindings,
-                *study.bindings(row),
-                f"experiment.seed = {seed}",
-                f"experiment.metrics = {OF_TRAINING!r}",
-            ),
+            (*bindings, *study.bindings(row), f"experiment.seed = {seed}", metrics),
             tuple(plugins),
         )
         for seed in range(seeds)
@@ -131,16 +127,27 @@ def run_study(
     resolved = resolve_device(device)
     means = Means(study, weights, download, device, 1, False)
     open_tasks, experiments = _survey(tasks, means)
-    for experiment, metrics in experiments:
-        prepare(experiment.model.to(resolved), experiment.source, metrics, weights=weights, download=download)
+    for experiment, names in experiments:
+        prepare(experiment.model.to(resolved), experiment.source, names, weights=weights, download=download)
     make_folder(folder)
     cores = os.cpu_count() or 1
     jobs = max(1, min(jobs or (1 if resolved.type == "cuda" else cores), len(open_tasks)))
     means = Means(study, weights, download, device, max(1, cores // jobs), progress and jobs == 1)
     comparison = Comparison(study, name, size, folder, seeds, command)
+    failed = _train(open_tasks, means, jobs, comparison)
+    table = _write(comparison, tasks, device)
+    if failed:
+        raise RunError(
+            f"{len(failed)} of {len(tasks)} runs failed ({', '.join(failed)}): their logs say why."
+        )
+    return table
+
+
+def _train(tasks: Sequence[Task], means: Means, jobs: int, comparison: Comparison) -> list[str]:
+    """Run all tasks and say how each ended; the names of those that failed."""
     failed = []
-    for number, (task, ended) in enumerate(_run_all(open_tasks, means, jobs), 1):
-        said = f"[{number}/{len(open_tasks)}] {task.name}"
+    for number, (task, ended) in enumerate(_run_all(tasks, means, jobs), 1):
+        said = f"[{number}/{len(tasks)}] {task.name}"
         try:
             values = ended()
         except (InputError, RunError, BrokenProcessPool) as error:
@@ -148,13 +155,8 @@ def run_study(
             print(f"{said}: {error}", flush=True)
             continue
         print(f"{said}: {', '.join(f'{key} {value:.4g}' for key, value in values.items())}", flush=True)
-        write_json(folder / TABLE, comparison.table())
-    table = _write(comparison, tasks, device)
-    if failed:
-        raise RunError(
-            f"{len(failed)} of {len(tasks)} runs failed ({', '.join(failed)}): their logs say why."
-        )
-    return table
+        write_json(comparison.folder / TABLE, comparison.table())
+    return failed
 
 
 def _choose(study: Study, rows: Sequence[str]) -> tuple[str, ...]:

@@ -17,6 +17,9 @@ from flowprior.errors import InputError
 PLUGINS = "# plugins:"
 """How the comment of a config begins that names, with commas between, the plugins it needs."""
 
+ROOMS = ("flowprior.data.images", "flowprior.evaluation", "flowprior.figures")
+"""What registers names of our own: imported first, so that a plugin that takes one of them is refused."""
+
 
 def import_plugins(names: Sequence[str]) -> None:
     """Import modules: dotted names, found from the current folder or the environment, or .py files.
@@ -26,7 +29,8 @@ def import_plugins(names: Sequence[str]) -> None:
     """
     if not names:
         return
-    import flowprior.evaluation  # noqa: F401 (its metrics come first, so that a plugin that takes one of their names is the one refused)
+    for room in ROOMS:
+        importlib.import_module(room)
 
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))  # as `python -m` does

@@ -1,6 +1,7 @@
 """A user's own parts, named in a config by way of --plugin, and what is said where they are missing."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -267,14 +268,15 @@ def empty(run):
 
 
 def test_a_metric_and_a_figure_of_ones_own(plugin, trained, flowprior, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
     Path(f"{plugin}.py").write_text(OF_RUN)
     for words, text in (
         (("list", "--metrics"), "half"),
         (("list", "--figures"), "empty"),
-        (("eval", trained, "--metrics", "half"), "half    0.5"),
-        (("plot", trained, "empty"), "empty.png"),
+        (("eval", run, "--metrics", "half"), "half    0.5"),
+        (("plot", run, "empty"), "empty.png"),
     ):
         result = flowprior(*words, "--plugin", plugin)
         assert result.exit_code == 0, result.stderr
         assert text in result.stdout
-    (trained / "figures" / "empty.png").unlink()
