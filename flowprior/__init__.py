@@ -23,23 +23,41 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOMES = {  # imported when first asked for: `flowprior list` should not wait for torch
-    "flowprior.bijectors": ("Bijector",),
-    "flowprior.errors": ("InputError",),
-    "flowprior.priors": ("DecoupledPrior", "EmbeddedPrior", "FlowPrior", "GaussianPrior", "HierarchicalPrior")
-    + ("ImplicitPrior", "InvertiblePrior", "MixturePrior", "Prior", "StandardNormal"),
-    "flowprior.registry": ("dataset", "figure", "metric", "register"),
-    "flowprior.training.fit": ("fit",),
+__all__ = [
+    "Bijector",
+    "DecoupledPrior",
+    "EmbeddedPrior",
+    "FlowPrior",
+    "GaussianPrior",
+    "HierarchicalPrior",
+    "ImplicitPrior",
+    "InputError",
+    "InvertiblePrior",
+    "MixturePrior",
+    "Prior",
+    "StandardNormal",
+    "dataset",
+    "figure",
+    "fit",
+    "metric",
+    "register",
+]
+
+_HOMES = dict.fromkeys(
+    __all__, "flowprior.priors"
+) | {  # imported when first asked for: torch is slow to load
+    "Bijector": "flowprior.bijectors",
+    "InputError": "flowprior.errors",
+    "fit": "flowprior.training.fit",
+    **dict.fromkeys(("dataset", "figure", "metric", "register"), "flowprior.registry"),
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
-__all__ = list(_HOME_OF)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
+    if name not in _HOMES:
         raise AttributeError(f"module 'flowprior' has no attribute {name!r}")
-    return getattr(import_module(_HOME_OF[name]), name)
+    return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted(["__version__", *__all__])
