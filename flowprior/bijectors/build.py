@@ -55,6 +55,7 @@ def build_bijector(
         InputError: if an argument is none of these, or the backend lacks the coupling.
 
     >>> import torch
+    >>> import torch
     >>> bijector = build_bijector((4, 8, 8), "actnorm", transforms=3, hidden_features=(16,))
     >>> z0, logabsdet = bijector.to_base(torch.zeros(5, 4, 8, 8))
     >>> z0.shape, logabsdet.shape

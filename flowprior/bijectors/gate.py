@@ -4,7 +4,7 @@ Behind it are the hooks, which see rows: z (N, *event), context (N, *context_sha
 module's own dtype, on equal batches, outside autocast. Hooks call hooks, and nothing is checked again.
 """
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Self
 
@@ -156,7 +156,7 @@ class Gate(nn.Module):
         return value.to(own)
 
 
-class Invertible(Gate):
+class Invertible(Gate, ABC):
     """A module with two spaces, z0 = to_base(z) and z = from_base(z0), that reports its volume change.
 
     A subclass must implement `_to_base` and `_from_base`.

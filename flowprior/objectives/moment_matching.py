@@ -96,6 +96,7 @@ class MomentMatching(ModelObjective):
 def typical_distance(z: Tensor) -> Tensor:
     """(2 Σ_j var_j)^½, the root mean squared distance of two independent rows of z (N, *event): a scalar.
 
+    >>> import torch
     >>> typical_distance(torch.tensor([[0.0], [2.0]]))
     tensor(2.)
     """
