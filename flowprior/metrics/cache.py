@@ -43,8 +43,8 @@ def file_checksum(path: Path) -> str:
 def cached(kind: str, key: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
     """The tensors of `key`, from the cache when a sound copy is there, else computed and kept.
 
-    A copy that is truncated or altered is noticed by its checksum, logged, computed again and replaced. A
-    cache folder that cannot be written costs a log line, not the result.
+    A damaged copy is noticed by its checksum, logged, computed again and replaced. A cache folder that cannot
+    be written costs a log line, not the result.
     """
     path = cache_folder() / f"{kind}-{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
     tensors = _read(path, key)

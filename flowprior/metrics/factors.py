@@ -37,9 +37,9 @@ class ConditionalSpread:
 def factor_distance(samples: Tensor, real: Tensor) -> FactorDistance:
     """Distances of sampled factors (N, F) from true ones (M, F), each factor divided by its true deviation.
 
-    For each factor it is W1 = ∫ |F(t) - G(t)| dt between the distribution functions; for all the energy
-    distance sqrt(2 E|X - Y| - E|X - X'| - E|Y - Y'|), with Euclidean norms and means over all pairs, which
-    also sees dependence between factors (Székely & Rizzo 2013). Circular factors must be laid open first.
+    For each factor it is W1 = ∫ |F(t) - G(t)| dt of the distribution functions; for all the energy distance
+    sqrt(2 E|X - Y| - E|X - X'| - E|Y - Y'|), Euclidean, over all pairs, which also sees dependence between
+    factors (Székely & Rizzo 2013). Circular factors must be laid open first.
 
     Raises:
         InputError: if the shapes do not go together, a number is not finite, or a true factor is constant.
@@ -59,12 +59,8 @@ def factor_distance(samples: Tensor, real: Tensor) -> FactorDistance:
 def conditional_spread(samples: Tensor, real: Tensor) -> ConditionalSpread:
     """sqrt(E_c Var(factor | c)) over the true standard deviation, of factors that do not depend on c.
 
-    The mean is of the conditions' unbiased variances, not of their standard deviations, which few samples
-    make too small: so full diversity is 1 for any number of samples.
-
-    Args:
-        samples: (n, conditions, F), n samples at each condition, 2 or more.
-        real: (M, F), draws of the true distribution.
+    Samples (n, conditions, F), n ≥ 2 at each condition; true draws (M, F). The mean is of unbiased variances,
+    not of deviations, which few samples make too small: full diversity is 1 for any n.
 
     Raises:
         InputError: as `factor_distance`, or for one sample at each condition.

@@ -48,11 +48,8 @@ def perceptual_path_length(
     Args:
         decode: latents (n, *event) -> images.
         distance: images twice -> (n,), a squared distance such as `PerceptualDistance`.
-        path: see `Path`.
         start, end: the ends of random paths, (N, *event); the source takes 100,000.
-        epsilon: ε.
         outliers: the share left out on either side, at least 0 and less than 1/2.
-        seed: of the t.
         batch_size: paths at once through the decoder, each with two points.
 
     Raises:

@@ -36,8 +36,7 @@ class PoseError:
 def pose_error(recovered: Tensor, given: Tensor) -> PoseError:
     """Mean of |recovered - given| over examples and joints, both (N, J, 2) in pixels.
 
-    Where `pose_regressor` recovers the joints from outputs, report its `facts["test_pose_error"]` beside it:
-    that is what real images score.
+    Beside joints by `pose_regressor` report its `facts["test_pose_error"]`: what real images score.
 
     Raises:
         InputError: if the shapes differ or are others, or a number is not finite.
@@ -59,24 +58,19 @@ def joint_distances(recovered: Tensor, given: Tensor) -> Tensor:
 
 
 def pose_regressor(
-    images: Tensor,
-    joints: Tensor,
-    test_images: Tensor | None = None,
-    test_joints: Tensor | None = None,
+    images: Tensor, joints: Tensor, test_images: Tensor | None = None, test_joints: Tensor | None = None,
     **options: Unpack[Options],
-) -> FeatureNetwork:
+) -> FeatureNetwork:  # fmt: skip
     """A small network from images (N, C, H, W) to joints (N, J, 2) in pixels, trained on real images.
 
     Convolutions down to an eighth of the side and back to a quarter end in one map for each joint; the
     expected position under the map's softmax is the joint (Sun et al. 2018, arXiv:1711.08229). Images
-    larger than 64 pixels are averaged down to 64. It is trained once and kept in the cache folder, as the
-    network of `classifier_features`. `facts["test_pose_error"]` is its own mean error in pixels on the test
-    set (or on a tenth held out): what real images score, the least that outputs can be expected to.
+    larger than 64 pixels are averaged down to 64. It is trained once and kept, as `classifier_features`.
+    `facts["test_pose_error"]` is its own mean error in pixels on the test set (or on a tenth held out).
 
     Args:
-        images: (N, C, H, W), uint8 or floats in [0, 1], 8 pixels a side or more.
-        joints: (N, J, 2), x and y in pixels, within the image.
-        test_images, test_joints: the same for the test set.
+        images, test_images: (N, C, H, W), uint8 or floats in [0, 1], 8 pixels a side or more.
+        joints, test_joints: (N, J, 2), x and y in pixels, within the image.
         options: see `Options`.
 
     Raises:
@@ -87,8 +81,9 @@ def pose_regressor(
         lambda: _PoseNetwork(*images.shape[1:], joints=joints.shape[1]),
         (images, joints, test_images, test_joints),
         Tensor.float,
+        "pose_error",
         **options,
-    ).features("pose_error")
+    )
 
 
 class _PoseNetwork(nn.Module):
@@ -98,17 +93,13 @@ class _PoseNetwork(nn.Module):
         self.fine = nn.Sequential(  # a quarter of the side: where
             Standardize(channels, _LARGEST),
             *convolution(channels, 16, kernel=5, stride=2),
-            *convolution(16, 32, kernel=3, stride=2),
+            *convolution(16, 32, stride=2),
         )
         self.coarse = nn.Sequential(  # an eighth: which limb, left or right
-            *convolution(32, 64, kernel=3, stride=2),
-            *convolution(64, 64, kernel=3, stride=1),
-            *convolution(64, 64, kernel=3, stride=1),
+            *convolution(32, 64, stride=2), *convolution(64, 64), *convolution(64, 64)
         )
         self.head = nn.Sequential(
-            *convolution(32 + 64, 64, kernel=1, stride=1),
-            *convolution(64, 32, kernel=3, stride=1),
-            nn.Conv2d(32, joints, 1),
+            *convolution(32 + 64, 64, kernel=1), *convolution(64, 32), nn.Conv2d(32, joints, 1)
         )
 
     def forward(self, images: Tensor) -> Tensor:

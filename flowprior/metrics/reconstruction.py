@@ -49,10 +49,8 @@ def reconstruction_error(
             batch = [as_input(part) for part in parts]
             x, back = batch[0], reconstruct(*batch)
             if back.shape != x.shape:
-                raise InputError(
-                    f"`reconstruct` gave shape {tuple(back.shape)} for images of shape {tuple(x.shape)} but "
-                    "must keep the shape."
-                )
+                got = f"`reconstruct` gave shape {tuple(back.shape)} for images of shape {tuple(x.shape)}"
+                raise InputError(f"{got} but must keep the shape.")
             errors.append((back.double() - x.double()).square().flatten(1).sum(1).cpu())
     summed = torch.cat(errors)
     pixels = math.prod(images.shape[1:])
