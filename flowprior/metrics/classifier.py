@@ -1,6 +1,7 @@
 """A feature network trained on the data set's own labels: metric "fd_classifier", never "FID"."""
 
 from collections.abc import Callable
+from functools import partial
 from math import ceil, prod
 from typing import Unpack
 
@@ -10,16 +11,7 @@ from torch.nn import functional
 
 from flowprior.errors import InputError
 from flowprior.metrics.features import FeatureNetwork
-from flowprior.metrics.learned import (
-    Given,
-    Options,
-    Recipe,
-    Standardize,
-    check_examples,
-    convolution,
-    learn,
-    outputs,
-)
+from flowprior.metrics.learned import Given, Options, Recipe, Standardize, convolution, learn
 
 _FEATURES = 64
 _LARGEST = 32  # larger images are averaged down to this side
@@ -78,26 +70,21 @@ def classifier_logits(
 
 
 def _learn(
-    given: Given,
-    metric: str,
-    part: Callable[["_Classifier"], nn.Module] = lambda network: network,
+    given: Given, metric: str, part: Callable[["_Classifier"], nn.Module] = lambda network: network,
     **options: Unpack[Options],
-) -> FeatureNetwork:
+) -> FeatureNetwork:  # fmt: skip
     images, labels, *_ = given
     attributes = labels.dim() == 2
     classes = torch.arange(labels.shape[1]) if attributes else labels.unique().cpu()
     if len(classes) < 2 and not attributes:
         raise InputError(f"`labels` hold {len(classes)} class but a classifier needs two or more.")
-    return learn(
-        RECIPE,
-        lambda: _Classifier(*images.shape[1:], classes=len(classes)),
-        given,
-        lambda labels: labels.cpu() if attributes else _among(classes, labels),
-        metric,
-        part,
-        variant=" | attributes" if attributes else "",
-        **options,
-    )
+
+    def build() -> _Classifier:
+        return _Classifier(*images.shape[1:], classes=len(classes))
+
+    if attributes:
+        return learn(RECIPE, build, given, Tensor.cpu, metric, part, variant=" | attributes", **options)
+    return learn(RECIPE, build, given, partial(_among, classes), metric, part, **options)
 
 
 class _AgainstTheRest(nn.Module):
@@ -119,13 +106,11 @@ class _Classifier(nn.Module):
         self.body = nn.Sequential(
             Standardize(channels, _LARGEST),
             *convolution(channels, first, kernel=5, stride=stride),
-            *convolution(first, 2 * first, kernel=3, stride=2),
-            *convolution(2 * first, 2 * first, kernel=3, stride=1),
+            *convolution(first, 2 * first, stride=2),
+            *convolution(2 * first, 2 * first),
             nn.Flatten(),
-            nn.Linear(2 * first * cells, _FEATURES, bias=False),
-            nn.BatchNorm1d(_FEATURES),
-            nn.ReLU(),
-        )
+            nn.Linear(2 * first * cells, _FEATURES, bias=False), nn.BatchNorm1d(_FEATURES), nn.ReLU(),
+        )  # fmt: skip
         self.head = nn.Linear(_FEATURES, classes)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -138,15 +123,13 @@ def _loss(logits: Tensor, targets: Tensor) -> Tensor:
     return functional.cross_entropy(logits, targets)
 
 
-def _accuracy(network: nn.Module, images: Tensor, targets: Tensor) -> float:
+def _accuracy(logits: Tensor, targets: Tensor) -> float:
     """The share of right classes, or of right attributes."""
-    logits, y = outputs(network, images), targets.cpu()
-    right = (logits > 0) == y if y.dim() == 2 else logits.argmax(1) == y
+    right = (logits > 0) == targets if targets.dim() == 2 else logits.argmax(1) == targets
     return right.double().mean().item()
 
 
 def _check(images: Tensor, labels: Tensor, images_name: str, labels_name: str) -> None:
-    check_examples(images_name, images)
     attributes = labels.dim() == 2 and labels.dtype == torch.bool and len(labels) == len(images)
     if not attributes and (labels.is_floating_point() or labels.shape != images.shape[:1]):
         must = f"one for each of the {len(images)} images in `{images_name}`, or rows of bool attributes."
@@ -160,4 +143,16 @@ def _among(classes: Tensor, labels: Tensor) -> Tensor:
     return torch.where(classes[position] == labels.cpu(), position, -1)
 
 
-RECIPE = Recipe("classifier", "labels", 2, "test_accuracy", 300_000, 5, _LARGEST, _check, _loss, _accuracy)
+RECIPE = Recipe(
+    "classifier",
+    "labels",
+    2,
+    "test_accuracy",
+    300_000,
+    5,
+    _LARGEST,
+    "N>3 C H>0 W>0",
+    _check,
+    _loss,
+    _accuracy,
+)

@@ -55,11 +55,9 @@ def _neighbor_kl(x: Tensor, y: Tensor, k: int) -> float:
 
 def _nearest(x: Tensor, y: Tensor, k: int) -> Tensor:
     """Distance of each row of x to its k-th nearest in y."""
-    kth = []
-    for rows in x.split(_CHUNK):
-        distances = torch.cdist(rows, y, compute_mode="donot_use_mm_for_euclid_dist")  # exact when close
-        kth.append(distances.topk(k, largest=False).values[:, -1])
-    return torch.cat(kth)
+    exact = "donot_use_mm_for_euclid_dist"  # also when close
+    distances = (torch.cdist(rows, y, compute_mode=exact) for rows in x.split(_CHUNK))
+    return torch.cat([each.topk(k, largest=False).values[:, -1] for each in distances])
 
 
 @torch.no_grad()

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from flowprior.checks import check_count, check_finite, check_shapes
 from flowprior.errors import InputError
-from flowprior.metrics.learned import pixels
 from flowprior.metrics.rows import standard_error
+from flowprior.tensors import as_input
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def pair_diversity(
     (Morrow & Chiu, section 7 and Table 2); other distances are not to be compared with it.
 
     Args:
-        first, second: (N, C, H, W), uint8 or floats in [0, 1]; or iterables of chunks of them, equally cut.
+        first, second: (N, C, H, W), uint8 or floats in [0, 1]; or chunks of them, cut alike, one held at a time.
         distance: images twice, `batch_size` or fewer -> (n,), such as `PerceptualDistance`.
 
     Raises:
@@ -54,7 +54,7 @@ def pair_diversity(
     for a, b in zip_longest(*chunks, fillvalue=torch.zeros(0)):
         check_shapes(fix, first=(a, "N C H W"), second=(b, "N C H W"))
         for x, y in zip(a.split(batch_size), b.split(batch_size), strict=True):
-            distances.append(distance(pixels(x), pixels(y)).cpu().double())
+            distances.append(distance(as_input(x).float(), as_input(y).float()).cpu().double())
     if sum(map(len, distances)) == 0:
         raise InputError("`first` and `second` hold no pair: give at least one.")
     values = torch.cat(distances)

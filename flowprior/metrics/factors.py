@@ -50,7 +50,7 @@ def factor_distance(samples: Tensor, real: Tensor) -> FactorDistance:
     """
     from scipy.stats import wasserstein_distance
 
-    x, y = _scaled(samples, real, dims=2)
+    x, y = _scaled(samples, "N>0 F>0", real)
     each = [float(wasserstein_distance(a.numpy(), b.numpy())) for a, b in zip(x.T, y.T, strict=True)]
     squared = 2 * _mean_distance(x, y) - _mean_distance(x, x) - _mean_distance(y, y)
     return FactorDistance(sum(each) / len(each), tuple(each), max(squared, 0.0) ** 0.5, len(x))
@@ -69,14 +69,13 @@ def conditional_spread(samples: Tensor, real: Tensor) -> ConditionalSpread:
     >>> round(conditional_spread(real.view(2, 1, 1).expand(2, 5, 1), real).value, 4)
     1.0
     """
-    x, _ = _scaled(samples, real, dims=3)
+    x, _ = _scaled(samples, "n>1 conditions>0 F>0", real)
     ratios = x.var(0).mean(0).sqrt().tolist()
     return ConditionalSpread(sum(ratios) / len(ratios), tuple(ratios), x.shape[1], len(x))
 
 
-def _scaled(samples: Tensor, real: Tensor, dims: int) -> tuple[Tensor, Tensor]:
+def _scaled(samples: Tensor, pattern: str, real: Tensor) -> tuple[Tensor, Tensor]:
     """Both in float64 over the standard deviations of `real`."""
-    pattern = "N>0 F>0" if dims == 2 else "n>1 conditions>0 F>0"
     check_shapes("pass the same factors of both", samples=(samples, pattern), real=(real, "M>1 F>0"))
     x, y = samples.detach().cpu().double(), real.detach().cpu().double()
     for name, values in (("samples", x), ("real", y)):

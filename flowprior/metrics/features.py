@@ -14,8 +14,6 @@ from flowprior.files import find_weights, read_state_dict
 from flowprior.metrics.cache import cache_folder, file_checksum
 from flowprior.tensors import as_input
 
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
 SQUEEZENET_FILE = "squeezenet1_0_deepcompression.pth"
 INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
 _INCEPTION_URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{INCEPTION_FILE}"
@@ -51,11 +49,7 @@ class FeatureNetwork(nn.Module):
         return super().train(False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, C, H, W) in [0, 1] -> (N, F).
-
-        Raises:
-            InputError: if the images are not of `image_shape`.
-        """
+        """(N, C, H, W) in [0, 1] -> (N, F); an `InputError` for images that are not of `image_shape`."""
         if self.image_shape is not None and images.shape[1:] != self.image_shape:
             got = f"`images` have shape {tuple(images.shape[1:])}"
             raise InputError(f"{got} but this network was trained on {self.image_shape}: resize them.")
@@ -173,8 +167,8 @@ def _download_inception(path: Path) -> Path:
 def squeezenet_features(weights: str | Path | None = None, *, size: int = 64) -> FeatureNetwork:
     """ImageNet SqueezeNet 1.0: the last feature map's average (512), metric "fd_squeezenet".
 
-    Images are resized to `size` x `size` (bilinear, antialiased when they shrink), gray becomes RGB. It
-    is not comparable with FID, nor across sizes or files. Source: Iandola et al. 2016 (arXiv:1602.07360).
+    Images are resized to `size` x `size` (bilinear, antialiased when they shrink), gray becomes RGB; not
+    comparable with FID, nor across sizes or files. Source: Iandola et al. 2016 (arXiv:1602.07360).
 
     Args:
         weights: a state dict of torchvision's `squeezenet1_0`, or the folder that holds
@@ -206,7 +200,7 @@ class SqueezeNetMaps(nn.Module):
         with torch.device("meta"):
             network = squeezenet1_0(weights=None)
         load_weights(network, path, "torchvision's squeezenet1_0")
-        self.prepare = _Prepare(size, antialias=True, mean=_IMAGENET_MEAN, std=_IMAGENET_STD)
+        self.prepare = _Prepare(size, antialias=True, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
         self.layers: nn.Sequential = network.features.requires_grad_(False).eval()
         self.resize = f"bilinear, antialiased, to {size}x{size}"
         self.checksum = file_checksum(path)

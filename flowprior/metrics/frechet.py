@@ -37,11 +37,7 @@ class FeatureStatistics:
 
     @staticmethod
     def of(features: Tensor) -> "FeatureStatistics":
-        """The statistics of one chunk of features (N, F), N >= 1.
-
-        Raises:
-            InputError: if `features` is not a finite (N, F) tensor.
-        """
+        """The statistics of one chunk of features (N, F), N >= 1; an `InputError` if one is not finite."""
         check_shapes("", features=(features, "N>0 F"))
         check_finite("features", features, "check the images and the network")
         values = (features.cpu() if features.device.type == "mps" else features).detach().double()

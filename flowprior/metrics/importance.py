@@ -26,14 +26,9 @@ class ImportanceNLL:
 
 @torch.no_grad()
 def importance_nll(
-    log_weight: Callable[..., Tensor],
-    x: Tensor,
-    context: Tensor | None = None,
-    *,
-    samples: int = 1000,
-    rows: int = 4096,
-    device: str | torch.device | None = None,
-) -> ImportanceNLL:
+    log_weight: Callable[..., Tensor], x: Tensor, context: Tensor | None = None,
+    *, samples: int = 1000, rows: int = 4096, device: str | torch.device | None = None,
+) -> ImportanceNLL:  # fmt: skip
     """-log 1/K Σ_k p(x|z_k) p(z_k) / q(z_k|x), z_k ~ q(z|x): K draws an example, `rows` pairs at a time.
 
     Not below -log p(x) in the mean, and falling to it as K grows. The standard error is that of the delta

@@ -39,7 +39,7 @@ class Standardize(nn.Module):
 
     def measure(self, images: Tensor) -> None:
         """Channel means and standard deviations of the training set, from its first 10,000 images."""
-        values = pixels(images[:10_000]).double()
+        values = as_input(images[:10_000]).float().double()
         self.mean.copy_(values.mean((0, 2, 3)).view(-1, 1, 1))
         self.std.copy_(values.std((0, 2, 3)).clamp(min=1e-3).view(-1, 1, 1))
 
@@ -69,30 +69,17 @@ class Recipe:
     seen: int  # images per training, so that small sets take more epochs
     epochs: int  # at least
     largest: int  # larger images are averaged down to this side
+    images: str  # their shape as a pattern
     check: Callable[[Tensor, Tensor, str, str], None]  # of images and what belongs to them, and their names
     loss: Callable[[Tensor, Tensor], Tensor]  # of outputs and targets
-    measure: Callable[[nn.Module, Tensor, Tensor], float]  # the score on images and targets
-
-
-def check_examples(name: str, images: Tensor, smallest: int = 1) -> None:
-    """Refuse what is not four images (C, H, W) or more, of `smallest` pixels a side or more."""
-    pattern = f"N>3 C H>{smallest - 1} W>{smallest - 1}"
-    check_shapes("give four images or more", **{name: (images, pattern)})
+    measure: Callable[[Tensor, Tensor], float]  # the score of outputs, on the CPU, and targets
 
 
 def learn(
-    recipe: Recipe,
-    build: Callable[[], Network],
-    given: Given,
-    targets: Callable[[Tensor], Tensor],
-    metric: str,
-    part: Callable[[Network], nn.Module] = lambda network: network,
-    *,
-    data_fingerprint: str | None = None,
-    seed: int = 0,
-    device: str | torch.device = "cpu",
-    variant: str = "",
-) -> FeatureNetwork:
+    recipe: Recipe, build: Callable[[], Network], given: Given, targets: Callable[[Tensor], Tensor],
+    metric: str, part: Callable[[Network], nn.Module] = lambda network: network, *, variant: str = "",
+    data_fingerprint: str | None = None, seed: int = 0, device: str | torch.device = "cpu",
+) -> FeatureNetwork:  # fmt: skip
     """The `part` for `metric` of the network that `build` makes, trained or from the cache, with its score.
 
     Args:
@@ -104,14 +91,15 @@ def learn(
         InputError: if one half of a test set is missing, or as `recipe.check`.
     """
     images, labels, test_images, test_labels = given
-    names = "test_images", f"test_{recipe.belonging}"
     if (test_images is None) != (test_labels is None):
-        raise InputError(f"`{names[0]}` and `{names[1]}` must be given together or not at all.")
-    recipe.check(images, labels, "images", recipe.belonging)
+        raise InputError(f"`test_images` and `test_{recipe.belonging}` must be given together or not at all.")
+    for x, y, test in ((images, labels, ""), (test_images, test_labels, "test_")):
+        if x is not None and y is not None:
+            check_shapes("give four images or more", **{f"{test}images": (x, recipe.images)})
+            recipe.check(x, y, f"{test}images", f"{test}{recipe.belonging}")
     data = data_fingerprint or fingerprint(*(tensor for tensor in given if tensor is not None))
     examples = images, targets(labels)
     if test_images is not None and test_labels is not None:
-        recipe.check(test_images, test_labels, *names)
         tests, measured_on = (test_images, targets(test_labels)), f"test {len(test_images)}"
     else:
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
@@ -123,7 +111,8 @@ def learn(
     def compute() -> dict[str, Tensor]:
         epochs = max(recipe.epochs, min(30, recipe.seen // count))
         network = fit(build, *examples, recipe.loss, epochs, seed, torch.device(device))
-        return {**network.state_dict(), recipe.score: torch.tensor(recipe.measure(network, *tests))}
+        score = recipe.measure(_outputs(network, tests[0]), tests[1])
+        return {**network.state_dict(), recipe.score: torch.tensor(score)}
 
     key = f"recipe {recipe.version} | {data} | train {count} | {measured_on} | seed {seed}{variant}"
     state = cached(recipe.kind, key, compute)
@@ -166,14 +155,13 @@ def fit(
             if isinstance(module, Standardize):
                 module.measure(images)
         optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2, weight_decay=5e-2)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, max_lr=1e-2, total_steps=epochs * (count // batch), pct_start=0.2
-        )
+        steps = epochs * (count // batch)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=steps, pct_start=0.2)
         generator = torch.Generator().manual_seed(seed)
         for _ in range(epochs):
             order = torch.randperm(count, generator=generator).to(device)
             for index in order[: count // batch * batch].split(batch):
-                value = loss(network(pixels(images[index])), targets[index])
+                value = loss(network(as_input(images[index]).float()), targets[index])
                 optimizer.zero_grad()
                 value.backward()
                 optimizer.step()
@@ -181,16 +169,11 @@ def fit(
     return network.eval()
 
 
-def outputs(network: nn.Module, images: Tensor) -> Tensor:
+def _outputs(network: nn.Module, images: Tensor) -> Tensor:
     """The network's outputs for all images, on the CPU."""
     device = next(network.parameters()).device
     with torch.inference_mode():
-        return torch.cat([network(pixels(x.to(device))).cpu() for x in images.split(500)])
-
-
-def pixels(images: Tensor) -> Tensor:
-    """uint8 or floats in [0, 1] to float32 in [0, 1]."""
-    return as_input(images).float()
+        return torch.cat([network(as_input(x.to(device)).float()).cpu() for x in images.split(500)])
 
 
 @contextmanager

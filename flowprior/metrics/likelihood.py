@@ -28,13 +28,9 @@ class LatentNLL:
 
 
 def latent_nll(
-    log_prob: Callable[..., Tensor],
-    z: Tensor,
-    context: Tensor | None = None,
-    *,
-    batch_size: int = 4096,
-    device: str | torch.device | None = None,
-) -> LatentNLL:
+    log_prob: Callable[..., Tensor], z: Tensor, context: Tensor | None = None,
+    *, batch_size: int = 4096, device: str | torch.device | None = None,
+) -> LatentNLL:  # fmt: skip
     """-E[log p(z | context)] over z (N, *event), in batches, averaged in float64, without gradients.
 
     `log_prob(z)` or `log_prob(z, context)` gives nats (n,). Each batch is moved to `device` if one is given.
@@ -52,7 +48,8 @@ def latent_nll(
             nats = log_prob(*inputs)
             if nats.shape != inputs[0].shape[:1]:
                 got = f"`log_prob` gave shape {tuple(nats.shape)} for {len(inputs[0])} latents"
-                raise InputError(f"{got}, not one number for each: see torch.distributions.Independent.")
+                fix = "reinterpret the event dimensions (torch.distributions.Independent)"
+                raise InputError(f"{got} but must give one number for each: {fix}.")
             values.append(-nats.double().cpu())
     nll = torch.cat(values)
     check_finite("log_prob", nll, "check these latents, and the prior")

@@ -28,17 +28,10 @@ class PathLength:
 
 @torch.no_grad()
 def perceptual_path_length(
-    decode: Callable[[Tensor], Tensor],
-    distance: Callable[[Tensor, Tensor], Tensor],
-    path: Path,
-    start: Tensor,
-    end: Tensor,
-    *,
-    epsilon: float = 1e-4,
-    outliers: float = 0.01,
-    seed: int = 0,
-    batch_size: int = 64,
-) -> PathLength:
+    decode: Callable[[Tensor], Tensor], distance: Callable[[Tensor, Tensor], Tensor], path: Path,
+    start: Tensor, end: Tensor,
+    *, epsilon: float = 1e-4, outliers: float = 0.01, seed: int = 0, batch_size: int = 64,
+) -> PathLength:  # fmt: skip
     """E[d(x(t), x(t + ε)) / ε²], x(t) = decode(path(start, end; t)), t ~ U(0, 1)   (StyleGAN, section 4.1)
 
     As in its code, the lowest and the highest hundredth of the paths are left out of the mean. In z take

@@ -19,11 +19,8 @@ class PerceptualDistance:
 
     a_l and b_l are the feature maps of two images at layer l, brought to unit length over the channels. With
     weights of 1 it is the uncalibrated baseline of LPIPS; with `lpips_weights` and VGG-16 it is LPIPS.
+    `maps` are such as `VGGFeatures`, `weights` one (C_l,) for each layer, by default 1.
     Source: Zhang et al. 2018 (arXiv:1801.03924), Eq. 1.
-
-    Args:
-        maps: such as `VGGFeatures`.
-        weights: one (C_l,) for each layer; 1 by default.
     """
 
     def __init__(self, maps: Maps, weights: Sequence[Tensor] | None = None) -> None:

@@ -10,18 +10,10 @@ from torch.nn import functional
 
 from flowprior.checks import check_finite, check_rows, check_shapes
 from flowprior.metrics.features import FeatureNetwork
-from flowprior.metrics.learned import (
-    Options,
-    Recipe,
-    Standardize,
-    check_examples,
-    convolution,
-    learn,
-    outputs,
-)
+from flowprior.metrics.learned import Options, Recipe, Standardize, convolution, learn
 
 _LARGEST = 64  # larger images are averaged down to this side
-_SMALLEST = 8
+_UNKNOWN = "leave out examples with unknown joints"
 
 
 @dataclass(frozen=True)
@@ -46,8 +38,8 @@ def pose_error(recovered: Tensor, given: Tensor) -> PoseError:
     """
     pattern = "N>0 joints>0 2"
     check_shapes("pass one pose for each image", recovered=(recovered, pattern), given=(given, pattern))
-    _check_joints("recovered", recovered)
-    _check_joints("given", given)
+    for name, joints in (("recovered", recovered), ("given", given)):
+        check_finite(name, joints, _UNKNOWN)
     distances = joint_distances(recovered, given)
     return PoseError(distances.mean().item(), tuple(distances.mean(0).tolist()), len(distances))
 
@@ -76,14 +68,12 @@ def pose_regressor(
     Raises:
         InputError: if images and joints do not fit together, or a joint is not finite.
     """
-    return learn(
-        RECIPE,
-        lambda: _PoseNetwork(*images.shape[1:], joints=joints.shape[1]),
-        (images, joints, test_images, test_joints),
-        Tensor.float,
-        "pose_error",
-        **options,
-    )
+    given = images, joints, test_images, test_joints
+
+    def build() -> _PoseNetwork:
+        return _PoseNetwork(*images.shape[1:], joints=joints.shape[1])
+
+    return learn(RECIPE, build, given, Tensor.float, "pose_error", **options)
 
 
 class _PoseNetwork(nn.Module):
@@ -117,19 +107,13 @@ def _distance(given: Tensor, wanted: Tensor) -> Tensor:
     return (given - wanted).square().sum(2).add(1e-6).sqrt().mean()
 
 
-def _measure(network: nn.Module, images: Tensor, joints: Tensor) -> float:
-    return pose_error(outputs(network, images), joints).value
-
-
 def _check(images: Tensor, joints: Tensor, images_name: str, joints_name: str) -> None:
-    check_examples(images_name, images, _SMALLEST)
     check_rows(joints_name, joints, len(images), f"images in `{images_name}`")
-    _check_joints(joints_name, joints)
+    check_shapes("", **{joints_name: (joints, "N>0 joints>0 2")})
+    check_finite(joints_name, joints, _UNKNOWN)
 
 
-def _check_joints(name: str, joints: Tensor) -> None:
-    check_shapes("", **{name: (joints, "N>0 joints>0 2")})
-    check_finite(name, joints, "leave out examples with unknown joints")
-
-
-RECIPE = Recipe("pose", "joints", 1, "test_pose_error", 45_000, 1, _LARGEST, _check, _distance, _measure)
+RECIPE = Recipe(
+    "pose", "joints", 1, "test_pose_error", 45_000, 1, _LARGEST, "N>3 C H>7 W>7", _check, _distance,
+    lambda recovered, given: pose_error(recovered, given).value,
+)  # fmt: skip

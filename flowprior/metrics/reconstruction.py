@@ -25,13 +25,9 @@ class ReconstructionError:
 
 
 def reconstruction_error(
-    images: Tensor,
-    reconstruct: Callable[..., Tensor],
-    context: Tensor | None = None,
-    *,
-    batch_size: int = 256,
-    device: str | torch.device | None = None,
-) -> ReconstructionError:
+    images: Tensor, reconstruct: Callable[..., Tensor], context: Tensor | None = None,
+    *, batch_size: int = 256, device: str | torch.device | None = None,
+) -> ReconstructionError:  # fmt: skip
     """Squared errors of `reconstruct(x)` against x (N, ...) in batches, summed in float64, without gradients.
 
     With a context (N, ...) it is `reconstruct(x, context)`. Images and context are floats, or uint8 that are

@@ -51,16 +51,15 @@ def separability(latents: Tensor, log_odds: Tensor, *, keep: float = 0.5) -> Sep
     for name, values in (("latents", rows), ("log_odds", decided)):
         check_finite(name, values, "check the prior and the decoder")
     rows = (rows - rows.mean(0)) / rows.std(0).clamp_min(torch.finfo(rows.dtype).tiny)
-    entropies, accuracies, shares = [], [], []
+    parts = []
     for odds in decided.T:
         surest = odds.abs().topk(kept).indices.sort().values
         y = odds[surest] > 0
         x = _sides(rows[surest], y)
-        entropies.append(conditional_entropy(y, x))
-        accuracies.append((x == y).double().mean().item())
-        shares.append(y.double().mean().item())
-    value = math.exp(math.fsum(entropies))
-    return Separability(value, tuple(entropies), tuple(accuracies), tuple(shares), len(latents), kept)
+        shares = ((x == y).double().mean().item(), y.double().mean().item())
+        parts.append((conditional_entropy(y, x), *shares))
+    entropies, accuracies, having = zip(*parts, strict=True)
+    return Separability(math.exp(math.fsum(entropies)), entropies, accuracies, having, len(latents), kept)
 
 
 def conditional_entropy(y: Tensor, x: Tensor) -> float:
