@@ -36,7 +36,7 @@ def pair_diversity(
     (Morrow & Chiu, section 7 and Table 2); other distances are not to be compared with it.
 
     Args:
-        first, second: (N, C, H, W), uint8 or floats in [0, 1]; or chunks of them, cut alike, one held at a time.
+        first, second: (N, C, H, W), uint8 or floats in [0, 1], or chunks, cut alike, one held at a time.
         distance: images twice, `batch_size` or fewer -> (n,), such as `PerceptualDistance`.
 
     Raises:
