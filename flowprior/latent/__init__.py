@@ -8,18 +8,7 @@ from flowprior.latent.neighbors import nearest_neighbors
 from flowprior.latent.traversal import normal_steps, traverse
 
 __all__ = [
-    "Components",
-    "Paths",
-    "attribute_vector",
-    "both_paths",
-    "crossing_depth",
-    "interpolate",
-    "least_supported",
-    "lerp",
-    "nearest_neighbors",
-    "normal_steps",
-    "principal_components",
-    "rate_of_change",
-    "slerp",
-    "traverse",
-]
+    "Components", "Paths", "attribute_vector", "both_paths", "crossing_depth", "interpolate",
+    "least_supported", "lerp", "nearest_neighbors", "normal_steps", "principal_components", "rate_of_change",
+    "slerp", "traverse",
+]  # fmt: skip

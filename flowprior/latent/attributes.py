@@ -13,8 +13,7 @@ from flowprior.errors import InputError
 def attribute_vector(codes: Tensor, has: Tensor) -> Tensor:
     """mean of the codes with the attribute - mean of those without: (N, *event), (N,) bool -> (*event).
 
-    `z + attribute_vector(...)` is z with the attribute; the way there leads through z or z0, `both_paths`.
-    Source: Morrow & Chiu, section 6.2.
+    `z + attribute_vector(...)` has it; `both_paths` leads there. Source: Morrow & Chiu, section 6.2.
 
     Raises:
         InputError: if there is not one bool for each code, or all have the attribute, or none.
@@ -24,15 +23,10 @@ def attribute_vector(codes: Tensor, has: Tensor) -> Tensor:
     tensor([3., 4.])
     """
     if codes.dim() < 2 or has.dtype != torch.bool or has.shape != codes.shape[:1]:
-        raise InputError(
-            f"`has` ({has.dtype}, shape {tuple(has.shape)}) must be bool, one for each of the codes in "
-            f"`codes` (N, *event), which has shape {tuple(codes.shape)}."
-        )
+        must = f"one for each of the `codes` (N, *event), which have shape {tuple(codes.shape)}"
+        raise InputError(f"`has` ({has.dtype}, shape {tuple(has.shape)}) must be bool, {must}.")
     if has.all() or not has.any():
-        raise InputError(
-            f"`has` is {bool(has.all())} for all {len(has)} codes, but a direction needs some with the "
-            "attribute and some without."
-        )
+        raise InputError(f"`has` is {bool(has.all())} for all {len(has)} codes but must be so for some only.")
     values, has = codes.cpu().double(), has.cpu()
     return (values[has].mean(0) - values[~has].mean(0)).to(codes)
 
@@ -47,6 +41,7 @@ def rate_of_change(
     """d(x_s, x_{s+1}), x_s = decode(path_s): (steps, N, *event) -> (steps - 1, N) float64 on the CPU.
 
     The paths are decoded `batch_size` images or one path at a time, whichever is more.
+    Source: Morrow & Chiu, section 6.2 and Fig. 8: 5000 images, 16 steps.
 
     Args:
         decode: (n, *event) -> images (n, ...).
@@ -54,8 +49,6 @@ def rate_of_change(
 
     Raises:
         InputError: if `path` has fewer than 2 steps.
-
-    Source: Morrow & Chiu, section 6.2 and Fig. 8: 5000 images, 16 steps.
 
     >>> path = torch.linspace(0, 1, 5)[:, None, None].expand(5, 3, 2)
     >>> rate_of_change(path, lambda z: 4 * z, lambda a, b: (a - b).norm(dim=1)).unique(dim=0).shape

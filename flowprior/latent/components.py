@@ -22,19 +22,13 @@ class Components:
 
     def coordinates(self, z: Tensor) -> Tensor:
         """(z - mean) along the directions, in standard deviations: (*batch, *event) -> (*batch, K)."""
-        dims = self.mean.dim()
-        centered = (z - self.mean.to(z)).flatten(z.dim() - dims)  # (*batch, D)
+        centered = (z - self.mean.to(z)).flatten(z.dim() - self.mean.dim())  # (*batch, D)
         return centered @ (self.directions.flatten(1) / self.scales[:, None]).T.to(z)
 
     def traverse(self, z: Tensor, values: Tensor) -> Tensor:
-        """z where each coordinate in turn takes each of `values`, the others staying as they are.
+        """z (N, *event) where each coordinate in turn takes each of `values`: -> (K, V, N, *event).
 
-        Args:
-            z: (N, *event), encoded examples.
-            values: (V,), in standard deviations; Fig. 7 of Morrow & Chiu takes -1.5 to 1.5.
-
-        Returns:
-            (K, V, N, *event).
+        Values (V,) are in standard deviations; Fig. 7 of Morrow & Chiu takes -1.5 to 1.5.
 
         Raises:
             InputError: if a shape does not fit.
@@ -50,8 +44,7 @@ def principal_components(codes: Tensor, count: int = 2) -> Components:
     """The `count` directions along which codes (N, *event) vary most.
 
     Raises:
-        InputError: if `count` is not between 1 and the smaller of N - 1 and the event's size, or the codes
-            vary in fewer directions.
+        InputError: if `count` is more than N - 1, the event's size, or the directions in which codes vary.
 
     >>> codes = torch.tensor([[3.0, 1.0], [-3.0, 1.0], [0.0, 2.0], [0.0, 0.0]])
     >>> components = principal_components(codes)
@@ -71,9 +64,7 @@ def principal_components(codes: Tensor, count: int = 2) -> Components:
     variances = torch.from_numpy(fitted.explained_variance_)
     real = int((variances > _ROUNDING * total).sum())
     if real < count:
-        raise InputError(
-            f"`codes` vary along {real} directions, fewer than `count` (={count}): take as many."
-        )
+        raise InputError(f"`codes` vary along {real} directions, fewer than `count` (={count}).")
     return Components(
         torch.from_numpy(fitted.mean_).to(codes).view(codes.shape[1:]),
         torch.from_numpy(fitted.components_).to(codes).view(count, *codes.shape[1:]),

@@ -21,14 +21,12 @@ def least_supported(
     """The n of `draws` latents with the least support, and log support, ascending: (n, *event), (n,).
 
     dpVAE, section 4.1: low-posterior samples, in pockets, are draws of the prior with the least support of
-    the aggregate posterior, `least_supported(prior.sample, aggregate.log_prob, ...)`; high-posterior samples,
-    in leaks, are draws of the aggregate posterior with the least support of the prior, that of the base at
-    z0 = g(z) for a decoupled one. `DecoupledPrior.low_posterior` and `high_posterior` do both.
+    the aggregate posterior; high-posterior samples, in leaks, draws of that with the least support of the
+    prior, or of its base at z0 = g(z). `DecoupledPrior.low_posterior` and `high_posterior` do both.
 
     Args:
         draw: n -> latents (n, *event).
         log_support: latents (n, *event) -> (n,), nats.
-        n: how many are kept.
         draws: how many are drawn, `batch_size` at a time; memory does not grow with them.
 
     Raises:
@@ -47,9 +45,8 @@ def least_supported(
         z = draw(min(batch_size, draws - start))
         support = log_support(z).to(z.device)
         if support.isnan().any():
-            raise InputError(
-                f"`log_support` is NaN for {int(support.isnan().sum())} of {len(z)} latents: check the prior."
-            )
+            bad = int(support.isnan().sum())
+            raise InputError(f"`log_support` is NaN for {bad} of {len(z)} latents: check the prior.")
         z, support = torch.cat([*kept, z]), torch.cat([*supports, support])
         support, rows = support.topk(min(n, len(z)), largest=False)  # ascending
         kept, supports = [z[rows]], [support]
@@ -66,8 +63,7 @@ def crossing_depth(
 
     Args:
         log_support: latents (M, *event) -> (M,), nats.
-        starts, ends: (N, *event).
-        steps: points on each line, both ends among them.
+        starts, ends: (N, *event), among the `steps` points on each line.
 
     Raises:
         InputError: if there are fewer than 3 steps, or as `lerp`.

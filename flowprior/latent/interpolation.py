@@ -9,11 +9,8 @@ from torch import Tensor
 from flowprior.checks import check_count, check_shapes
 from flowprior.errors import InputError
 
-FromBase = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""What takes z0 to (z, logabsdet), such as a flow prior's `from_base`."""
-
-ToBase = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""What takes z to (z0, logabsdet), such as a flow prior's `to_base`."""
+Map = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""z0 -> (z, logabsdet) or z -> (z0, logabsdet), such as a flow prior's `from_base` and `to_base`."""
 
 Line = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(start, end, weights) -> points: `lerp` or `slerp`."""
@@ -40,9 +37,8 @@ def slerp(start: Tensor, end: Tensor, weights: Tensor) -> Tensor:
     """sin((1 - w) a) / sin(a) start + sin(w a) / sin(a) end, a the angle between both (Shoemake 1985).
 
     For z0 ~ N(0, I) only: its mass lies near a sphere, which this path follows and a straight one leaves.
-    Nearly parallel ends are joined by a straight line; opposite ends by a half circle through a fixed,
-    arbitrary direction; a zero vector, which has no direction, by a straight line too.
-    Shapes as `lerp`; each of the N events is one vector.
+    Nearly parallel ends, or a zero vector and another, are joined by a straight line; opposite ends by a half
+    circle through a fixed, arbitrary direction. Shapes as `lerp`; each of the N events is one vector.
 
     Raises:
         InputError: as `lerp`.
@@ -70,18 +66,17 @@ def slerp(start: Tensor, end: Tensor, weights: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def interpolate(from_base: FromBase, start: Tensor, end: Tensor, steps: int) -> Tensor:
-    """z on spherical paths from z0 = `start` to z0 = `end` (GLF Fig. 2f): (N, *event) -> (steps, N, *event).
+def interpolate(from_base: Map, start: Tensor, end: Tensor, steps: int, line: Line = slerp) -> Tensor:
+    """z on paths from z0 = `start` to z0 = `end`, both included: (N, *event) -> (steps, N, *event).
 
-    For a base N(0, I) only; a prior at hand says so by `has_normal_base`. Both ends are included.
+    `slerp` suits a base N(0, I), of which `has_normal_base` tells, `lerp` any other. Source: GLF, Fig. 2f.
 
     Raises:
         InputError: if there are fewer than 2 steps, or as `slerp`.
     """
     check_count("steps", steps, least=2, fix="the two ends")
     weights = torch.linspace(0, 1, steps, device=start.device, dtype=start.dtype)
-    z, _ = from_base(slerp(start, end, weights))
-    return z
+    return from_base(line(start, end, weights))[0]
 
 
 class Paths(NamedTuple):
@@ -93,18 +88,11 @@ class Paths(NamedTuple):
 
 @torch.no_grad()
 def both_paths(
-    to_base: ToBase, from_base: FromBase, start: Tensor, end: Tensor, steps: int, line: Line = slerp
+    to_base: Map, from_base: Map, start: Tensor, end: Tensor, steps: int, line: Line = slerp
 ) -> Paths:
     """From z = a to z = b through either space: lerp(a, b; t), and f⁻¹(slerp(f(a), f(b); t)), f = `to_base`.
 
-    Both ends are included; `start` a and `end` b are (N, *event).
-
-    Args:
-        line: the path in z0; `slerp` suits a base N(0, I), `lerp` any other.
-
-    Raises:
-        InputError: if there are fewer than 2 steps, or as `slerp`.
-
+    `start` a and `end` b are (N, *event); `steps`, `line` and errors are those of `interpolate`.
     Source: Morrow & Chiu, section 6.2.
 
     >>> double, halve = (lambda z: (2 * z, z.sum(1))), (lambda z0: (z0 / 2, z0.sum(-1)))
@@ -112,20 +100,16 @@ def both_paths(
     >>> [path[1].norm() for path in both_paths(double, halve, *ends, 3)]  # the chord, the arc
     [tensor(0.7071), tensor(1.0000)]
     """
-    check_count("steps", steps, least=2, fix="the two ends")
-    weights = torch.linspace(0, 1, steps, device=start.device, dtype=start.dtype)
-    curved, _ = from_base(line(to_base(start)[0], to_base(end)[0], weights))
-    return Paths(lerp(start, end, weights), curved)
+    straight = interpolate(lambda z: (z, z), start, end, steps, lerp)
+    return Paths(straight, interpolate(from_base, to_base(start)[0], to_base(end)[0], steps, line))
 
 
 def _check(start: Tensor, end: Tensor, weights: Tensor) -> None:
     fix = "add a batch dimension, or pass as many ends as starts"
     check_shapes(fix, start=(start, "N *event"), end=(end, "N *event"))
     if weights.dim() != 1 and (weights.dim() != 2 or weights.shape[1] != len(start)):
-        raise InputError(
-            f"`weights` has shape {tuple(weights.shape)} but must be (steps,), or (steps, {len(start)}) with "
-            "steps of their own for each pair."
-        )
+        must = f"(steps,), or (steps, {len(start)}) with steps of their own for each pair"
+        raise InputError(f"`weights` has shape {tuple(weights.shape)} but must be {must}.")
 
 
 def _leading(weights: Tensor, like: Tensor) -> Tensor:

@@ -13,13 +13,7 @@ def nearest_neighbors(queries: Tensor, examples: Tensor, k: int = 5) -> tuple[Te
     """The `k` examples nearest to each query in pixels (GLF Appendix G), by Euclidean distance.
 
     Searched exactly, a chunk of examples at a time, in float64; uint8 images count as values in [0, 1].
-
-    Args:
-        queries: (Q, *event).
-        examples: (N, *event); `k` at most N.
-
-    Returns:
-        distances (Q, k) float64, ascending, and the rows of `examples` (Q, k) int64.
+    Queries (Q, *event), examples (N, *event) -> distances (Q, k) float64, ascending, and rows (Q, k) int64.
 
     Raises:
         InputError: if the event shapes differ, or `k` is not in 1..N.
@@ -28,7 +22,7 @@ def nearest_neighbors(queries: Tensor, examples: Tensor, k: int = 5) -> tuple[Te
     >>> row.tolist()
     [[1, 0]]
     """
-    fix = "bring both to one event shape, size and channels"
+    fix = "bring both to one event shape"
     check_shapes(fix, queries=(queries, "Q *event"), examples=(examples, "N *event"))
     check_count("k", k, most=len(examples))
     query = _flat(queries)  # (Q, D)

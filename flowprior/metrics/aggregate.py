@@ -15,17 +15,14 @@ _CHUNK_VALUES = 2**21  # float64 values of one block of the (latents x component
 class AggregatePosterior:
     """q(z) = 1/N Σ_n N(z; loc_n, diag scale_n²) over N encoded examples, exactly: none is left out.
 
-    Blocks of the matrix of latents and components are evaluated one after the other in float64, so that
-    60,000 components at 10,000 latents need some tens of MiB.
+    In float64, a block of the matrix of latents and components at a time: 60,000 components at 10,000 latents
+    need some tens of MiB. Source: dpVAE, section 4.1.
 
     Args:
         loc, scale: posterior means and standard deviations of the training examples, (N, *event).
 
     Raises:
-        InputError: if the shapes differ, there are no examples, or a number is not finite or a scale not
-            positive.
-
-    Source: dpVAE, section 4.1.
+        InputError: if the shapes differ, there are no examples, or a number is not finite or a scale not > 0.
 
     >>> aggregate = AggregatePosterior(torch.zeros(3, 2), torch.ones(3, 2))
     >>> round(aggregate.log_prob(torch.zeros(1, 2)).item(), 4)  # -log(2 pi)
@@ -33,14 +30,10 @@ class AggregatePosterior:
     """
 
     def __init__(self, loc: Tensor, scale: Tensor) -> None:
-        check_shapes(
-            "pass one of both for each example", loc=(loc, "N>0 *event"), scale=(scale, "N>0 *event")
-        )
+        fix = "pass one of both for each example"
+        check_shapes(fix, loc=(loc, "N>0 *event"), scale=(scale, "N>0 *event"))
         if not (loc.isfinite().all() and scale.isfinite().all() and (scale > 0).all()):
-            raise InputError(
-                "`loc` and `scale` must be finite and `scale` positive: a deterministic posterior has no "
-                "density; drop bad examples."
-            )
+            raise InputError("`loc` and `scale` must be finite, `scale` positive: drop the other examples.")
         self.event_shape = loc.shape[1:]
         self.loc, self.scale = loc.detach(), scale.detach()
         means, scales = self.loc.double().flatten(1), self.scale.double().flatten(1)  # (N, D)
@@ -61,8 +54,7 @@ class AggregatePosterior:
         batch_shape = batch_shape_of(z, self.event_shape)
         rows = z.to(self._center.device).double().reshape(-1, self.event_shape.numel()) - self._center
         block = math.isqrt(_CHUNK_VALUES)
-        parts = [self._block(part, block) for part in rows.split(block)] if len(rows) else [rows.new_empty(0)]
-        return torch.cat(parts).reshape(batch_shape)
+        return torch.cat([self._block(part, block) for part in rows.split(block)]).reshape(batch_shape)
 
     def sample(self, n: int) -> Tensor:
         """n draws of q(z), (n, *event), of the dtype and device of the posteriors."""

@@ -33,8 +33,7 @@ def silhouette_iou(recovered: Tensor, given: Tensor, *, threshold: float = 0.5) 
     (0.0, 0.5)
     """
     a, b = _masks(recovered, given, threshold)
-    both, either = _count(a & b), _count(a | b)
-    return _share(both, either)
+    return _share(a & b, a | b)
 
 
 def edge_agreement(
@@ -45,13 +44,10 @@ def edge_agreement(
     A pixel may match several, as in the boundary measure of Perazzi et al. 2016 (DAVIS), section 5.2, which
     approximates the one-to-one matching of Martin, Fowlkes & Malik 2004. The precision where nothing is
     recovered and the recall where nothing is given are 1; the F-score is 0 where precision and recall are.
-
-    Args:
-        recovered, given: maps as in `silhouette_iou`; thin lines, or precision rises with their width.
-        tolerance: Euclidean distance between the centers of pixels.
+    Arguments as in `silhouette_iou`; lines must be thin, or precision rises with their width.
 
     Raises:
-        InputError: if the shapes differ or are others, or the tolerance is negative.
+        InputError: as `silhouette_iou`, or if the tolerance is negative.
 
     >>> line = torch.zeros(1, 5, 5)
     >>> line[:, 2] = 1
@@ -60,8 +56,7 @@ def edge_agreement(
     """
     check_number("tolerance", tolerance, least=0, fix="a distance in pixels")
     a, b = _masks(recovered, given, threshold)
-    precision = _share(_count(a & _near(b, tolerance)), _count(a))
-    recall = _share(_count(b & _near(a, tolerance)), _count(b))
+    precision, recall = _share(a & _near(b, tolerance), a), _share(b & _near(a, tolerance), b)
     sums = precision + recall
     return EdgeAgreement(precision, recall, 2 * precision * recall / sums.where(sums > 0, 1))
 
@@ -70,11 +65,8 @@ def _masks(recovered: Tensor, given: Tensor, threshold: float) -> list[Tensor]:
     """Both as bool (N, H, W)."""
     pattern = "N 1 H W" if recovered.dim() == 4 else "N H W"
     check_shapes("pass maps of one shape", recovered=(recovered, pattern), given=(given, pattern))
-    masks = []
-    for each in (recovered, given):
-        level = as_input(each.detach().cpu()).float()
-        masks.append((level > threshold).flatten(0, -3))  # the one channel goes
-    return masks
+    levels = (as_input(each.detach().cpu()).float() for each in (recovered, given))
+    return [(level > threshold).flatten(0, -3) for level in levels]  # the one channel goes
 
 
 def _near(mask: Tensor, tolerance: float) -> Tensor:
@@ -85,9 +77,7 @@ def _near(mask: Tensor, tolerance: float) -> Tensor:
     return functional.conv2d(mask[:, None].float(), disk[None, None].float(), padding=reach)[:, 0] > 0.5
 
 
-def _count(mask: Tensor) -> Tensor:
-    return mask.flatten(1).sum(1).double()
-
-
 def _share(part: Tensor, whole: Tensor) -> Tensor:
-    return torch.where(whole > 0, part / whole.clamp(min=1), 1.0)
+    """Pixels of one mask over those of another, (N,) float64; 1 where the other has none."""
+    counts, of = (mask.flatten(1).sum(1).double() for mask in (part, whole))
+    return torch.where(of > 0, counts / of.clamp(min=1), 1.0)

@@ -22,8 +22,6 @@ def cache_folder() -> Path:
 def fingerprint(*tensors: Tensor) -> str:
     """SHA-256 over shapes, types and bytes: the identity of a data set.
 
-    >>> fingerprint(torch.zeros(2, 3)) == fingerprint(torch.zeros(2, 3))
-    True
     >>> fingerprint(torch.zeros(2, 3)) == fingerprint(torch.zeros(3, 2))
     False
     """
@@ -43,15 +41,20 @@ def file_checksum(path: Path) -> str:
 def cached(kind: str, key: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
     """The tensors of `key`, from the cache when a sound copy is there, else computed and kept.
 
-    A copy that is truncated or altered is noticed by its checksum, logged, computed again and replaced. A
-    cache folder that cannot be written costs a log line, not the result.
+    A damaged copy is noticed by its checksum, logged, computed again and replaced. A cache folder that cannot
+    be written costs a log line, not the result.
     """
+    from safetensors.torch import save
+
     path = cache_folder() / f"{kind}-{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
     tensors = _read(path, key)
     if tensors is None:
         tensors = compute()
+        held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        payload = save(held, metadata={"key": key, "sha256": _checksum(held)})
         try:
-            _write(path, key, tensors)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, payload)
         except OSError as error:
             _log.warning("%s could not be written (%s): the result is not kept", path, error)
     return tensors
@@ -73,15 +76,6 @@ def _read(path: Path, key: str) -> dict[str, Tensor] | None:
         _log.warning("%s does not match its checksum: computing it again", path)
         return None
     return tensors
-
-
-def _write(path: Path, key: str, tensors: Mapping[str, Tensor]) -> None:
-    from safetensors.torch import save
-
-    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    payload = save(held, metadata={"key": key, "sha256": _checksum(held)})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, payload)
 
 
 def _checksum(tensors: Mapping[str, Tensor]) -> str:

@@ -49,28 +49,22 @@ def _neighbor_kl(x: Tensor, y: Tensor, k: int) -> float:
     among, across = _nearest(x, x, k + 1), _nearest(x, y, k)  # the nearest of its own kind is itself
     bad = int(((among == 0) | (across == 0)).sum())
     if bad:
-        raise InputError(
-            f"{bad} draws coincide with others, so that they have no density: draw without repetition, or "
-            "add noise."
-        )
+        raise InputError(f"{bad} draws coincide with others: drop repetitions, or add noise.")
     return x.shape[1] * (across.log() - among.log()).mean().item() + math.log(len(y) / (len(x) - 1))
 
 
 def _nearest(x: Tensor, y: Tensor, k: int) -> Tensor:
     """Distance of each row of x to its k-th nearest in y."""
-    kth = []
-    for rows in x.split(_CHUNK):
-        distances = torch.cdist(rows, y, compute_mode="donot_use_mm_for_euclid_dist")  # exact when close
-        kth.append(distances.topk(k, largest=False).values[:, -1])
-    return torch.cat(kth)
+    exact = "donot_use_mm_for_euclid_dist"  # also when close
+    distances = (torch.cdist(rows, y, compute_mode=exact) for rows in x.split(_CHUNK))
+    return torch.cat([each.topk(k, largest=False).values[:, -1] for each in distances])
 
 
 @torch.no_grad()
 def density_skl(p: Tensor, q: Tensor, log_p: Density, log_q: Density) -> SymmetricKL:
     """KL(p ‖ q) + KL(q ‖ p) as means of log p - log q over draws p (N, *event), of log q - log p over q.
 
-    Unbiased, with a standard error; `log_q` is the density of the aggregate posterior, say
-    `AggregatePosterior.log_prob`, and `log_p` that of the prior.
+    Unbiased, with a standard error; `log_q` may be `AggregatePosterior.log_prob`, and `log_p` the prior's.
 
     Raises:
         InputError: if there are fewer than two draws of one kind, or a density is not finite at a draw.

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from flowprior.checks import check_count, check_finite, check_shapes
 from flowprior.errors import InputError
-from flowprior.metrics.learned import pixels
 from flowprior.metrics.rows import standard_error
+from flowprior.tensors import as_input
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,11 @@ def pair_diversity(
     """E d(x, x'), with x and x' two samples at the same condition, row by row of `first` and `second`.
 
     With LPIPS as `distance` and the conditions of the test set it is the published measure of diversity
-    (Morrow & Chiu, section 7 and Table 2); another `distance` gives another quantity, not to be compared.
+    (Morrow & Chiu, section 7 and Table 2); other distances are not to be compared with it.
 
     Args:
-        first, second: (N, C, H, W) in [0, 1], floats, or uint8 that are divided by 255; or iterables of
-            chunks of them, equally cut, of which one is held at a time.
-        distance: images twice -> (n,), such as `PerceptualDistance`.
-        batch_size: the most pairs that `distance` gets at once.
+        first, second: (N, C, H, W), uint8 or floats in [0, 1], or chunks, cut alike, one held at a time.
+        distance: images twice, `batch_size` or fewer -> (n,), such as `PerceptualDistance`.
 
     Raises:
         InputError: if the two do not go together, there is no pair, or a distance is not finite.
@@ -52,13 +50,13 @@ def pair_diversity(
     check_count("batch_size", batch_size)
     chunks = [[given] if isinstance(given, Tensor) else given for given in (first, second)]
     distances = []
+    fix = "pass a row of each for every pair, cut into the same chunks"
     for a, b in zip_longest(*chunks, fillvalue=torch.zeros(0)):
-        fix = "pass a row of each for every pair, cut into the same chunks"
         check_shapes(fix, first=(a, "N C H W"), second=(b, "N C H W"))
         for x, y in zip(a.split(batch_size), b.split(batch_size), strict=True):
-            distances.append(distance(pixels(x), pixels(y)).cpu().double())
-    values = torch.cat([torch.zeros(0, dtype=torch.float64), *distances])
-    if len(values) == 0:
+            distances.append(distance(as_input(x).float(), as_input(y).float()).cpu().double())
+    if sum(map(len, distances)) == 0:
         raise InputError("`first` and `second` hold no pair: give at least one.")
+    values = torch.cat(distances)
     check_finite("distance", values, "check the samples")
     return PairDiversity(values.mean().item(), standard_error(values), len(values))

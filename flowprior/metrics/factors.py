@@ -37,9 +37,9 @@ class ConditionalSpread:
 def factor_distance(samples: Tensor, real: Tensor) -> FactorDistance:
     """Distances of sampled factors (N, F) from true ones (M, F), each factor divided by its true deviation.
 
-    For each factor it is W1 = ∫ |F(t) - G(t)| dt between the distribution functions; for all the energy
-    distance sqrt(2 E|X - Y| - E|X - X'| - E|Y - Y'|), with Euclidean norms and means over all pairs, which
-    also sees dependence between factors (Székely & Rizzo 2013). Circular factors must be laid open first.
+    For each factor it is W1 = ∫ |F(t) - G(t)| dt of the distribution functions; for all the energy distance
+    sqrt(2 E|X - Y| - E|X - X'| - E|Y - Y'|), Euclidean, over all pairs, which also sees dependence between
+    factors (Székely & Rizzo 2013). Circular factors must be laid open first.
 
     Raises:
         InputError: if the shapes do not go together, a number is not finite, or a true factor is constant.
@@ -50,7 +50,7 @@ def factor_distance(samples: Tensor, real: Tensor) -> FactorDistance:
     """
     from scipy.stats import wasserstein_distance
 
-    x, y = _scaled(samples, real, dims=2)
+    x, y = _scaled(samples, "N>0 F>0", real)
     each = [float(wasserstein_distance(a.numpy(), b.numpy())) for a, b in zip(x.T, y.T, strict=True)]
     squared = 2 * _mean_distance(x, y) - _mean_distance(x, x) - _mean_distance(y, y)
     return FactorDistance(sum(each) / len(each), tuple(each), max(squared, 0.0) ** 0.5, len(x))
@@ -59,12 +59,8 @@ def factor_distance(samples: Tensor, real: Tensor) -> FactorDistance:
 def conditional_spread(samples: Tensor, real: Tensor) -> ConditionalSpread:
     """sqrt(E_c Var(factor | c)) over the true standard deviation, of factors that do not depend on c.
 
-    The mean is of the conditions' unbiased variances, not of their standard deviations, which few samples
-    make too small: so full diversity is 1 for any number of samples.
-
-    Args:
-        samples: (n, conditions, F), n samples at each condition, 2 or more.
-        real: (M, F), draws of the true distribution.
+    Samples (n, conditions, F), n ≥ 2 at each condition; true draws (M, F). The mean is of unbiased variances,
+    not of deviations, which few samples make too small: full diversity is 1 for any n.
 
     Raises:
         InputError: as `factor_distance`, or for one sample at each condition.
@@ -73,14 +69,13 @@ def conditional_spread(samples: Tensor, real: Tensor) -> ConditionalSpread:
     >>> round(conditional_spread(real.view(2, 1, 1).expand(2, 5, 1), real).value, 4)
     1.0
     """
-    x, _ = _scaled(samples, real, dims=3)
+    x, _ = _scaled(samples, "n>1 conditions>0 F>0", real)
     ratios = x.var(0).mean(0).sqrt().tolist()
     return ConditionalSpread(sum(ratios) / len(ratios), tuple(ratios), x.shape[1], len(x))
 
 
-def _scaled(samples: Tensor, real: Tensor, dims: int) -> tuple[Tensor, Tensor]:
+def _scaled(samples: Tensor, pattern: str, real: Tensor) -> tuple[Tensor, Tensor]:
     """Both in float64 over the standard deviations of `real`."""
-    pattern = "N>0 F>0" if dims == 2 else "n>1 conditions>0 F>0"
     check_shapes("pass the same factors of both", samples=(samples, pattern), real=(real, "M>1 F>0"))
     x, y = samples.detach().cpu().double(), real.detach().cpu().double()
     for name, values in (("samples", x), ("real", y)):

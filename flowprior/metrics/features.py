@@ -14,8 +14,6 @@ from flowprior.files import find_weights, read_state_dict
 from flowprior.metrics.cache import cache_folder, file_checksum
 from flowprior.tensors import as_input
 
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
 SQUEEZENET_FILE = "squeezenet1_0_deepcompression.pth"
 INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
 _INCEPTION_URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{INCEPTION_FILE}"
@@ -33,21 +31,12 @@ class FeatureNetwork(nn.Module):
     """
 
     def __init__(
-        self,
-        network: nn.Module,
-        *,
-        metric: str,
-        resize: str,
-        checksum: str,
-        image_shape: tuple[int, ...] | None = None,
-        facts: Mapping[str, float | int | str] | None = None,
-    ) -> None:
+        self, network: nn.Module, *, metric: str, resize: str, checksum: str,
+        image_shape: tuple[int, ...] | None = None, facts: Mapping[str, float | int | str] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.network = network.requires_grad_(False).eval().to(memory_format=torch.channels_last)
-        self.metric = metric
-        self.resize = resize
-        self.checksum = checksum
-        self.image_shape = image_shape
+        self.metric, self.resize, self.checksum, self.image_shape = metric, resize, checksum, image_shape
         self.facts = dict(facts or {})
 
     @property
@@ -60,18 +49,11 @@ class FeatureNetwork(nn.Module):
         return super().train(False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, C, H, W) in [0, 1] -> (N, F).
-
-        Raises:
-            InputError: if the images are not of `image_shape`.
-        """
+        """(N, C, H, W) in [0, 1] -> (N, F); an `InputError` for images that are not of `image_shape`."""
         if self.image_shape is not None and images.shape[1:] != self.image_shape:
-            raise InputError(
-                f"`images` have shape {tuple(images.shape[1:])} but this network was trained on "
-                f"{self.image_shape}: resize them, or train one on images of their shape."
-            )
-        features: Tensor = self.network(images)
-        return features
+            got = f"`images` have shape {tuple(images.shape[1:])}"
+            raise InputError(f"{got} but this network was trained on {self.image_shape}: resize them.")
+        return self.network(images)
 
 
 def extract(images: Tensor, network: nn.Module, *, batch_size: int = 128) -> Iterator[Tensor]:
@@ -92,13 +74,11 @@ def extract(images: Tensor, network: nn.Module, *, batch_size: int = 128) -> Ite
             torch.autocast(state.device.type, enabled=False),
             torch.backends.cudnn.flags(enabled=True, allow_tf32=False),
         ):
-            pixels = batch.to(state.device)
-            pixels = as_input(pixels).float()
+            pixels = as_input(batch.to(state.device)).float()
             low, high = pixels.amin().item(), pixels.amax().item()
             if not (low >= -1e-3 and high <= 1 + 1e-3):  # NaN fails as well
-                raise InputError(
-                    f"`images` range over [{low:.3g}, {high:.3g}] but must lie in [0, 1]: rescale them first."
-                )
+                must = "must lie in [0, 1]: rescale them first."
+                raise InputError(f"`images` range over [{low:.3g}, {high:.3g}] but {must}")
             features = network(pixels)
         yield features
 
@@ -107,8 +87,7 @@ def inception_features(weights: str | Path | None = None, *, download: bool = Fa
     """The FID Inception network's last average pool (2048), metric "fid".
 
     Images are resized to 299 x 299 as pytorch-fid does (bilinear, no antialiasing), gray becomes RGB, pixels
-    are scaled to [-1, 1]. Only the published weights give figures comparable with papers:
-    `facts["weights"]` says whether it is them.
+    are scaled to [-1, 1]. Figures compare with papers only if `facts["weights"]` is "as published".
     Source: Heusel et al. 2017 (arXiv:1706.08500); pytorch-fid 0.3.0.
 
     Args:
@@ -125,9 +104,8 @@ def inception_features(weights: str | Path | None = None, *, download: bool = Fa
 def inception_logits(weights: str | Path | None = None, *, download: bool = False) -> FeatureNetwork:
     """The FID Inception network's 1008 logits, for `inception_score`: metric "is".
 
-    They are without the last layer's bias, as in the published code of the score and in torch-fidelity. File,
-    preparation, arguments and errors are those of `inception_features`.
-    Source: Salimans et al. 2016 (arXiv:1606.03498), with the 2015 network of pytorch-fid.
+    They are without the last layer's bias, as in the published code of the score and in torch-fidelity; all
+    else is as in `inception_features`. Source: Salimans et al. 2016 (arXiv:1606.03498).
     """
     return _inception(weights, download, "is")
 
@@ -147,21 +125,12 @@ def _inception(weights: str | Path | None, download: bool, metric: str) -> Featu
     layers = {name: layer for name, layer in network.named_children() if name != "dropout"}
     last = layers.pop("fc")
     last.register_parameter("bias", None)
-    body = nn.Sequential(
-        _Prepare(299, antialias=False, mean=(0.5,), std=(0.5,)),
-        *layers.values(),
-        nn.Flatten(),
-        *([last] if metric == "is" else []),
-    )
-    checksum = file_checksum(path)
+    prepare = _Prepare(299, antialias=False, mean=(0.5,), std=(0.5,))
+    body = nn.Sequential(prepare, *layers.values(), nn.Flatten(), *([last] if metric == "is" else []))
+    checksum, resize = file_checksum(path), "bilinear, not antialiased, to 299x299"
     published = checksum.startswith(INCEPTION_FILE[-12:-4])
-    return FeatureNetwork(
-        body,
-        metric=metric,
-        resize="bilinear, not antialiased, to 299x299",
-        checksum=checksum,
-        facts={"weights": "as published" if published else "NOT the published file"},
-    )
+    facts = {"weights": "as published" if published else "NOT the published file"}
+    return FeatureNetwork(body, metric=metric, resize=resize, checksum=checksum, facts=facts)
 
 
 def _inception_body() -> nn.Module:
@@ -170,9 +139,7 @@ def _inception_body() -> nn.Module:
     from torchvision.models import inception_v3
 
     with torch.device("meta"):
-        network: nn.Module = inception_v3(
-            weights=None, num_classes=1008, aux_logits=False, init_weights=False
-        )
+        network: nn.Module = inception_v3(num_classes=1008, aux_logits=False, init_weights=False)
         network.Mixed_5b = FIDInceptionA(192, pool_features=32)
         network.Mixed_5c = FIDInceptionA(256, pool_features=64)
         network.Mixed_5d = FIDInceptionA(288, pool_features=64)
@@ -192,19 +159,16 @@ def _download_inception(path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         download_url_to_file(_INCEPTION_URL, str(path), hash_prefix=INCEPTION_FILE[-12:-4])
     except (OSError, RuntimeError) as error:
-        raise InputError(
-            f"`weights` could not be downloaded ({error}): put {INCEPTION_FILE} from {_INCEPTION_URL} into a "
-            "folder and set FLOWPRIOR_WEIGHTS to it."
-        ) from error
+        fix = f"put {INCEPTION_FILE} from {_INCEPTION_URL} into a folder and set FLOWPRIOR_WEIGHTS to it."
+        raise InputError(f"`weights` could not be downloaded ({error}): {fix}") from error
     return path
 
 
 def squeezenet_features(weights: str | Path | None = None, *, size: int = 64) -> FeatureNetwork:
     """ImageNet SqueezeNet 1.0: the last feature map's average (512), metric "fd_squeezenet".
 
-    Images are resized to `size` x `size` (bilinear, antialiased when they shrink), gray becomes RGB. The
-    distance is not comparable with FID, nor across sizes or weight files.
-    Source: Iandola et al. 2016 (arXiv:1602.07360).
+    Images are resized to `size` x `size` (bilinear, antialiased when they shrink), gray becomes RGB; not
+    comparable with FID, nor across sizes or files. Source: Iandola et al. 2016 (arXiv:1602.07360).
 
     Args:
         weights: a state dict of torchvision's `squeezenet1_0`, or the folder that holds
@@ -222,10 +186,7 @@ def squeezenet_features(weights: str | Path | None = None, *, size: int = 64) ->
 class SqueezeNetMaps(nn.Module):
     """Feature maps of ImageNet SqueezeNet 1.0 at `stages`, indices of its layers, for `PerceptualDistance`.
 
-    Images (N, 1 or 3, H, W) in [0, 1] are prepared as `squeezenet_features` does, whose arguments it takes.
-
-    Raises:
-        InputError: as `squeezenet_features`.
+    Arguments, preparation and errors are those of `squeezenet_features`.
     """
 
     stages = (1, 4, 8, 12)  # the first ReLU, then one fire module at each of the three later sizes
@@ -239,7 +200,7 @@ class SqueezeNetMaps(nn.Module):
         with torch.device("meta"):
             network = squeezenet1_0(weights=None)
         load_weights(network, path, "torchvision's squeezenet1_0")
-        self.prepare = _Prepare(size, antialias=True, mean=_IMAGENET_MEAN, std=_IMAGENET_STD)
+        self.prepare = _Prepare(size, antialias=True, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
         self.layers: nn.Sequential = network.features.requires_grad_(False).eval()
         self.resize = f"bilinear, antialiased, to {size}x{size}"
         self.checksum = file_checksum(path)
@@ -260,34 +221,23 @@ class _Prepare(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(
-        self, size: int, *, antialias: bool, mean: tuple[float, ...], std: tuple[float, ...]
-    ) -> None:
+    def __init__(self, size: int, antialias: bool, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
-        self.size = size
-        self.antialias = antialias
+        self.size, self.antialias = size, antialias
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        images = functional.interpolate(
-            images, size=(self.size, self.size), mode="bilinear", antialias=self.antialias
-        )
+        images = functional.interpolate(images, self.size, mode="bilinear", antialias=self.antialias)
         normal = (images.expand(-1, 3, -1, -1) - self.mean) / self.std
         return normal.contiguous(memory_format=torch.channels_last)
 
 
 def load_weights(network: nn.Module, path: Path, kind: str) -> None:
-    """Give `network` the state dict in `path`, strictly; a network on the meta device is filled in place.
-
-    Raises:
-        InputError: if the file cannot be read or is not a state dict of `kind`.
-    """
-    state = read_state_dict(path)
+    """Give `network` the state dict in `path`, strictly; a network on the meta device is filled in place."""
     try:
-        network.load_state_dict(state, assign=True)
+        network.load_state_dict(read_state_dict(path), assign=True)
     except RuntimeError as error:
-        raise InputError(
-            f"{path} must be a state dict of {kind} ({reason(error)}): replace the file."
-        ) from error
+        must = f"must be a state dict of {kind} ({reason(error)})"
+        raise InputError(f"{path} {must}: replace the file.") from error
     network.float()

@@ -37,11 +37,7 @@ class FeatureStatistics:
 
     @staticmethod
     def of(features: Tensor) -> "FeatureStatistics":
-        """The statistics of one chunk of features (N, F), N >= 1.
-
-        Raises:
-            InputError: if `features` is not a finite (N, F) tensor.
-        """
+        """The statistics of one chunk of features (N, F), N >= 1; an `InputError` if one is not finite."""
         check_shapes("", features=(features, "N>0 F"))
         check_finite("features", features, "check the images and the network")
         values = (features.cpu() if features.device.type == "mps" else features).detach().double()
@@ -52,25 +48,15 @@ class FeatureStatistics:
     def __add__(self, other: "FeatureStatistics") -> "FeatureStatistics":
         count = self.count + other.count
         shift = other.mean - self.mean
-        return FeatureStatistics(
-            count,
-            self.mean + shift * (other.count / count),
-            self.scatter + other.scatter + torch.outer(shift, shift) * (self.count * other.count / count),
-        )
+        between = torch.outer(shift, shift) * (self.count * other.count / count)
+        mean = self.mean + shift * (other.count / count)
+        return FeatureStatistics(count, mean, self.scatter + other.scatter + between)
 
     @property
     def covariance(self) -> Tensor:
-        """The unbiased covariance (F, F); needs two samples.
-
-        Raises:
-            InputError: with fewer than two samples.
-        """
+        """The unbiased covariance (F, F); an `InputError` with fewer than two samples."""
         check_count("count", self.count, least=2, fix="a covariance needs two samples")
         return self.scatter / (self.count - 1)
-
-    def cpu(self) -> "FeatureStatistics":
-        """The same statistics in main memory."""
-        return FeatureStatistics(self.count, self.mean.cpu(), self.scatter.cpu())
 
 
 def statistics(
@@ -90,7 +76,7 @@ def statistics(
             total = part if total is None else total + part
     if total is None:
         raise InputError("`images` is empty but must hold two images or more.")
-    return total.cpu()
+    return FeatureStatistics(total.count, total.mean.cpu(), total.scatter.cpu())
 
 
 def cached_statistics(
@@ -124,17 +110,12 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
         FewSamplesWarning: if a set has no more samples than features.
     """
     if a.mean.shape != b.mean.shape:
-        raise InputError(
-            f"`a` and `b` have {len(a.mean)} and {len(b.mean)} features but must come from the same network."
-        )
+        counts = f"{len(a.mean)} and {len(b.mean)} features"
+        raise InputError(f"`a` and `b` have {counts} but must come from the same network.")
     fewest = min(a.count, b.count)
     if fewest <= len(a.mean):
-        warnings.warn(
-            f"a Fréchet distance of {len(a.mean)} features from {fewest} samples is biased upwards: "
-            "compare it only with distances from as many samples.",
-            FewSamplesWarning,
-            stacklevel=2,
-        )
+        few = f"a Fréchet distance of {len(a.mean)} features from {fewest} samples is biased upwards"
+        warnings.warn(f"{few}: compare it only with as many samples.", FewSamplesWarning, stacklevel=2)
     cov_a, cov_b = a.covariance, b.covariance
     values, vectors = torch.linalg.eigh(cov_a)
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
@@ -159,12 +140,9 @@ class FrechetResult:
 
 
 def frechet(
-    samples: Tensor | Iterable[Tensor],
-    real: Tensor | FeatureStatistics,
-    network: FeatureNetwork,
-    *,
-    batch_size: int = 128,
-) -> FrechetResult:
+    samples: Tensor | Iterable[Tensor], real: Tensor | FeatureStatistics, network: FeatureNetwork,
+    *, batch_size: int = 128,
+) -> FrechetResult:  # fmt: skip
     """The Fréchet distance of `samples` from `real` images, named after the network that sees both.
 
     Take `cached_statistics(test_images, network)` as `real` to extract the real features once for all.
@@ -174,12 +152,5 @@ def frechet(
     """
     theirs = real if isinstance(real, FeatureStatistics) else statistics(real, network, batch_size=batch_size)
     ours = statistics(samples, network, batch_size=batch_size)
-    return FrechetResult(
-        network.metric,
-        frechet_distance(ours, theirs),
-        ours.count,
-        theirs.count,
-        network.resize,
-        network.checksum,
-        network.facts,
-    )
+    value, depends = frechet_distance(ours, theirs), (network.resize, network.checksum, network.facts)
+    return FrechetResult(network.metric, value, ours.count, theirs.count, *depends)

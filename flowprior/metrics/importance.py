@@ -26,38 +26,30 @@ class ImportanceNLL:
 
 @torch.no_grad()
 def importance_nll(
-    log_weight: Callable[..., Tensor],
-    x: Tensor,
-    context: Tensor | None = None,
-    *,
-    samples: int = 1000,
-    rows: int = 4096,
-    device: str | torch.device | None = None,
-) -> ImportanceNLL:
+    log_weight: Callable[..., Tensor], x: Tensor, context: Tensor | None = None,
+    *, samples: int = 1000, rows: int = 4096, device: str | torch.device | None = None,
+) -> ImportanceNLL:  # fmt: skip
     """-log 1/K Σ_k p(x|z_k) p(z_k) / q(z_k|x), z_k ~ q(z|x): K draws an example, `rows` pairs at a time.
 
     Not below -log p(x) in the mean, and falling to it as K grows. The standard error is that of the delta
     method from the weights' spread. Sums are kept as logarithms in float64: memory does not grow with K.
+    Source: Burda et al. 2016, Eq. 8; dpVAE section 5.1 (there without the minus sign).
 
     Args:
         log_weight: `(x, draws)` or `(x, draws, context)` -> log p(x|z) + log p(z) - log q(z|x) of fresh z,
             (draws, n), for n examples.
-        x: examples (N, *data).
-        context: (N, C), passed on if given.
+        x, context: examples (N, *data), and (N, C), each chunk moved to `device` if given.
         samples: K, at least 2; the paper takes 21,000.
-        rows: pairs of example and draw in one call.
-        device: where each chunk of examples is moved, if given.
 
     Raises:
         InputError: if there are no examples, a number does not fit, or a weight is NaN.
-
-    Source: Burda et al. 2016, Eq. 8; dpVAE section 5.1 (there without the minus sign).
     """
     check_count("samples", samples, least=2)
     check_count("rows", rows)
-    moments = []
-    for inputs in batches("x", x, context, max(1, rows // samples), device):
-        moments.append(_log_moments(log_weight, inputs, samples, max(1, rows // len(inputs[0]))))
+    moments = [
+        _log_moments(log_weight, inputs, samples, max(1, rows // len(inputs[0])))
+        for inputs in batches("x", x, context, max(1, rows // samples), device)
+    ]
     first, second = torch.cat(moments, 1)  # (N,) each: log Σ w, log Σ w²
     check_finite("log_weight", first, "check the model")
     nll = math.log(samples) - first
@@ -83,9 +75,6 @@ def _log_moments(
         draws = min(at_once, samples - start)
         nats = log_weight(x, draws, *context).double().cpu()
         if nats.shape != (draws, len(x)):
-            raise InputError(
-                f"`log_weight` gave shape {tuple(nats.shape)} for {len(x)} examples and {draws} draws, but "
-                f"must give ({draws}, {len(x)})."
-            )
+            raise InputError(f"`log_weight` gave {tuple(nats.shape)} but must give ({draws}, {len(x)}).")
         sums = torch.logaddexp(sums, torch.stack([nats.logsumexp(0), (2 * nats).logsumexp(0)]))
     return sums

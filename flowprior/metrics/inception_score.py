@@ -24,11 +24,8 @@ def inception_score(logits: Tensor, *, splits: int = 10, seed: int = 0) -> Incep
     Log-probabilities are logits as well: pass probabilities as `p.log()`. With the logits of
     `inception_logits` it is the published "is", with those of `classifier_logits` "is_classifier"; the two
     are not to be compared. A small split scores low: compare equal numbers of samples and splits only.
+    Each split has its own p(y); `seed` shuffles, so that none holds the samples of neighboring conditions.
     Source: Salimans et al. 2016 (arXiv:1606.03498), section 4.
-
-    Args:
-        splits: how many parts, each with its own p(y).
-        seed: of the order of the samples, so that no part holds the samples of neighboring conditions.
 
     Raises:
         InputError: on another shape, fewer samples than splits, or logits that decide nothing (NaN).

@@ -29,9 +29,9 @@ def leakage(
     """LS(τ) = E_q(z)[(log q(z) - log p(z)) · 1(log p(z) < τ)]   (dpVAE Eq. 6)
 
     Over draws of the aggregate posterior q. The paper prints p(h(z)) below q(z), h = g for a decoupled prior:
-    the base density at z0 = g(z) without the volume log|det dg/dz|, which compares densities of two spaces.
-    Without `log_base` p(z) stands there, volume included, so that the score does not depend on the
-    coordinates, and at τ = ∞ is KL(q ‖ p); with it the score is the printed one. For N(0, I) both are one.
+    the base density at z0 = g(z) without the volume log|det dg/dz|, a density of another space. Without
+    `log_base` p(z) stands there, volume included, so that the score does not depend on coordinates and at
+    τ = ∞ is KL(q ‖ p); with it the score is the printed one. For N(0, I) both are one.
 
     Args:
         log_aggregate, log_prior: log q(z) and log p(z) at draws of q, (S,).
@@ -47,33 +47,18 @@ def leakage(
     below = log_prior if log_base is None else log_base
     densities = {"log_aggregate": log_aggregate, "log_prior": log_prior, "log_base": below}
     check_shapes("pass log densities", **{name: (each, "draws>1") for name, each in densities.items()})
-    values = torch.stack([each.detach().double().cpu() for each in densities.values()])
     for name, each in densities.items():
         check_finite(name, each, "check the prior")
-    aggregate, prior, base = values
+    aggregate, prior, base = (each.detach().double().cpu() for each in densities.values())
     inside = prior < torch.tensor(list(thresholds), dtype=torch.float64)[:, None]  # (T, S)
     scores = torch.where(inside, aggregate - base, 0.0)
-    errors = scores.std(1) / math.sqrt(scores.shape[1])
-    shares = inside.double().mean(1)
-    return Leakage(
-        tuple(float(threshold) for threshold in thresholds),
-        tuple(scores.mean(1).tolist()),
-        tuple(errors.tolist()),
-        tuple(shares.tolist()),
-        scores.shape[1],
-    )
+    columns = scores.mean(1), scores.std(1) / math.sqrt(len(prior)), inside.double().mean(1)
+    means, errors, shares = (tuple(column.tolist()) for column in columns)
+    return Leakage(tuple(map(float, thresholds)), means, errors, shares, len(prior))
 
 
 def leakage_curve(log_aggregate: Tensor, log_prior: Tensor, features: int) -> Leakage:
-    """LS(τ) at the 20 thresholds that `normal_thresholds` puts at 1/2 down to 1e-6 (dpVAE Fig. 4).
-
-    Args:
-        log_aggregate, log_prior: as for `leakage`.
-        features: dimensions of z.
-
-    Raises:
-        InputError: as `leakage`.
-    """
+    """`leakage` at the 20 `normal_thresholds` of `features` dimensions at 1/2 down to 1e-6 (dpVAE Fig. 4)."""
     return leakage(log_aggregate, log_prior, normal_thresholds(features, CURVE_SHARES))
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Generic, TypedDict, TypeVar
+from typing import TypedDict, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from flowprior.metrics.features import FeatureNetwork
 from flowprior.tensors import as_input
 
 Network = TypeVar("Network", bound=nn.Module)
+Given = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
+"""Images and what belongs to each, such as labels, then the same of the test set, if there is one."""
 
 
 class Standardize(nn.Module):
@@ -32,23 +34,20 @@ class Standardize(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         if max(images.shape[2:]) > self.largest:
-            images = functional.interpolate(images, size=(self.largest, self.largest), mode="area")
+            images = functional.interpolate(images, self.largest, mode="area")
         return ((images - self.mean) / self.std).to(memory_format=torch.channels_last)
 
     def measure(self, images: Tensor) -> None:
         """Channel means and standard deviations of the training set, from its first 10,000 images."""
-        values = pixels(images[:10_000]).double()
+        values = as_input(images[:10_000]).float().double()
         self.mean.copy_(values.mean((0, 2, 3)).view(-1, 1, 1))
         self.std.copy_(values.std((0, 2, 3)).clamp(min=1e-3).view(-1, 1, 1))
 
 
-def convolution(inputs: int, outputs: int, *, kernel: int, stride: int) -> list[nn.Module]:
+def convolution(inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1) -> list[nn.Module]:
     """A convolution, batch normalization and ReLU."""
-    return [
-        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
-        nn.BatchNorm2d(outputs),
-        nn.ReLU(),
-    ]
+    layer = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+    return [layer, nn.BatchNorm2d(outputs), nn.ReLU()]
 
 
 class Options(TypedDict, total=False):
@@ -61,81 +60,30 @@ class Options(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one kind of network is trained and measured.
+    """How one kind of network is trained and measured."""
 
-    Args:
-        kind: of its files in the cache.
-        belonging: the argument's name of what belongs to each image.
-        version: in every cache key: count it up when anything changes what is learned.
-        score: the name of the number that `measure` gives.
-        seen: images per training, so that small sets take more epochs; `epochs` is the least.
-        largest: larger images are averaged down to this side.
-        check: refuses images and what belongs to them, given the names of both.
-        loss: of outputs and targets.
-        measure: the score of a network on images and targets.
-    """
-
-    kind: str
-    belonging: str
-    version: int
-    score: str
-    seen: int
-    epochs: int
-    largest: int
-    check: Callable[[Tensor, Tensor, str, str], None]
-    loss: Callable[[Tensor, Tensor], Tensor]
-    measure: Callable[[nn.Module, Tensor, Tensor], float]
-
-
-@dataclass(frozen=True)
-class Learned(Generic[Network]):
-    """A trained network, the checksum of its weights, and its test score."""
-
-    recipe: Recipe
-    network: Network
-    checksum: str
-    facts: dict[str, float | int | str]
-    image_shape: tuple[int, ...]
-    device: torch.device
-
-    def features(self, metric: str, network: nn.Module | None = None) -> FeatureNetwork:
-        """The network, or one made of it, for images of the training set's shape, with its facts."""
-        side, largest = max(self.image_shape[1:]), self.recipe.largest
-        return FeatureNetwork(
-            self.network if network is None else network,
-            metric=metric,
-            resize="none" if side <= largest else f"averaged to {largest}x{largest}",
-            checksum=self.checksum,
-            image_shape=self.image_shape,
-            facts=self.facts,
-        ).to(self.device)
-
-
-def check_examples(name: str, images: Tensor, smallest: int = 1) -> None:
-    """Refuse what is not four images (C, H, W) or more, of `smallest` pixels a side or more.
-
-    Raises:
-        InputError: on another shape.
-    """
-    sides = f"H>{smallest - 1} W>{smallest - 1}"
-    check_shapes("give four images or more", **{name: (images, f"N>3 C {sides}")})
+    kind: str  # of its files in the cache
+    belonging: str  # the argument's name of what belongs to each image
+    version: int  # in every cache key: count it up when anything changes what is learned
+    score: str  # the name of the number that `measure` gives
+    seen: int  # images per training, so that small sets take more epochs
+    epochs: int  # at least
+    largest: int  # larger images are averaged down to this side
+    images: str  # their shape as a pattern
+    check: Callable[[Tensor, Tensor, str, str], None]  # of images and what belongs to them, and their names
+    loss: Callable[[Tensor, Tensor], Tensor]  # of outputs and targets
+    measure: Callable[[Tensor, Tensor], float]  # the score of outputs, on the CPU, and targets
 
 
 def learn(
-    recipe: Recipe,
-    build: Callable[[], Network],
-    given: tuple[Tensor, Tensor, Tensor | None, Tensor | None],
-    targets: Callable[[Tensor], Tensor],
-    *,
-    data_fingerprint: str | None = None,
-    seed: int = 0,
-    device: str | torch.device = "cpu",
-    variant: str = "",
-) -> Learned[Network]:
-    """The network that `build` makes, trained or from the cache, and its score on the test set.
+    recipe: Recipe, build: Callable[[], Network], given: Given, targets: Callable[[Tensor], Tensor],
+    metric: str, part: Callable[[Network], nn.Module] = lambda network: network, *, variant: str = "",
+    data_fingerprint: str | None = None, seed: int = 0, device: str | torch.device = "cpu",
+) -> FeatureNetwork:  # fmt: skip
+    """The `part` for `metric` of the network that `build` makes, trained or from the cache, with its score.
 
     Args:
-        given: images and what belongs to each, then the same of the test set; without it a tenth is held out.
+        given: without a test set a tenth is held out.
         targets: of what belongs to the images.
         variant: what else the cache key must tell apart.
 
@@ -143,14 +91,15 @@ def learn(
         InputError: if one half of a test set is missing, or as `recipe.check`.
     """
     images, labels, test_images, test_labels = given
-    names = "test_images", f"test_{recipe.belonging}"
     if (test_images is None) != (test_labels is None):
-        raise InputError(f"`{names[0]}` and `{names[1]}` must be given together or not at all.")
-    recipe.check(images, labels, "images", recipe.belonging)
+        raise InputError(f"`test_images` and `test_{recipe.belonging}` must be given together or not at all.")
+    for x, y, test in ((images, labels, ""), (test_images, test_labels, "test_")):
+        if x is not None and y is not None:
+            check_shapes("give four images or more", **{f"{test}images": (x, recipe.images)})
+            recipe.check(x, y, f"{test}images", f"{test}{recipe.belonging}")
     data = data_fingerprint or fingerprint(*(tensor for tensor in given if tensor is not None))
     examples = images, targets(labels)
     if test_images is not None and test_labels is not None:
-        recipe.check(test_images, test_labels, *names)
         tests, measured_on = (test_images, targets(test_labels)), f"test {len(test_images)}"
     else:
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
@@ -161,8 +110,9 @@ def learn(
 
     def compute() -> dict[str, Tensor]:
         epochs = max(recipe.epochs, min(30, recipe.seen // count))
-        network = fit(build, *examples, recipe.loss, epochs=epochs, seed=seed, device=torch.device(device))
-        return {**network.state_dict(), recipe.score: torch.tensor(recipe.measure(network, *tests))}
+        network = fit(build, *examples, recipe.loss, epochs, seed, torch.device(device))
+        score = recipe.measure(_outputs(network, tests[0]), tests[1])
+        return {**network.state_dict(), recipe.score: torch.tensor(score)}
 
     key = f"recipe {recipe.version} | {data} | train {count} | {measured_on} | seed {seed}{variant}"
     state = cached(recipe.kind, key, compute)
@@ -171,19 +121,18 @@ def learn(
         network = build()
     network.load_state_dict(state, assign=True)
     checksum = fingerprint(*(state[name].cpu() for name in sorted(state)))
-    return Learned(recipe, network, checksum, facts, tuple(images.shape[1:]), torch.device(device))
+    largest, shape = recipe.largest, tuple(images.shape[1:])
+    resize = "none" if max(shape[1:]) <= largest else f"averaged to {largest}x{largest}"
+    learned = FeatureNetwork(
+        part(network), metric=metric, resize=resize, checksum=checksum, image_shape=shape, facts=facts
+    )
+    return learned.to(device)
 
 
 def fit(
-    build: Callable[[], Network],
-    images: Tensor,
-    targets: Tensor,
-    loss: Callable[[Tensor, Tensor], Tensor],
-    *,
-    epochs: int,
-    seed: int,
-    device: torch.device,
-) -> Network:
+    build: Callable[[], Network], images: Tensor, targets: Tensor, loss: Callable[[Tensor, Tensor], Tensor],
+    epochs: int, seed: int, device: torch.device,
+) -> Network:  # fmt: skip
     """Train by AdamW with a one-cycle schedule; the network comes back in evaluation mode.
 
     The network must hold a `Standardize`. The global random state and the number of threads are left alone.
@@ -206,14 +155,13 @@ def fit(
             if isinstance(module, Standardize):
                 module.measure(images)
         optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2, weight_decay=5e-2)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, max_lr=1e-2, total_steps=epochs * (count // batch), pct_start=0.2
-        )
+        steps = epochs * (count // batch)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=steps, pct_start=0.2)
         generator = torch.Generator().manual_seed(seed)
         for _ in range(epochs):
             order = torch.randperm(count, generator=generator).to(device)
             for index in order[: count // batch * batch].split(batch):
-                value = loss(network(pixels(images[index])), targets[index])
+                value = loss(network(as_input(images[index]).float()), targets[index])
                 optimizer.zero_grad()
                 value.backward()
                 optimizer.step()
@@ -221,16 +169,11 @@ def fit(
     return network.eval()
 
 
-def outputs(network: nn.Module, images: Tensor) -> Tensor:
+def _outputs(network: nn.Module, images: Tensor) -> Tensor:
     """The network's outputs for all images, on the CPU."""
     device = next(network.parameters()).device
     with torch.inference_mode():
-        return torch.cat([network(pixels(x.to(device))).cpu() for x in images.split(500)])
-
-
-def pixels(images: Tensor) -> Tensor:
-    """uint8 or floats in [0, 1] to float32 in [0, 1]."""
-    return as_input(images).float()
+        return torch.cat([network(as_input(x.to(device)).float()).cpu() for x in images.split(500)])
 
 
 @contextmanager

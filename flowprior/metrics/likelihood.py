@@ -28,17 +28,12 @@ class LatentNLL:
 
 
 def latent_nll(
-    log_prob: Callable[..., Tensor],
-    z: Tensor,
-    context: Tensor | None = None,
-    *,
-    batch_size: int = 4096,
-    device: str | torch.device | None = None,
-) -> LatentNLL:
+    log_prob: Callable[..., Tensor], z: Tensor, context: Tensor | None = None,
+    *, batch_size: int = 4096, device: str | torch.device | None = None,
+) -> LatentNLL:  # fmt: skip
     """-E[log p(z | context)] over z (N, *event), in batches, averaged in float64, without gradients.
 
-    `log_prob(z)` or `log_prob(z, context)` gives nats of shape (n,): a prior's, or any distribution's. Each
-    batch is moved to `device` if one is given.
+    `log_prob(z)` or `log_prob(z, context)` gives nats (n,). Each batch is moved to `device` if one is given.
 
     Raises:
         InputError: if there are no latents, the context does not fit, or a log-likelihood is not finite.
@@ -52,10 +47,9 @@ def latent_nll(
         for inputs in batches("z", z, context, batch_size, device):
             nats = log_prob(*inputs)
             if nats.shape != inputs[0].shape[:1]:
-                raise InputError(
-                    f"`log_prob` gave shape {tuple(nats.shape)} for {len(inputs[0])} latents but must give "
-                    "one number for each: reinterpret the event dimensions (torch.distributions.Independent)."
-                )
+                got = f"`log_prob` gave shape {tuple(nats.shape)} for {len(inputs[0])} latents"
+                fix = "reinterpret the event dimensions (torch.distributions.Independent)"
+                raise InputError(f"{got} but must give one number for each: {fix}.")
             values.append(-nats.double().cpu())
     nll = torch.cat(values)
     check_finite("log_prob", nll, "check these latents, and the prior")

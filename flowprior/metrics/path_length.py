@@ -28,17 +28,10 @@ class PathLength:
 
 @torch.no_grad()
 def perceptual_path_length(
-    decode: Callable[[Tensor], Tensor],
-    distance: Callable[[Tensor, Tensor], Tensor],
-    path: Path,
-    start: Tensor,
-    end: Tensor,
-    *,
-    epsilon: float = 1e-4,
-    outliers: float = 0.01,
-    seed: int = 0,
-    batch_size: int = 64,
-) -> PathLength:
+    decode: Callable[[Tensor], Tensor], distance: Callable[[Tensor, Tensor], Tensor], path: Path,
+    start: Tensor, end: Tensor,
+    *, epsilon: float = 1e-4, outliers: float = 0.01, seed: int = 0, batch_size: int = 64,
+) -> PathLength:  # fmt: skip
     """E[d(x(t), x(t + ε)) / ε²], x(t) = decode(path(start, end; t)), t ~ U(0, 1)   (StyleGAN, section 4.1)
 
     As in its code, the lowest and the highest hundredth of the paths are left out of the mean. In z take
@@ -48,11 +41,8 @@ def perceptual_path_length(
     Args:
         decode: latents (n, *event) -> images.
         distance: images twice -> (n,), a squared distance such as `PerceptualDistance`.
-        path: see `Path`.
         start, end: the ends of random paths, (N, *event); the source takes 100,000.
-        epsilon: ε.
         outliers: the share left out on either side, at least 0 and less than 1/2.
-        seed: of the t.
         batch_size: paths at once through the decoder, each with two points.
 
     Raises:

@@ -19,11 +19,8 @@ class PerceptualDistance:
 
     a_l and b_l are the feature maps of two images at layer l, brought to unit length over the channels. With
     weights of 1 it is the uncalibrated baseline of LPIPS; with `lpips_weights` and VGG-16 it is LPIPS.
+    `maps` are such as `VGGFeatures`, `weights` one (C_l,) for each layer, by default 1.
     Source: Zhang et al. 2018 (arXiv:1801.03924), Eq. 1.
-
-    Args:
-        maps: such as `VGGFeatures`.
-        weights: one (C_l,) for each layer; 1 by default.
     """
 
     def __init__(self, maps: Maps, weights: Sequence[Tensor] | None = None) -> None:
@@ -40,9 +37,7 @@ class PerceptualDistance:
         both = self.maps(torch.cat([a, b]))
         weights = [torch.ones(1)] * len(both) if self.weights is None else self.weights
         if len(weights) != len(both):
-            raise InputError(
-                f"`weights` holds {len(weights)} layers but `maps` gives {len(both)}: one for each."
-            )
+            raise InputError(f"`weights` holds {len(weights)} layers but `maps` gives {len(both)}.")
         total = torch.zeros(len(a), dtype=torch.float64)
         for features, weight in zip(both, weights, strict=True):
             unit = features * (features.square().sum(1, keepdim=True) + _SMALL).rsqrt()
@@ -69,8 +64,6 @@ def lpips_weights(network: str = "vgg") -> list[Tensor]:
     folder = Path(str(spec.origin)).parent if spec else Path()
     path = folder / "functional" / "image" / "lpips_models" / f"{network}.pth"
     if not path.is_file():
-        raise InputError(
-            f"`network` (={network!r}) has no weights at {path}: install torchmetrics 1.9 again."
-        )
+        raise InputError(f"`network` (={network!r}) is missing at {path}: install torchmetrics 1.9.")
     state = torch.load(path, map_location="cpu", weights_only=True)
     return [weight.flatten() for _, weight in sorted(state.items())]  # lin0, lin1, ...

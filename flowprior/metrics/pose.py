@@ -10,18 +10,10 @@ from torch.nn import functional
 
 from flowprior.checks import check_finite, check_rows, check_shapes
 from flowprior.metrics.features import FeatureNetwork
-from flowprior.metrics.learned import (
-    Options,
-    Recipe,
-    Standardize,
-    check_examples,
-    convolution,
-    learn,
-    outputs,
-)
+from flowprior.metrics.learned import Options, Recipe, Standardize, convolution, learn
 
 _LARGEST = 64  # larger images are averaged down to this side
-_SMALLEST = 8
+_UNKNOWN = "leave out examples with unknown joints"
 
 
 @dataclass(frozen=True)
@@ -36,8 +28,7 @@ class PoseError:
 def pose_error(recovered: Tensor, given: Tensor) -> PoseError:
     """Mean of |recovered - given| over examples and joints, both (N, J, 2) in pixels.
 
-    Where `pose_regressor` recovers the joints from outputs, report its `facts["test_pose_error"]` beside it:
-    that is what real images score.
+    Beside joints by `pose_regressor` report its `facts["test_pose_error"]`: what real images score.
 
     Raises:
         InputError: if the shapes differ or are others, or a number is not finite.
@@ -47,8 +38,8 @@ def pose_error(recovered: Tensor, given: Tensor) -> PoseError:
     """
     pattern = "N>0 joints>0 2"
     check_shapes("pass one pose for each image", recovered=(recovered, pattern), given=(given, pattern))
-    _check_joints("recovered", recovered)
-    _check_joints("given", given)
+    for name, joints in (("recovered", recovered), ("given", given)):
+        check_finite(name, joints, _UNKNOWN)
     distances = joint_distances(recovered, given)
     return PoseError(distances.mean().item(), tuple(distances.mean(0).tolist()), len(distances))
 
@@ -59,36 +50,30 @@ def joint_distances(recovered: Tensor, given: Tensor) -> Tensor:
 
 
 def pose_regressor(
-    images: Tensor,
-    joints: Tensor,
-    test_images: Tensor | None = None,
-    test_joints: Tensor | None = None,
+    images: Tensor, joints: Tensor, test_images: Tensor | None = None, test_joints: Tensor | None = None,
     **options: Unpack[Options],
-) -> FeatureNetwork:
+) -> FeatureNetwork:  # fmt: skip
     """A small network from images (N, C, H, W) to joints (N, J, 2) in pixels, trained on real images.
 
     Convolutions down to an eighth of the side and back to a quarter end in one map for each joint; the
     expected position under the map's softmax is the joint (Sun et al. 2018, arXiv:1711.08229). Images
-    larger than 64 pixels are averaged down to 64. It is trained once and kept in the cache folder, as the
-    network of `classifier_features`. `facts["test_pose_error"]` is its own mean error in pixels on the test
-    set (or on a tenth held out): what real images score, the least that outputs can be expected to.
+    larger than 64 pixels are averaged down to 64. It is trained once and kept, as `classifier_features`.
+    `facts["test_pose_error"]` is its own mean error in pixels on the test set (or on a tenth held out).
 
     Args:
-        images: (N, C, H, W), uint8 or floats in [0, 1], 8 pixels a side or more.
-        joints: (N, J, 2), x and y in pixels, within the image.
-        test_images, test_joints: the same for the test set.
+        images, test_images: (N, C, H, W), uint8 or floats in [0, 1], 8 pixels a side or more.
+        joints, test_joints: (N, J, 2), x and y in pixels, within the image.
         options: see `Options`.
 
     Raises:
         InputError: if images and joints do not fit together, or a joint is not finite.
     """
-    return learn(
-        RECIPE,
-        lambda: _PoseNetwork(*images.shape[1:], joints=joints.shape[1]),
-        (images, joints, test_images, test_joints),
-        Tensor.float,
-        **options,
-    ).features("pose_error")
+    given = images, joints, test_images, test_joints
+
+    def build() -> _PoseNetwork:
+        return _PoseNetwork(*images.shape[1:], joints=joints.shape[1])
+
+    return learn(RECIPE, build, given, Tensor.float, "pose_error", **options)
 
 
 class _PoseNetwork(nn.Module):
@@ -98,17 +83,13 @@ class _PoseNetwork(nn.Module):
         self.fine = nn.Sequential(  # a quarter of the side: where
             Standardize(channels, _LARGEST),
             *convolution(channels, 16, kernel=5, stride=2),
-            *convolution(16, 32, kernel=3, stride=2),
+            *convolution(16, 32, stride=2),
         )
         self.coarse = nn.Sequential(  # an eighth: which limb, left or right
-            *convolution(32, 64, kernel=3, stride=2),
-            *convolution(64, 64, kernel=3, stride=1),
-            *convolution(64, 64, kernel=3, stride=1),
+            *convolution(32, 64, stride=2), *convolution(64, 64), *convolution(64, 64)
         )
         self.head = nn.Sequential(
-            *convolution(32 + 64, 64, kernel=1, stride=1),
-            *convolution(64, 32, kernel=3, stride=1),
-            nn.Conv2d(32, joints, 1),
+            *convolution(32 + 64, 64, kernel=1), *convolution(64, 32), nn.Conv2d(32, joints, 1)
         )
 
     def forward(self, images: Tensor) -> Tensor:
@@ -126,19 +107,13 @@ def _distance(given: Tensor, wanted: Tensor) -> Tensor:
     return (given - wanted).square().sum(2).add(1e-6).sqrt().mean()
 
 
-def _measure(network: nn.Module, images: Tensor, joints: Tensor) -> float:
-    return pose_error(outputs(network, images), joints).value
-
-
 def _check(images: Tensor, joints: Tensor, images_name: str, joints_name: str) -> None:
-    check_examples(images_name, images, _SMALLEST)
     check_rows(joints_name, joints, len(images), f"images in `{images_name}`")
-    _check_joints(joints_name, joints)
+    check_shapes("", **{joints_name: (joints, "N>0 joints>0 2")})
+    check_finite(joints_name, joints, _UNKNOWN)
 
 
-def _check_joints(name: str, joints: Tensor) -> None:
-    check_shapes("", **{name: (joints, "N>0 joints>0 2")})
-    check_finite(name, joints, "leave out examples with unknown joints")
-
-
-RECIPE = Recipe("pose", "joints", 1, "test_pose_error", 45_000, 1, _LARGEST, _check, _distance, _measure)
+RECIPE = Recipe(
+    "pose", "joints", 1, "test_pose_error", 45_000, 1, _LARGEST, "N>3 C H>7 W>7", _check, _distance,
+    lambda recovered, given: pose_error(recovered, given).value,
+)  # fmt: skip

@@ -48,11 +48,9 @@ def prd(
         check_finite(name, features, "check the images and the network")
     both = torch.cat([samples.detach().cpu(), real.detach().cpu()]).double()
     curves = [_curve(both, clusters, angles, seed + run) for run in range(runs)]
-    precision = torch.stack([p for p, _ in curves]).mean(0)
-    recall = torch.stack([r for _, r in curves]).mean(0)
-    return PrecisionRecall(
-        precision, recall, _best_f(precision, recall, 8), _best_f(precision, recall, 1 / 8), len(samples)
-    )
+    precision, recall = (torch.stack(each).mean(0) for each in zip(*curves, strict=True))
+    f8, f1_8 = (_best_f(precision, recall, beta) for beta in (8, 1 / 8))
+    return PrecisionRecall(precision, recall, f8, f1_8, len(samples))
 
 
 def _curve(both: Tensor, clusters: int, angles: int, seed: int) -> tuple[Tensor, Tensor]:

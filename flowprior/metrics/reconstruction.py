@@ -25,13 +25,9 @@ class ReconstructionError:
 
 
 def reconstruction_error(
-    images: Tensor,
-    reconstruct: Callable[..., Tensor],
-    context: Tensor | None = None,
-    *,
-    batch_size: int = 256,
-    device: str | torch.device | None = None,
-) -> ReconstructionError:
+    images: Tensor, reconstruct: Callable[..., Tensor], context: Tensor | None = None,
+    *, batch_size: int = 256, device: str | torch.device | None = None,
+) -> ReconstructionError:  # fmt: skip
     """Squared errors of `reconstruct(x)` against x (N, ...) in batches, summed in float64, without gradients.
 
     With a context (N, ...) it is `reconstruct(x, context)`. Images and context are floats, or uint8 that are
@@ -49,10 +45,8 @@ def reconstruction_error(
             batch = [as_input(part) for part in parts]
             x, back = batch[0], reconstruct(*batch)
             if back.shape != x.shape:
-                raise InputError(
-                    f"`reconstruct` gave shape {tuple(back.shape)} for images of shape {tuple(x.shape)} but "
-                    "must keep the shape."
-                )
+                got = f"`reconstruct` gave shape {tuple(back.shape)} for images of shape {tuple(x.shape)}"
+                raise InputError(f"{got} but must keep the shape.")
             errors.append((back.double() - x.double()).square().flatten(1).sum(1).cpu())
     summed = torch.cat(errors)
     pixels = math.prod(images.shape[1:])

@@ -12,11 +12,7 @@ from flowprior.checks import check_count, check_rows, check_shapes
 def batches(
     name: str, x: Tensor, context: Tensor | None, batch_size: int, device: str | torch.device | None
 ) -> Iterator[list[Tensor]]:
-    """Parts of x (N, ...), each with its rows of a context (N, ...) if there is one, on `device` if given.
-
-    Raises:
-        InputError: if there are no rows, or the context has other ones; `name` is that of x.
-    """
+    """Parts of x (N, ...), each with its rows of a context (N, ...) if there is one, on `device` if given."""
     check_shapes("", **{name: (x, "N>0 *event")})
     if context is not None:
         check_rows("context", context, len(x), f"rows of `{name}`")

@@ -26,10 +26,9 @@ def separability(latents: Tensor, log_odds: Tensor, *, keep: float = 0.5) -> Sep
     """exp(Σ_i H(Y_i | X_i)), nats within: latents (N, *event), log_odds (N, A)   (StyleGAN, section 4.2)
 
     Y_i is whether a classifier sees attribute i in the image that was decoded from a latent, X_i what a
-    linear support vector machine says from the latent alone. For each attribute the latents whose decisions
-    are the surest, `keep` of them, train the machine and are counted. A share of one class only is certain:
-    H = 0. Latents are first brought to zero mean and unit variance, coordinate by coordinate, which moves no
-    hyperplane, but makes the value independent of the latents' unit.
+    linear support vector machine says from the latent alone, trained and counted for each attribute on the
+    share `keep` of the latents with the surest decisions; of one class only, H = 0. Latents are standardized
+    by coordinate first, which moves no hyperplane, but makes the value independent of their unit.
 
     Args:
         latents: draws of the prior, in z or in z0; the source takes 200,000 and keeps half.
@@ -47,23 +46,20 @@ def separability(latents: Tensor, log_odds: Tensor, *, keep: float = 0.5) -> Sep
     check_shapes(fix, latents=(latents, "N *event"), log_odds=(log_odds, "N attributes>0"))
     kept = round(check_number("keep", keep, above=0, most=1) * len(latents))
     if kept < 2:
-        raise InputError(
-            f"`keep` (={keep}) keeps {kept} of {len(latents)} latents but must keep 2: draw more."
-        )
+        raise InputError(f"`keep` (={keep}) of {len(latents)} latents is {kept} but must be 2 or more.")
     rows, decided = latents.detach().flatten(1).cpu().double(), log_odds.detach().cpu().double()
     for name, values in (("latents", rows), ("log_odds", decided)):
         check_finite(name, values, "check the prior and the decoder")
     rows = (rows - rows.mean(0)) / rows.std(0).clamp_min(torch.finfo(rows.dtype).tiny)
-    entropies, accuracies, shares = [], [], []
+    parts = []
     for odds in decided.T:
         surest = odds.abs().topk(kept).indices.sort().values
         y = odds[surest] > 0
         x = _sides(rows[surest], y)
-        entropies.append(conditional_entropy(y, x))
-        accuracies.append((x == y).double().mean().item())
-        shares.append(y.double().mean().item())
-    value = math.exp(math.fsum(entropies))
-    return Separability(value, tuple(entropies), tuple(accuracies), tuple(shares), len(latents), kept)
+        shares = ((x == y).double().mean().item(), y.double().mean().item())
+        parts.append((conditional_entropy(y, x), *shares))
+    entropies, accuracies, having = zip(*parts, strict=True)
+    return Separability(math.exp(math.fsum(entropies)), entropies, accuracies, having, len(latents), kept)
 
 
 def conditional_entropy(y: Tensor, x: Tensor) -> float:
