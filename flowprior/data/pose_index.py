@@ -60,10 +60,9 @@ def list_index(folder: Path, train: bool) -> Pictures:
     return Pictures.inside(folder, chosen, joints=torch.from_numpy(joints[rows]))
 
 
-def in_pixels(joints: Tensor, height: int, width: int) -> Tensor:
-    """Joints in parts of a picture, (N, J, 2), in its pixels; what is not seen is (-1, -1)."""
-    seen = (joints >= 0).all(-1, keepdim=True)
-    return torch.where(seen, joints * joints.new_tensor([width, height]), -1.0)
+def in_pixels(joints: Tensor, size: int) -> Tensor:
+    """Joints in parts of a square picture, (N, J, 2), in its pixels; what is not seen is (-1, -1)."""
+    return torch.where((joints >= 0).all(-1, keepdim=True), joints * size, -1.0)
 
 
 def _broken(path: Path, wrong: str) -> InputError:
