@@ -17,18 +17,16 @@ class Metric:
     """One metric of a trained model.
 
     Args:
-        name: as `flowprior eval --metrics` takes it.
+        name, unit, summary: as `flowprior eval --metrics` takes it; of the values; what is measured.
         function: takes a `flowprior.evaluation.Evaluation`, returns values by name and facts. It runs without
             gradients after `torch.manual_seed` of the evaluation's seed; its warnings become notes.
         better: which direction is better, "lower" or "higher".
-        unit: of the values.
         needs: what the model and the data must have, and the networks made before any work, as
             `flowprior.evaluation` names them: "images", "prior density", "classifier", ...
         values: the values that it may return, each with its better direction.
         data: the data sets that it is defined on, by name; empty for all.
         undefined: what follows an `InputError` of the function, as where a density is not finite: "raise" it,
             or report the "worst" of every value with the error as a note.
-        summary: what is measured, in one line.
     """
 
     name: str
@@ -55,8 +53,7 @@ class Figure:
     """One figure of a run, or of a study.
 
     Args:
-        name: as `flowprior plot` takes it.
-        function: gathers and draws; takes what the figures of its kind share.
+        name, function: as `flowprior plot` takes it; gathers and draws, from what its kind shares.
         needs: what the model or the data must have, as `flowprior.figures` names it.
         of: what it shows: a "run" or a "study".
     """
@@ -77,7 +74,6 @@ class DataSet:
     """One data set that `Source` knows by name, and what it must know of it before anything is read.
 
     Args:
-        name: as `Source` takes it.
         function: reads a split: takes the source and whether it is the training split; returns a
             `flowprior.data.Split` or, of picture files, `flowprior.data.Pictures`.
         shape, context, classes: of a stored example, (C, H, W) or (D,), None where a side is not fixed; of a

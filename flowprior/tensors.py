@@ -1,4 +1,4 @@
-"""Shapes and precision: the small questions that every layer asks of its tensors and distributions."""
+"""Shapes and precision: small questions that every layer asks of its tensors and distributions."""
 
 import math
 from collections.abc import Sequence
@@ -53,10 +53,9 @@ def batch_shape_of(value: Tensor, event_shape: torch.Size, name: str = "z") -> t
         raise InputError(f"`{name}` (a {type(value).__name__}) must be a tensor: torch.as_tensor makes one.")
     batch_dims = value.dim() - len(event_shape)
     if batch_dims < 0 or value.shape[batch_dims:] != event_shape:
-        raise InputError(
-            f"`{name}` has shape {tuple(value.shape)} but must end in the event shape {tuple(event_shape)}: "
-            "reshape it, or build the prior with that `features`."
-        )
+        expected = f"must end in the event shape {tuple(event_shape)}"
+        fix = "reshape it, or build the prior with that `features`"
+        raise InputError(f"`{name}` has shape {tuple(value.shape)} but {expected}: {fix}.")
     return value.shape[:batch_dims]
 
 

@@ -20,18 +20,13 @@ TEST_LABEL_KEYS = ("test_labels", "test_y", "y_test")
 def read_arrays(path: Path, train: bool, fraction: float) -> Split:
     """One split of an .npz file (keys such as `train_images`, `test_labels`, `images`) or of an .npy file.
 
-    A file without a test array is split by `held_out(size, fraction)`.
-
-    Raises:
-        InputError: if the file is missing, damaged, needs pickle, or holds nothing that can be used.
+    A file without a test array is split by `held_out(size, fraction)`. One that is missing, damaged, needs
+    pickle, or holds nothing that can be used raises an InputError.
     """
     if not path.is_file():
         raise InputError(f"There is no array file {str(path)!r}: check the path, or pass another `root`.")
     try:
-        if path.suffix == ".npz":
-            split, whole = _read_npz(path, train)
-        else:
-            split, whole = Split(as_examples(np.load(path, allow_pickle=False), repr(str(path)))), True
+        split, whole = _read(path, train)
         return split.rows(split_rows(len(split.x), train, fraction, split.label)) if whole else split
     except InputError:
         raise
@@ -41,8 +36,10 @@ def read_arrays(path: Path, train: bool, fraction: float) -> Split:
         raise InputError(f"{str(path)!r} {wrong}: {fix}.") from error
 
 
-def _read_npz(path: Path, train: bool) -> tuple[Split, bool]:
-    """One split, or all there is, and which of them it is: True where there is no test array."""
+def _read(path: Path, train: bool) -> tuple[Split, bool]:
+    """One split, or all there is, and whether it is all: where there is no test array."""
+    if path.suffix != ".npz":
+        return Split(as_examples(np.load(path, allow_pickle=False), repr(str(path)))), True
     with open(path, "rb") as file:
         arrays = np.load(file, allow_pickle=False)
         if not isinstance(arrays, np.lib.npyio.NpzFile):
@@ -73,9 +70,7 @@ def as_examples(array: np.ndarray, origin: str) -> Tensor:
     """Images (N, H, W), (N, H, W, C) or (N, C, H, W) as uint8 (N, C, H, W); vectors (N, D) as float32.
 
     Images are whole numbers in 0..255, floats in [0, 1] or bools. Where both readings fit, channels are last.
-
-    Raises:
-        InputError: on other shapes, types or values; `origin` says where the array is from.
+    Others raise an InputError; `origin` says where the array is from.
     """
     if array.size == 0 or array.ndim not in (2, 3, 4):
         expected = "at least one image, (N, H, W), (N, H, W, C) or (N, C, H, W), or vector (N, D)"

@@ -17,10 +17,9 @@ _IMAGES = ("x", "context")  # the entries whose bytes are gray levels
 class Batches:
     """Shuffled batches of equally long tensors; an epoch's order follows from `(seed, epoch)` alone.
 
-    So epoch 7 from batch 3 on is the same whether or not anything was drawn before: resume is exact.
-    `batch_size` counts examples per rank. Global batch k is the k-th run of `batch_size * world_size` entries
-    of the order; the ranks share it out in turns, so that all draw equally many batches of one size.
-    A uint8 entry `"x"` or `"context"` leaves as float32 in [0, 1]; everything else leaves as it is.
+    Resume is exact. Global batch k is the k-th run of `batch_size * world_size` entries of the order;
+    the ranks share it out in turns, so that all draw equally many batches of one size. A uint8 entry `"x"` or
+    `"context"` leaves as float32 in [0, 1]; everything else leaves as it is.
 
     Args:
         tensors: named tensors (N, ...); those up to `RESIDENT_BYTES` are moved to `device` once.

@@ -15,7 +15,7 @@ from flowprior.errors import InputError
 
 
 class Split(NamedTuple):
-    """One split as a reader gives it: examples, labels, names of the classes, and as in `Dataset`."""
+    """One split as a reader gives it, with the fields of `Dataset`."""
 
     x: Tensor
     label: Tensor | None = None
@@ -59,15 +59,11 @@ class Dataset:
     known: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        expected = "non-empty uint8 images (N, C, H, W) or float32 vectors (N, D)"
         for name, value in (("x", self.x), ("context", self.context)):
             if value is not None:
-                fits = value.numel() > 0 and (value.dim(), value.dtype) in (
-                    (4, torch.uint8),
-                    (2, torch.float32),
-                )
-                self._check(
-                    name, value, fits, "non-empty uint8 images (N, C, H, W) or float32 vectors (N, D)"
-                )
+                fits = (value.dim(), value.dtype) in ((4, torch.uint8), (2, torch.float32))
+                self._check(name, value, fits and value.numel() > 0, expected)
         for name, fact in self.known.items():
             fits = fact.dtype == torch.float32 and fact.dim() > 1
             self._check(f"known[{name!r}]", fact, fits, "float32 of shape (N, ...), such as (N, F)")
@@ -146,8 +142,7 @@ def as_labels(
 ) -> tuple[Tensor, tuple[str, ...] | None]:
     """Labels as int64 (N,); where they are words, also the names of the classes in all `splits`.
 
-    Raises:
-        InputError: if there are not `size` whole numbers or words; `origin` says where they are from.
+    Anything but `size` whole numbers or words raises an InputError; `origin` says where they are from.
     """
     labels = values.reshape(-1) if values.shape in ((size,), (size, 1)) else None
     if labels is not None and labels.dtype.kind in "US":

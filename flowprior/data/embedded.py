@@ -46,10 +46,6 @@ def _toy(branches: int) -> Callable[[Draws], Draws]:
     return enter
 
 
-def _noise(label: Tensor, generator: Generator) -> Tensor:
-    return torch.randn(len(label), 2, generator=generator)
-
-
 def _polar(radius: Tensor, angle: Tensor) -> Tensor:
     return torch.stack([radius * angle.cos(), radius * angle.sin()], -1)
 
@@ -58,31 +54,30 @@ def _polar(radius: Tensor, angle: Tensor) -> Tensor:
 def moons(label: Tensor, generator: Generator) -> Tensor:
     """Two interleaved half circles of radius 1 with noise 0.1."""
     arc = _polar(torch.ones(len(label)), math.pi * torch.rand(len(label), generator=generator))
-    lower = torch.tensor([1.0, 0.5]) - arc
-    x = torch.where(label[:, None] == 0, arc, lower)
-    return x + 0.1 * _noise(label, generator)
+    x = torch.where(label[:, None] == 0, arc, torch.tensor([1.0, 0.5]) - arc)
+    return x + 0.1 * torch.randn(len(label), 2, generator=generator)
 
 
 @_toy(2)
 def circles(label: Tensor, generator: Generator) -> Tensor:
     """Two rings of radius 1 and 2 with noise 0.1."""
     ring = _polar(1.0 + label, 2 * math.pi * torch.rand(len(label), generator=generator))
-    return ring + 0.1 * _noise(label, generator)
+    return ring + 0.1 * torch.randn(len(label), 2, generator=generator)
 
 
 @_toy(8)
 def checkerboard(label: Tensor, generator: Generator) -> Tensor:
     """Uniform on the eight dark squares, of side 1, of a 4 x 4 board."""
     row = label // 2
-    column = 2 * (label % 2) + row % 2
-    return torch.stack([column, row], -1) - 2.0 + torch.rand(len(label), 2, generator=generator)
+    corner = torch.stack([2 * (label % 2) + row % 2, row], -1) - 2.0
+    return corner + torch.rand(len(label), 2, generator=generator)
 
 
 @_toy(8)
 def eight_gaussians(label: Tensor, generator: Generator) -> Tensor:
     """Eight normals of scale 0.2 on a circle of radius 2."""
     centers = _polar(torch.full_like(label, 2.0, dtype=torch.float), label * (math.pi / 4))
-    return centers + 0.2 * _noise(label, generator)
+    return centers + 0.2 * torch.randn(len(label), 2, generator=generator)
 
 
 @_toy(2)
@@ -90,7 +85,7 @@ def spirals(label: Tensor, generator: Generator) -> Tensor:
     """Two spiral arms of one and a half turns with noise 0.1, as far as radius 3."""
     turn = torch.rand(len(label), generator=generator).sqrt()  # uniform along the arm, nearly
     arm = _polar(3 * turn, 3 * math.pi * turn + math.pi * label)
-    return arm + 0.1 * _noise(label, generator)
+    return arm + 0.1 * torch.randn(len(label), 2, generator=generator)
 
 
 @_toy(5)

@@ -22,8 +22,7 @@ def edges(images: Tensor) -> Tensor:
     black to white has slope 1. A pixel is kept where its slope is the largest along the gradient (rounded to
     45°) and above `WEAK`, if a chain of such pixels joins it to one above `STRONG`.
 
-    Args:
-        images: (N, C, H, W) with C 1 or 3, uint8 or floats in [0, 1]; others raise an InputError.
+    `images` are (N, C, H, W) with C 1 or 3, uint8 or floats in [0, 1]; others raise an InputError.
 
     Source: Canny 1986, without smoothing.
 
@@ -38,8 +37,7 @@ def edges(images: Tensor) -> Tensor:
 def silhouette(images: Tensor) -> Tensor:
     """The foreground, gray above `FOREGROUND`, with its holes filled; (N, 1, H, W), 0 or 255.
 
-    A hole is a dark region that no path over dark neighbors (left, right, above, below) joins to the border.
-    Images are as for `edges`.
+    A hole is dark, and no path over direct dark neighbors joins it to the border. Images are as for `edges`.
     """
     return _chunked(_silhouette, images)
 

@@ -84,7 +84,7 @@ class Source:
             if path.is_dir() or (path.is_file() and path.suffix in (".npz", ".npy")):
                 return path.stem if path.is_file() else path.name, path
         wrong = (
-            f"is neither a known data set nor an .npz or .npy file or a folder in {str(self.root)!r} or here"
+            f"is neither a known data set nor an .npz or .npy file or folder in {str(self.root)!r} or here"
         )
         hint = nearest(name, DATASETS) or f": known names are {', '.join(DATASETS)}."
         raise InputError(f"`name` (={name!r}) {wrong}{hint}")
@@ -120,9 +120,7 @@ class Source:
             wrong = f"belongs to {takers}, not to {self.name!r}"
             raise InputError(f"`folder` (={str(folder)!r}) {wrong}: leave it out.")
         if folder is None and self.record.folder == "required":
-            raise InputError(
-                f"`folder` (=None) must name the folder of the {self.name}, with x/ and y/ in it."
-            )
+            raise InputError(f"`folder` (=None) must name the folder of the {self.name}, with x/ and y/.")
         path = Path(folder or self.name).expanduser()
         return path if path.is_dir() and not (self.root / path).is_dir() else self.root / path
 
@@ -182,23 +180,17 @@ class Source:
         return self._splits.setdefault(train, Dataset(self.name, **split._asdict()))
 
     def stored(self, train: bool) -> Split | Pictures:
-        """One split as it is stored, neither thinned nor shaped; a local copy is used first.
-
-        Raises:
-            InputError: if a file is damaged, or missing and not downloadable; it says what to put where.
-        """
+        """One split as it is stored, neither thinned nor shaped; missing files are downloaded, if allowed."""
         record = self.record
         try:
             return record.function(self, train)
         except MissingFile as missing:
             what_to_do = f"put {record.layout} in the data root {str(self.root)!r}"
             if not self.download:
-                or_else = (
-                    "name another root by `root` or FLOWPRIOR_DATA, or allow the download with download=True"
-                )
-                wrong = f"Data set {self.name!r} was not found ({missing})"
-                config = "(Source.download in a config)"
-                raise InputError(f"{wrong}: {what_to_do}, {or_else} {config}.") from missing
+                fix = f"{what_to_do}, name another root by `root` or FLOWPRIOR_DATA, or allow the download"
+                how = "with download=True (Source.download in a config)"
+                wrong = f"was not found ({missing})"
+                raise InputError(f"Data set {self.name!r} {wrong}: {fix} {how}.") from missing
             try:
                 download(record.files() if record.files else [], self.root)
             except Exception as error:  # whatever network, checksum or disk raise, the way out is the same
@@ -213,9 +205,8 @@ class Source:
             x, derive = self.shaping(split.x), self.record.context_from
             return split._replace(x=x, context=derive(x) if derive else split.context)
         if self.shaping != Shaping():
-            raise InputError(
-                f"{self.name!r} holds vectors, not images: leave out size, channels, crop and resize."
-            )
+            fix = "leave out size, channels, crop and resize"
+            raise InputError(f"{self.name!r} holds vectors, not images: {fix}.")
         return split
 
     def _decoded(self, pictures: Pictures) -> Split:

@@ -26,10 +26,7 @@ def list_pairs(folder: Path, train: bool, fraction: float, condition: str = "lef
     both side by side as in pix2pix's sets. Their left half is the condition, as in edges2shoes and by
     pix2pix's default direction; in its facades, maps and cityscapes it is the right one. Splits are the
     folders `train` and `test` (or `val`, `valid`, `validation`) where both exist, otherwise
-    `held_out(size, fraction)` makes them.
-
-    Raises:
-        InputError: if the folder is missing or holds no pairs, or a picture has no partner.
+    `held_out(size, fraction)` makes them. Without pairs, or a picture's partner, there is an InputError.
 
     Source: Isola et al. 2017 (pix2pix), its data sets and option `direction`.
     """

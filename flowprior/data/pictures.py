@@ -51,12 +51,10 @@ class Pictures:
     @classmethod
     def inside(cls, folder: Path, names: Sequence[str], home: Path | None = None, **facts: Any) -> "Pictures":
         """The files `names` of a folder, `facts` as above; the cache is in `home`, by default there."""
-
-        def open_file(name: str) -> BinaryIO:
-            return open(folder / name, "rb")
-
         cache = (home or folder) / ".flowprior"
-        return cls(names, open_file, lambda name: stamp(folder / name), cache, **facts)
+        return cls(
+            names, lambda name: open(folder / name, "rb"), lambda name: stamp(folder / name), cache, **facts
+        )
 
     def rows(self, rows: Tensor) -> "Pictures":
         """The pictures at `rows` only."""
@@ -78,9 +76,7 @@ def list_folder(folder: Path, train: bool, fraction: float) -> Pictures:
 
     `folder/train` and `folder/test` (or `val`, `valid`, `validation`) are the splits where both exist;
     otherwise `held_out(size, fraction)` makes them. Subfolders are classes, unless pictures lie beside them.
-
-    Raises:
-        InputError: if there is no such folder or no picture in it.
+    Without the folder, or a picture in it, there is an InputError.
     """
     if not folder.is_dir():
         raise InputError(f"There is no folder {str(folder)!r}: check the path, or pass another `root`.")
@@ -130,11 +126,8 @@ def decode(pictures: Pictures, shaping: Shaping, memory_limit: float = math.inf)
     """All pictures as one tensor: (N, C, H, W) uint8.
 
     A result larger than `memory_limit` bytes is decoded once into a file in `pictures.cache` and mapped from
-    there, so that it need not fit in memory and the next run does not decode.
-
-    Raises:
-        InputError: if a picture cannot be read, has more than 8 bits a channel, or another size than the
-            others where `shaping` sets none.
+    there. A picture that cannot be read, has more than 8 bits a channel, or another size than the others
+    (where `shaping` sets none) raises an InputError.
     """
     shape = _load(pictures, 0, shaping).shape
     size = torch.Size((len(pictures.names), *shape))
@@ -214,9 +207,8 @@ def _opened(pictures: Pictures, row: int) -> "Iterator[Image.Image]":
         with pictures.open(name) as file, Image.open(file) as image:
             yield image
     except (OSError, SyntaxError, Image.DecompressionBombError, EOFError) as error:
-        raise InputError(
-            f"The picture {name!r} cannot be read ({reason(error)}): replace or remove it."
-        ) from error
+        wrong = f"cannot be read ({reason(error)})"
+        raise InputError(f"The picture {name!r} {wrong}: replace or remove the file.") from error
 
 
 def _load(pictures: Pictures, row: int, shaping: Shaping) -> Tensor:

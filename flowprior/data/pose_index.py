@@ -38,10 +38,8 @@ def list_index(folder: Path, train: bool) -> Pictures:
     - "train": N bools, the split;
     - "joints": (N, J, 2), x and y in parts of the picture's width and height, negative where not seen.
 
-    Examples without both hips and both shoulders are left out, as in the published code.
-
-    Raises:
-        InputError: if the index or a picture is missing, or the index is damaged or holds anything else.
+    Examples without both hips and both shoulders are left out, as in the published code. A missing index or
+    picture, or an index that is damaged or holds anything else, raises an InputError.
 
     Source: Esser et al. 2018, and its code's class IndexFlow.
     """

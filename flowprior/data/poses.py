@@ -80,10 +80,9 @@ def head_of(joints: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def toes_of(joints: Tensor) -> tuple[Tensor, Tensor]:
     """Where the right and the left shoe end: (N, 2) each, outward of the ankles by a quarter of a shin."""
-
-    def toe(side: str, outward: float) -> Tensor:
+    ends = []
+    for side, outward in (("r", -1.0), ("l", 1.0)):
         ankle = joint(joints, f"{side}ankle")
         shin = torch.linalg.vector_norm(ankle - joint(joints, f"{side}knee"), dim=-1, keepdim=True)
-        return ankle + 0.25 * shin * ankle.new_tensor([outward, 0.25])
-
-    return toe("r", -1.0), toe("l", 1.0)
+        ends.append(ankle + 0.25 * shin * ankle.new_tensor([outward, 0.25]))
+    return ends[0], ends[1]

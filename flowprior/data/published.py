@@ -147,8 +147,7 @@ def svhn(source: Any, train: bool) -> Split:
 
     name = f"{'train' if train else 'test'}_32x32.mat"
     path = _find(*(source.root / folder / name for folder in ("", "SVHN", "svhn")))
-    expected = "hold uint8 X (32, 32, 3, N) and y (N, 1)"
-    with _reading(path, expected, (Exception,)):  # damaged .mat files end in any exception of SciPy's reader
+    with _reading(path, "hold uint8 X (32, 32, 3, N) and y (N, 1)", (Exception,)):  # SciPy raises any
         content = loadmat(path)
         images, labels = content["X"], content["y"].reshape(-1).astype(np.int64)
         if images.shape != (32, 32, 3, len(labels)) or images.dtype != np.uint8:

@@ -6,6 +6,7 @@ where skin and hair lie on a line from dark to light; shoes and eyes are dark on
 """
 
 import functools
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
@@ -43,8 +44,6 @@ _LAYERS = (
     ("trousers", 0.8), ("trousers", 1.0), ("ink", 1.0), ("shirt", 1.0), ("trousers", 1.0), ("skin", 1.0),
     ("shirt", 0.85), ("skin", 1.0), ("ink", 1.0), ("hair", 1.0),
 )  # fmt: skip
-
-
 _FACTS: dict[str, Any] = {"shaped_by": ("size",), "because": "is rendered in color at any `size`"}
 
 
@@ -78,9 +77,8 @@ def true_factors(n: int, seed: int = 0) -> Tensor:
 
 def _drawn(n: int, split: str, seed: int) -> Tensor:
     low, high = torch.tensor(list(FACTORS.values())).T
-    return low + (high - low) * torch.rand(
-        n, len(FACTORS), generator=seeded(f"stick figures/{seed}/{split}/factors")
-    )
+    generator = seeded(f"stick figures/{seed}/{split}/factors")
+    return low + (high - low) * torch.rand(n, len(FACTORS), generator=generator)
 
 
 def render(joints: Tensor, factors: Tensor, size: int = SIZE) -> Tensor:
@@ -103,9 +101,8 @@ def recover_factors(images: Tensor, joints: Tensor) -> Tensor:
     On true renderings of 64 pixels colors and gray levels are exact up to the rounding of the picture, and
     the width up to 0.1 pixels.
 
-    Args:
-        images: (N, 3, S, S), uint8 or floats in [0, 1]; other shapes raise an InputError.
-        joints: (N, 15, 2) in pixels of these pictures.
+    `images` are (N, 3, S, S), uint8 or floats in [0, 1], with `joints` (N, 15, 2) in their pixels; other
+    shapes raise an InputError.
     """
     drawing.check_joints(joints)
     check_shapes("pass color pictures", images=(images, "N 3 S S"))
@@ -117,15 +114,16 @@ def recover_factors(images: Tensor, joints: Tensor) -> Tensor:
 def _distances(joints: Tensor, size: int) -> list[tuple[Tensor, float, float]]:
     """For each layer the distance to its skeleton (N, S, S), and its reach, in half limbs and in pixels."""
 
+    def lines(ends: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+        return functools.reduce(torch.minimum, [segment_distance(a, b, size) for a, b in ends])
+
     def chain(*names: str) -> Tensor:
-        points = [joint(joints, name) for name in names]
-        return _nearest([segment_distance(a, b, size) for a, b in pairwise(points)])
+        return lines(pairwise(joint(joints, name) for name in names))
 
     unit = size / SIZE
     center, radius, up = head_of(joints)
     corners = torch.stack([joint(joints, name) for name in ("rshoulder", "lshoulder", "lhip", "rhip")], 1)
-    toes = zip(("rankle", "lankle"), toes_of(joints), strict=True)
-    shoes = _nearest([segment_distance(joint(joints, ankle), toe, size) for ankle, toe in toes])
+    ankles = (joint(joints, "rankle"), joint(joints, "lankle"))
     head = segment_distance(center, center, size) - radius[..., None]
     x, y = drawing.offsets(center + 0.3 * radius * up, size)
     above = up[:, :1, None] * x + up[:, 1:, None] * y  # the hairline
@@ -134,19 +132,15 @@ def _distances(joints: Tensor, size: int) -> list[tuple[Tensor, float, float]]:
     return [
         (chain("rhip", "rknee", "rankle"), 1.1, 0.0),
         (chain("lhip", "lknee", "lankle"), 1.1, 0.0),
-        (shoes, 0.0, 1.6 * unit),
+        (lines(zip(ankles, toes_of(joints), strict=True)), 0.0, 1.6 * unit),
         (drawing.polygon_distance(corners, size), 0.6, 0.0),
         (chain("rhip", "lhip"), 1.1, 0.0),
         (torch.minimum(chain("relbow", "rwrist"), chain("lelbow", "lwrist")), 0.8, 0.0),
         (torch.minimum(chain("rshoulder", "relbow"), chain("lshoulder", "lelbow")), 1.0, 0.0),
         (torch.minimum(neck, head), 0.0, 0.0),
-        (_nearest([segment_distance(eye, eye, size) for eye in eyes]), 0.0, 0.55 * unit),
+        (lines(zip(eyes, eyes, strict=True)), 0.0, 0.55 * unit),
         (torch.maximum(head - 0.12 * radius[..., None], -above), 0.0, 0.0),
     ]
-
-
-def _nearest(distances: list[Tensor]) -> Tensor:
-    return functools.reduce(torch.minimum, distances)
 
 
 def _covered(distances: list[tuple[Tensor, float, float]], width: Tensor, size: int) -> list[Tensor]:
