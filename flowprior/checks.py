@@ -1,4 +1,4 @@
-"""What arguments are checked for, each sentence written once: the value got, what was expected, the fix."""
+"""Checks of arguments: each raises an `InputError` that says the value got, what was expected, and `fix`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import difflib
 import math
 from collections.abc import Iterable, Sized
 from numbers import Integral, Real
+from operator import ge, gt, le, lt
 from typing import TYPE_CHECKING, TypeVar
 
 from flowprior.errors import InputError
@@ -18,9 +19,6 @@ Value = TypeVar("Value")
 
 def check_count(name: str, value: int, *, least: int = 1, most: int | None = None, fix: str = "") -> int:
     """`value`, an int (or an integer of NumPy's) of at least `least` and at most `most`.
-
-    Raises:
-        InputError: if it is anything else; the sentence ends with `fix`.
 
     >>> check_count("epochs", 3)
     3
@@ -44,32 +42,20 @@ def check_number(
 ) -> float:
     """`value`, a finite number within the bounds: `above` < or `least` ≤ it, and it < `below` or ≤ `most`.
 
-    Raises:
-        InputError: if it is anything else; the sentence ends with `fix`.
-
     >>> check_number("lr", 1e-3, above=0)
     0.001
     """
     number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-    if (
-        not number
-        or (above is not None and value <= above)
-        or (least is not None and value < least)
-        or (below is not None and value >= below)
-        or (most is not None and value > most)
-    ):
-        bounds = (("above", above), ("of at least", least), ("below", below), ("at most", most))
-        limits = " and ".join(f"{words} {bound:g}" for words, bound in bounds if bound is not None)
+    options = (("above", gt, above), ("of at least", ge, least), ("below", lt, below), ("at most", le, most))
+    bounds = [(words, holds, bound) for words, holds, bound in options if bound is not None]
+    if not number or not all(holds(value, bound) for _, holds, bound in bounds):
+        limits = " and ".join(f"{words} {bound:g}" for words, _, bound in bounds)
         raise _refused(name, value, f"a finite number {limits}".rstrip(), fix)
     return float(value)
 
 
 def check_one_of(name: str, value: Value, options: Iterable[object], fix: str = "") -> Value:
-    """`value`, one of `options`.
-
-    Raises:
-        InputError: if it is none of them; the sentence lists them.
-    """
+    """`value`, one of `options`; the sentence lists them."""
     known = tuple(options)
     if value not in known:
         raise _refused(name, value, f"one of {', '.join(map(repr, known))}", fix)
@@ -77,11 +63,7 @@ def check_one_of(name: str, value: Value, options: Iterable[object], fix: str = 
 
 
 def check_known(kind: str, name: str, options: Iterable[str]) -> None:
-    """Refuse a `name` of some `kind` ("metric", "figure") that is none of `options`.
-
-    Raises:
-        InputError: with the nearest of them, or all.
-    """
+    """Refuse a `name` of some `kind` ("metric", "figure") none of `options`; offer the nearest, or all."""
     known = tuple(options)
     if name not in known:
         offer = nearest(name, known) or f": there are {', '.join(known) or 'none'}."
@@ -94,9 +76,6 @@ def check_shapes(fix: str = "", /, **tensors: tuple[Tensor, str]) -> None:
     A pattern names axes; one name stands for one size in all tensors. `15` is a size, `N>1` an axis longer
     than 1, `*event` one or more axes, only at the end.
 
-    Raises:
-        InputError: the sentence tells all shapes and patterns, and ends with `fix`.
-
     >>> import torch
     >>> check_shapes(x=(torch.ones(5, 3), "N F"), y=(torch.ones(4, 2), "M F"))
     Traceback (most recent call last):
@@ -106,7 +85,8 @@ def check_shapes(fix: str = "", /, **tensors: tuple[Tensor, str]) -> None:
     if not all(_fits(tuple(tensor.shape), pattern.split(), sizes) for tensor, pattern in tensors.values()):
         given = [f"`{name}` has shape {tuple(tensor.shape)}" for name, (tensor, _) in tensors.items()]
         shapes = " and ".join([given[0], *(each.replace("has shape ", "") for each in given[1:])])
-        wanted = [_written(pattern) for _, pattern in tensors.values()]
+        patterns = [pattern.replace(" ", ", ").replace(">", " > ") for _, pattern in tensors.values()]
+        wanted = [f"({axes})" if "," in axes else f"({axes},)" for axes in patterns]
         must = "but must be" if len(given) == 1 else ", but they must be"
         raise InputError(f"{shapes} {must} {' and '.join(wanted)}{_end(fix)}".replace(" ,", ","))
 
@@ -114,10 +94,10 @@ def check_shapes(fix: str = "", /, **tensors: tuple[Tensor, str]) -> None:
 def _fits(shape: tuple[int, ...], axes: list[str], sizes: dict[str, object]) -> bool:
     """Whether a shape is as its axes say, given the sizes seen so far; its own are entered there."""
     if axes and axes[-1].startswith("*"):
-        lead = len(axes) - 1
-        rest = shape[lead:]
+        *first, event = axes
+        rest = shape[len(first) :]
         return (
-            bool(rest) and sizes.setdefault(axes[-1], rest) == rest and _fits(shape[:lead], axes[:-1], sizes)
+            bool(rest) and sizes.setdefault(event, rest) == rest and _fits(shape[: len(first)], first, sizes)
         )
     if len(shape) != len(axes):
         return False
@@ -130,27 +110,14 @@ def _fits(shape: tuple[int, ...], axes: list[str], sizes: dict[str, object]) -> 
     return True
 
 
-def _written(pattern: str) -> str:
-    axes = [axis.replace(">", " > ") for axis in pattern.split()]
-    return f"({', '.join(axes)}{',' if len(axes) == 1 else ''})"
-
-
 def check_rows(name: str, value: Sized, count: int, what: str) -> None:
-    """Refuse a `value` that does not have a row for each of `count` examples, `what` they are called.
-
-    Raises:
-        InputError: with both numbers.
-    """
+    """Refuse a `value` that does not have a row for each of `count` examples, `what` they are called."""
     if len(value) != count:
         raise InputError(f"`{name}` has {len(value)} rows but must have one for each of the {count} {what}.")
 
 
 def check_finite(name: str, values: Tensor, fix: str) -> None:
-    """Refuse rows (N, ...) that hold NaN or infinity.
-
-    Raises:
-        InputError: with the number of such rows and the first; the sentence ends with `fix`.
-    """
+    """Refuse rows (N, ...) that hold NaN or infinity; the sentence tells how many, and the first."""
     finite = values.isfinite().reshape(len(values), -1).all(1)
     if not finite.all():
         bad = finite.logical_not().nonzero().flatten().tolist()
@@ -159,11 +126,7 @@ def check_finite(name: str, values: Tensor, fix: str) -> None:
 
 
 def check_images(name: str, images: Tensor) -> None:
-    """Refuse anything but images (N, 1 or 3, H, W), uint8 or floats.
-
-    Raises:
-        InputError: on another shape or type.
-    """
+    """Refuse anything but images (N, 1 or 3, H, W), uint8 or floats."""
     import torch
 
     if images.dim() != 4 or images.shape[1] not in (1, 3):

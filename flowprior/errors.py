@@ -4,18 +4,11 @@ from textwrap import shorten
 
 
 class InputError(ValueError):
-    """Bad input, said in one sentence: the value got, what was expected, and the fix.
-
-    It is a `ValueError`, so library users catch what they expect; the command line prints the sentence
-    and ends with status 2.
-    """
+    """Bad input, said in one sentence; the command line prints it and ends with status 2."""
 
 
 class RunError(RuntimeError):
-    """A run that cannot go on, said in one sentence: a loss that is not finite, a full disk.
-
-    The last good checkpoint stays. The command line prints the sentence and ends with status 1.
-    """
+    """A run that cannot go on, said in one sentence, with status 1; the last good checkpoint stays."""
 
 
 def reason(error: BaseException) -> str:

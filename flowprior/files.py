@@ -32,23 +32,19 @@ def read_array(path: Path, key: str | None = None, name: str = "latents") -> Ten
     try:
         content = _read(path)
     except (OSError, ValueError, EOFError, RuntimeError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(
-            f"`{name}` (={path}) cannot be read ({reason(error)}): write the file again."
-        ) from None
+        raise InputError(f"`{name}` (={path}) cannot be read ({reason(error)}): write it again.") from None
     except Exception as error:  # pickle's UnpicklingError: more than plain tensors
-        raise InputError(
-            f"`{name}` (={path}) holds more than tensors ({type(error).__name__}): save a plain tensor."
-        ) from None
+        wrong = f"holds more than tensors ({type(error).__name__})"
+        raise InputError(f"`{name}` (={path}) {wrong}: save a plain tensor.") from None
     array = _choose(content, key, path, name)
     try:
         tensor = torch.as_tensor(array)
     except (TypeError, ValueError, RuntimeError):
         tensor = torch.empty(0, dtype=torch.complex64)
     if tensor.is_complex() or tensor.dim() == 0 or len(tensor) == 0:
-        kind = (
-            f"{getattr(array, 'dtype', type(array).__name__)} of shape {tuple(getattr(array, 'shape', ()))}"
-        )
-        raise InputError(f"`{name}` (={path}) is {kind} but must hold real numbers, one row per example.")
+        kind, shape = getattr(array, "dtype", type(array).__name__), tuple(getattr(array, "shape", ()))
+        expected = "must hold real numbers, one row per example"
+        raise InputError(f"`{name}` (={path}) is {kind} of shape {shape} but {expected}.")
     return tensor.float()
 
 
@@ -65,7 +61,7 @@ def _read(path: Path) -> Any:
     if path.suffix == ".npy":
         return content
     with content as archive:
-        return {entry: archive[entry] for entry in archive.files}
+        return dict(archive)
 
 
 def _choose(content: Any, key: str | None, path: Path, name: str) -> Any:
@@ -82,17 +78,11 @@ def _choose(content: Any, key: str | None, path: Path, name: str) -> Any:
 
 
 def find_weights(weights: str | Path | None, name: str) -> Path:
-    """A weights file: `weights` itself, or `name` in the folder `weights` or FLOWPRIOR_WEIGHTS.
-
-    Raises:
-        InputError: if there is no such file; the sentence says what to put where.
-    """
+    """A weights file: `weights` itself, or `name` in that folder or FLOWPRIOR_WEIGHTS; else InputError."""
     folder = os.environ.get("FLOWPRIOR_WEIGHTS")
     if weights is None and not folder:
-        raise InputError(
-            f"`weights` is not given and FLOWPRIOR_WEIGHTS is not set: put {name} into a folder and set "
-            "FLOWPRIOR_WEIGHTS to it."
-        )
+        fix = f"put {name} into a folder and set FLOWPRIOR_WEIGHTS to it"
+        raise InputError(f"`weights` is not given and FLOWPRIOR_WEIGHTS is not set: {fix}.")
     path = Path(folder or "" if weights is None else weights)
     path = path / name if path.is_dir() else path
     if not path.is_file() and folder and (Path(folder) / path).is_file():
@@ -104,28 +94,18 @@ def find_weights(weights: str | Path | None, name: str) -> Path:
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The tensors of a saved state dict, read without unpickling code.
-
-    Raises:
-        InputError: if the file is damaged or holds anything but named tensors.
-    """
+    """The tensors of a saved state dict, read without code; InputError if there is anything else in it."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load fails in many ways: pickle, zip, end of file, key, type errors
-        raise InputError(
-            f"{path} cannot be read as a state dict ({reason(error)}): replace the file."
-        ) from error
+        raise InputError(f"{path} cannot be read as a state dict ({reason(error)}): replace it.") from error
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise InputError(f"{path} must hold a state dict (names and tensors), not {type(content).__name__}.")
     return content
 
 
 def check_writable(path: Path, endings: tuple[str, ...]) -> None:
-    """Refuse an output file that cannot be written, before the work is done.
-
-    Raises:
-        InputError: if the ending is unknown, `path` is a folder, or its folder cannot be made.
-    """
+    """Refuse an output file of another ending, or one that cannot be written, before the work is done."""
     if path.suffix not in endings:
         raise InputError(f"`--out` (={path}) must end in {', '.join(endings[:-1])} or {endings[-1]}.")
     if path.is_dir():
@@ -134,11 +114,7 @@ def check_writable(path: Path, endings: tuple[str, ...]) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder for what is written, and see that it can be written to.
-
-    Raises:
-        InputError: if that cannot be done.
-    """
+    """Make a folder for what is written, and raise an InputError unless it can be written to."""
     did = "made"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -146,20 +122,19 @@ def make_folder(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise InputError(
-            f"The folder {folder} cannot be {did} ({error.strerror}): choose another `--out`."
-        ) from None
+        wrong = f"cannot be {did} ({error.strerror})"
+        raise InputError(f"The folder {folder} {wrong}: choose another `--out`.") from None
 
 
 def write_array(path: Path, tensor: Tensor, key: str) -> None:
     """`tensor` as .npy, .npz (under `key`) or .pt, by the name's ending."""
     values, stream = tensor.detach().cpu().contiguous(), io.BytesIO()
-    if path.suffix == ".npy":
-        np.save(stream, values.numpy())
-    elif path.suffix == ".npz":
-        np.savez(stream, allow_pickle=False, **{key: values.numpy()})
-    else:
+    if path.suffix == ".pt":
         torch.save(values, stream)
+    elif path.suffix == ".npy":
+        np.save(stream, values.numpy())
+    else:
+        np.savez(stream, allow_pickle=False, **{key: values.numpy()})
     write_atomically(path, stream.getvalue())
 
 
@@ -174,9 +149,9 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value if isinstance(value, str | int | float | bool | None) else str(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, str | int | None) else str(value)
 
 
 def write_atomically(path: Path, payload: bytes) -> None:

@@ -1,8 +1,4 @@
-"""What can be named: parts, metrics, figures, data sets; ours and, by the same decorators, a user's.
-
-Everything that lists, checks, prepares or documents them reads these records. This module imports nothing of
-flowprior's.
-"""
+"""What can be named: parts, metrics, figures, data sets; ours and, by the same decorators, a user's."""
 
 from __future__ import annotations
 
@@ -21,18 +17,16 @@ class Metric:
     """One metric of a trained model.
 
     Args:
-        name: as `flowprior eval --metrics` takes it.
+        name, unit, summary: as `flowprior eval --metrics` takes it; of the values; what is measured.
         function: takes a `flowprior.evaluation.Evaluation`, returns values by name and facts. It runs without
             gradients after `torch.manual_seed` of the evaluation's seed; its warnings become notes.
         better: which direction is better, "lower" or "higher".
-        unit: of the values.
-        needs: what the model and the data must have, and the networks that are made before any work, as
+        needs: what the model and the data must have, and the networks made before any work, as
             `flowprior.evaluation` names them: "images", "prior density", "classifier", ...
         values: the values that it may return, each with its better direction.
         data: the data sets that it is defined on, by name; empty for all.
         undefined: what follows an `InputError` of the function, as where a density is not finite: "raise" it,
             or report the "worst" of every value with the error as a note.
-        summary: what is measured, in one line.
     """
 
     name: str
@@ -59,8 +53,7 @@ class Figure:
     """One figure of a run, or of a study.
 
     Args:
-        name: as `flowprior plot` takes it.
-        function: gathers and draws; takes what the figures of its kind share.
+        name, function: as `flowprior plot` takes it; gathers and draws, from what its kind shares.
         needs: what the model or the data must have, as `flowprior.figures` names it.
         of: what it shows: a "run" or a "study".
     """
@@ -81,14 +74,11 @@ class DataSet:
     """One data set that `Source` knows by name, and what it must know of it before anything is read.
 
     Args:
-        name: as `Source` takes it.
         function: reads a split: takes the source and whether it is the training split; returns a
             `flowprior.data.Split` or, of picture files, `flowprior.data.Pictures`.
-        shape: of a stored example, (C, H, W) or (D,), None where a side is not fixed; without it, and without
-            what follows, the training split is read to find out.
-        context: the shape of a context; None in it is the same axis of the example; None as a whole is no
-            context.
-        classes: their names.
+        shape, context, classes: of a stored example, (C, H, W) or (D,), None where a side is not fixed; of a
+            context, None in it for the same axis of the example, None if there is none; the names of the
+            classes. What is missing is found out by reading the training split.
         context_from: computes the contexts (N, Cy, H, W) of images (N, C, H, W) in their final size.
         size, crop, resize: the defaults of `Source`'s arguments; "pad" holds where pictures grow.
         shaped_by: which of size, channels, crop and resize can be set; else the sentence says `because`.
@@ -135,13 +125,12 @@ def register(*, name: str) -> Callable[[Part], Part]: ...
 def register(part: Any = None, *, name: str | None = None) -> Any:
     """Make a class or function nameable in configs: `@register`, or `@register(name="Other")`.
 
-    Raises:
+    Raises, as the other decorators here:
         ValueError: if something else has that name already.
     """
 
     def enter(part: Part) -> Part:
-        _enter(PARTS, name or part.__name__, part, "part", part)
-        return part
+        return _enter(PARTS, name or part.__name__, part, "part", part)
 
     return enter if part is None else enter(part)
 
@@ -161,17 +150,13 @@ def metric(
 
     The only value is called as the metric unless `values` says otherwise; a tuple of names shares the
     direction `better`. The first line of the function's docstring is the summary, unless there is another.
-
-    Raises:
-        ValueError: if another metric has that name already.
     """
     directions = values if isinstance(values, Mapping) else dict.fromkeys(values or (name,), better)
 
     def enter(function: Part) -> Part:
         about = summary or _summary(function)
         record = Metric(name, function, better, unit, needs, directions, data, undefined, about)
-        _enter(METRICS, name, record, "metric", function)
-        return function
+        return _enter(METRICS, name, record, "metric", function)
 
     return enter
 
@@ -179,29 +164,19 @@ def metric(
 def figure(
     name: str, *, needs: tuple[str, ...] = (), of: Literal["run", "study"] = "run"
 ) -> Callable[[Part], Part]:
-    """Make a function a figure of a run or of a study: see `Figure`.
-
-    Raises:
-        ValueError: if another figure of that kind has that name already.
-    """
+    """Make a function a figure of a run or of a study: see `Figure`."""
 
     def enter(function: Part) -> Part:
-        _enter(FIGURES, (of, name), Figure(name, function, needs, of), "figure", function)
-        return function
+        return _enter(FIGURES, (of, name), Figure(name, function, needs, of), "figure", function)
 
     return enter
 
 
 def dataset(name: str, **facts: Any) -> Callable[[Part], Part]:
-    """Make a function that reads a split a data set: see `DataSet`, whose fields `facts` are.
-
-    Raises:
-        ValueError: if another data set has that name already.
-    """
+    """Make a function that reads a split a data set: see `DataSet`, whose fields `facts` are."""
 
     def enter(function: Part) -> Part:
-        _enter(DATASETS, name, DataSet(name, function, **facts), "data set", function)
-        return function
+        return _enter(DATASETS, name, DataSet(name, function, **facts), "data set", function)
 
     return enter
 
@@ -215,30 +190,27 @@ def restored() -> Iterator[None]:
         yield
     finally:
         for table, content in zip(tables, before, strict=True):
-            own = {key: each for key, each in table.items() if _is_own(each)}
+            for key, entry in table.items():
+                if _target(entry).__module__.startswith("flowprior."):
+                    content[key] = entry
             table.clear()
-            table.update(content | own)
+            table.update(content)
 
 
-def _enter(table: dict[Any, Any], key: Any, record: Any, kind: str, target: Callable[..., Any]) -> None:
+def _enter(table: dict[Any, Any], key: Any, record: Any, kind: str, target: Part) -> Part:
     old = _target(table.get(key))
     if old is not None and (old.__module__, old.__qualname__) != (target.__module__, target.__qualname__):
         name = key if isinstance(key, str) else key[-1]
-        raise ValueError(
-            f"The {kind} '{name}' of {target.__module__} is registered already, by {old.__module__}: "
-            "choose another name."
-        )
+        wrong = f"of {target.__module__} is registered already, by {old.__module__}"
+        raise ValueError(f"The {kind} '{name}' {wrong}: choose another name.")
     table[key] = record
+    return target
 
 
 def _target(entry: Any) -> Any:
     """The class or function behind an entry of a table, or behind its `partial`."""
     function = getattr(entry, "function", entry)
     return getattr(function, "func", function)
-
-
-def _is_own(entry: Any) -> bool:
-    return str(_target(entry).__module__).startswith("flowprior.")
 
 
 def _summary(function: Callable[..., Any]) -> str:

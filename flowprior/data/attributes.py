@@ -16,7 +16,7 @@ CELEBA_FILE = "list_attr_celeba.txt"
 
 @dataclass(frozen=True)
 class Attributes:
-    """Which of the attributes `names` each example of a split has: (N, A) bool."""
+    """Which of the attributes `names` each example of a split has: `values` (N, A) bool."""
 
     names: tuple[str, ...]
     values: Tensor
@@ -25,8 +25,7 @@ class Attributes:
 def read_attributes(source: Source, train: bool) -> Attributes:
     """The attributes of one split of `source`, row by row with its examples.
 
-    Those of CelebA come from its file `list_attr_celeba.txt`; in any other set with labels each class is one,
-    this class against the rest.
+    Those of CelebA are in its file `list_attr_celeba.txt`; elsewhere each class is one, against the rest.
 
     Raises:
         InputError: if the file is missing or damaged, or the set has no labels.
@@ -38,9 +37,8 @@ def read_attributes(source: Source, train: bool) -> Attributes:
         return _of_celeba(source, train)
     split, labels = (source.train() if train else source.test()), source.train().label
     if split.label is None or labels is None:
-        raise InputError(
-            f"Data set {source.name!r} has no labels to take attributes from: store one for each example."
-        )
+        wrong = "has no labels to take attributes from"
+        raise InputError(f"Data set {source.name!r} {wrong}: store one for each example.")
     kinds = labels.unique()
     known = split.classes or ()
     names = tuple(known[kind] if 0 <= kind < len(known) else str(kind) for kind in kinds.tolist())
@@ -63,17 +61,14 @@ def _parse(path: Path) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
     try:
         lines = path.read_text(errors="replace").splitlines()
     except OSError as error:
-        raise InputError(
-            f"CelebA's attributes are not at {str(path)!r} ({error.strerror}): put {CELEBA_FILE} there."
-        ) from error
+        wrong = f"are not at {str(path)!r} ({error.strerror})"
+        raise InputError(f"CelebA's attributes {wrong}: put {CELEBA_FILE} there.") from error
     names = tuple(lines[1].split()) if len(lines) > 1 else ()
     rows = {}
     for number, line in enumerate(lines[2:], 3):
         picture, *signs = line.split() or [""]
         if len(signs) != len(names) or not set(signs) <= {"1", "-1"}:
-            raise InputError(
-                f"{str(path)!r} must hold a picture and {len(names)} times 1 or -1 in line {number}: copy it "
-                "as published."
-            )
+            expected = f"a picture and {len(names)} times 1 or -1 in line {number}"
+            raise InputError(f"{str(path)!r} must hold {expected}: copy it as published.")
         rows[picture] = np.array(signs, dtype=np.int8)
     return names, rows

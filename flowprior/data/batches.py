@@ -17,16 +17,13 @@ _IMAGES = ("x", "context")  # the entries whose bytes are gray levels
 class Batches:
     """Shuffled batches of equally long tensors; an epoch's order follows from `(seed, epoch)` alone.
 
-    So epoch 7 from batch 3 on is the same whether or not anything was drawn before: resume is exact.
-    `batch_size` counts examples per rank. Global batch k is the k-th run of `batch_size * world_size` entries
-    of the order; the ranks share it out in turns, so that all draw equally many batches of one size.
-    A uint8 entry `"x"` or `"context"` leaves as float32 in [0, 1]; everything else leaves as it is.
+    Resume is exact. Global batch k is the k-th run of `batch_size * world_size` entries of the order;
+    the ranks share it out in turns, so that all draw equally many batches of one size. A uint8 entry `"x"` or
+    `"context"` leaves as float32 in [0, 1]; everything else leaves as it is.
 
     Args:
         tensors: named tensors (N, ...); those up to `RESIDENT_BYTES` are moved to `device` once.
-        batch_size: examples per batch and rank.
-        seed: of the order.
-        device: where batches are made.
+        batch_size, seed, device: examples per batch and rank; the seed of the order; where batches are made.
         rank, world_size: this process among those that share the set.
         drop_last: drop the last, partial global batch, unless it is the only one. A kept partial batch is
             filled up to a multiple of `world_size` with the order's first entries.
@@ -52,21 +49,16 @@ class Batches:
     ) -> None:
         lengths = {name: len(tensor) if tensor.dim() else 0 for name, tensor in tensors.items()}
         if not lengths or min(lengths.values()) == 0 or len(set(lengths.values())) > 1:
-            raise InputError(
-                f"`tensors` (lengths {lengths}) must hold at least one tensor, "
-                "and all must have the same, positive length: pass one row per example in each."
-            )
+            expected = "must hold at least one tensor, all of the same, positive length"
+            raise InputError(f"`tensors` (lengths {lengths}) {expected}: pass one row per example in each.")
         check_count("batch_size", batch_size)
         check_count("rank", rank, least=0, most=check_count("world_size", world_size) - 1)
         self.size = next(iter(lengths.values()))
         self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
         self.device = torch.device(device)
-        self.tensors = {
-            name: tensor if tensor.nbytes > RESIDENT_BYTES else tensor.to(self.device)
-            for name, tensor in tensors.items()
-        }
-        stride = batch_size * world_size
-        whole, rest = divmod(self.size, stride)
+        resident = {name: tensor.nbytes <= RESIDENT_BYTES for name, tensor in tensors.items()}
+        self.tensors = {name: x.to(self.device) if resident[name] else x for name, x in tensors.items()}
+        whole, rest = divmod(self.size, batch_size * world_size)
         self._length = whole if whole and (drop_last or not rest) else whole + 1
 
     def __len__(self) -> int:

@@ -34,15 +34,11 @@ def read_conditions(
     if path.suffix in ARRAYS:
         rows = read_rows(path, key, "context")
         if rows.shape[1:] != shape:
-            raise InputError(
-                f"`context` (={path}) has shape {tuple(rows.shape)} but must be rows of "
-                f"({', '.join(map(str, shape))}), one for each condition."
-            )
+            expected = f"rows of ({', '.join(map(str, shape))}), one for each condition"
+            raise InputError(f"`context` (={path}) has shape {tuple(rows.shape)} but must be {expected}.")
         if pictures and not (rows.min() >= 0 and rows.max() <= 1):
-            raise InputError(
-                f"`context` (={path}) ranges from {rows.min():g} to {rows.max():g} but pictures are in "
-                "[0, 1]: divide bytes by 255."
-            )
+            wrong = f"ranges from {rows.min():g} to {rows.max():g} but pictures are in [0, 1]"
+            raise InputError(f"`context` (={path}) {wrong}: divide bytes by 255.")
         return rows
     if not pictures:
         raise InputError(f"`context` (={path}) has another ending: give a .npy, .npz or .pt file.")
@@ -52,9 +48,8 @@ def read_conditions(
         return as_input(read_pictures(paths, Shaping(height, channels=channels)))
     if path.suffix.lower() not in SUFFIXES or not path.is_file():
         wrong = "does not exist" if path.suffix.lower() in SUFFIXES else "has another ending"
-        raise InputError(
-            f"`context` (={path}) {wrong}: give a picture, a folder of pictures, or a .npy, .npz or .pt file."
-        )
+        fix = "give a picture, a folder of pictures, or a .npy, .npz or .pt file"
+        raise InputError(f"`context` (={path}) {wrong}: {fix}.")
     sheet = read_pictures([path], Shaping(channels=channels))[0]
     if sheet.shape[1] % height == 0 and sheet.shape[2] % width == 0:
         return as_input(rearrange(sheet, "c (rows h) (columns w) -> (rows columns) c h w", h=height, w=width))

@@ -15,7 +15,7 @@ from flowprior.errors import InputError
 
 
 class Split(NamedTuple):
-    """One split as a reader gives it: examples, labels, names of the classes, and as in `Dataset`."""
+    """One split as a reader gives it, with the fields of `Dataset`."""
 
     x: Tensor
     label: Tensor | None = None
@@ -39,9 +39,8 @@ class Dataset:
     """Examples: images x (N, C, H, W) uint8, or vectors x (N, D) float32; label (N,) int64 or None.
 
     Args:
-        name: of the set.
+        name, classes: of the set, and of its classes.
         x, label: the examples and their classes.
-        classes: the names of the classes.
         preprocessing: what was done to the stored images, e.g. "center crop 140, bicubic to 64".
         context: what each example is conditioned on, an image (N, Cy, H, W) uint8 or a vector (N, C) float32.
         known: what is known of each example and never trained on, (N, ...) float32, such as "joints"
@@ -60,9 +59,11 @@ class Dataset:
     known: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._check("x", self.x, _is_examples(self.x), _EXAMPLES)
-        if self.context is not None:
-            self._check("context", self.context, _is_examples(self.context), _EXAMPLES)
+        expected = "non-empty uint8 images (N, C, H, W) or float32 vectors (N, D)"
+        for name, value in (("x", self.x), ("context", self.context)):
+            if value is not None:
+                fits = (value.dim(), value.dtype) in ((4, torch.uint8), (2, torch.float32))
+                self._check(name, value, fits and value.numel() > 0, expected)
         for name, fact in self.known.items():
             fits = fact.dtype == torch.float32 and fact.dim() > 1
             self._check(f"known[{name!r}]", fact, fits, "float32 of shape (N, ...), such as (N, F)")
@@ -72,10 +73,8 @@ class Dataset:
 
     def _check(self, name: str, value: Tensor, fits: bool, expected: str) -> None:
         if not fits:
-            raise InputError(
-                f"`{name}` of data set {self.name!r} is {value.dtype} of shape {tuple(value.shape)} but must "
-                f"be {expected}: convert it first."
-            )
+            got = f"`{name}` of data set {self.name!r} is {value.dtype} of shape {tuple(value.shape)}"
+            raise InputError(f"{got} but must be {expected}: convert it first.")
         check_rows(name, value, len(self.x), f"examples of data set {self.name!r}")
         if value.is_floating_point():
             check_finite(name, value, f"remove or repair such rows of data set {self.name!r}")
@@ -99,11 +98,10 @@ class Dataset:
         return {name: tensor for name, tensor in all_tensors.items() if tensor is not None}
 
 
-_EXAMPLES = "non-empty uint8 images (N, C, H, W) or float32 vectors (N, D)"
-
-
-def _is_examples(value: Tensor) -> bool:
-    return value.numel() > 0 and (value.dim(), value.dtype) in ((4, torch.uint8), (2, torch.float32))
+def seeded(text: str) -> torch.Generator:
+    """A generator of random numbers whose seed follows from a text."""
+    digest = hashlib.sha256(text.encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:4], "little"))
 
 
 def held_out(size: int, fraction: float, label: Tensor | None = None) -> Tensor:
@@ -126,8 +124,7 @@ def held_out(size: int, fraction: float, label: Tensor | None = None) -> Tensor:
 
 def split_rows(size: int, train: bool, fraction: float, label: Tensor | None) -> Tensor:
     """The rows of the training or the held-out part of a set without splits of its own: (rows,) int64."""
-    mask = held_out(size, fraction, label)
-    return (~mask if train else mask).nonzero().flatten()
+    return (held_out(size, fraction, label) != train).nonzero().flatten()
 
 
 def thin(size: int, limit: int | None) -> Tensor:
@@ -145,20 +142,14 @@ def as_labels(
 ) -> tuple[Tensor, tuple[str, ...] | None]:
     """Labels as int64 (N,); where they are words, also the names of the classes in all `splits`.
 
-    Raises:
-        InputError: if there are not `size` whole numbers or words; `origin` says where they are from.
+    Anything but `size` whole numbers or words raises an InputError; `origin` says where they are from.
     """
     labels = values.reshape(-1) if values.shape in ((size,), (size, 1)) else None
     if labels is not None and labels.dtype.kind in "US":
         names = np.unique(np.concatenate([split.reshape(-1).astype(str) for split in splits]))
-        indices = np.searchsorted(names, labels.astype(str))
-        return torch.from_numpy(indices.astype(np.int64)), tuple(str(name) for name in names)
-    whole = labels is not None and (
-        labels.dtype.kind in "biu" or (labels.dtype.kind == "f" and bool((np.mod(labels, 1) == 0).all()))
-    )
-    if labels is None or not whole:
-        raise InputError(
-            f"{origin} is {values.dtype} of shape {values.shape} but the labels must be {size} whole numbers "
-            f"or words: store an array of shape ({size},), one class for each example."
-        )
+        return torch.from_numpy(np.searchsorted(names, labels.astype(str))).long(), tuple(map(str, names))
+    if labels is None or labels.dtype.kind not in "biuf" or (np.mod(labels.astype(float), 1) != 0).any():
+        expected = f"the labels must be {size} whole numbers or words"
+        fix = f"store an array of shape ({size},), one class for each example"
+        raise InputError(f"{origin} is {values.dtype} of shape {values.shape} but {expected}: {fix}.")
     return torch.from_numpy(labels.astype(np.int64)), None

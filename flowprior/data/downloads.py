@@ -18,12 +18,9 @@ class Remote:
 
 
 def download(remotes: Iterable[Remote], root: Path) -> None:
-    """Download the files that `root` lacks, as they are: nothing is unpacked.
+    """Download the files that `root` lacks, as they are; raises whatever network, checksum or disk do.
 
     Each is downloaded beside its target, its MD5 checked, then renamed: a broken download never looks whole.
-
-    Raises:
-        Exception: whatever network, checksum or disk raise.
     """
     from torchvision.datasets import utils
 
@@ -44,37 +41,19 @@ def download(remotes: Iterable[Remote], root: Path) -> None:
             os.replace(Path(temporary) / remote.filename, folder / remote.filename)
 
 
-def mnist_files(name: str) -> list[Remote]:
-    """The four files of MNIST or FashionMNIST, as torchvision names the set."""
+def remote_files(name: str) -> list[Remote]:
+    """The files of MNIST, FashionMNIST, SVHN, CelebA, CIFAR10 or STL10, as torchvision names the set."""
     from torchvision import datasets
 
     kind = getattr(datasets, name)
-    return [
-        Remote(tuple(mirror + file for mirror in kind.mirrors), f"{name}/raw", file, md5)
-        for file, md5 in kind.resources
-    ]
-
-
-def svhn_files() -> list[Remote]:
-    """The two .mat files of SVHN."""
-    from torchvision import datasets
-
-    files = [datasets.SVHN.split_list[split] for split in ("train", "test")]
-    return [Remote((url,), "", file, md5) for url, file, md5 in files]
-
-
-def celeba_files() -> list[Remote]:
-    """CelebA's aligned pictures and its partition."""
-    from torchvision import datasets
-
-    wanted = ("img_align_celeba.zip", "list_eval_partition.txt")
-    files = [entry for entry in datasets.CelebA.file_list if entry[2] in wanted]
-    return [Remote((file_id,), "celeba", file, md5) for file_id, md5, file in files]
-
-
-def archive(name: str) -> list[Remote]:
-    """The archive of CIFAR10 or STL10, as torchvision names the set."""
-    from torchvision import datasets
-
-    kind = getattr(datasets, name)
+    if name in ("MNIST", "FashionMNIST"):
+        files = [(file, md5, tuple(mirror + file for mirror in kind.mirrors)) for file, md5 in kind.resources]
+        return [Remote(urls, f"{name}/raw", file, md5) for file, md5, urls in files]
+    if name == "SVHN":
+        return [
+            Remote((url,), "", file, md5) for url, file, md5 in map(kind.split_list.get, ("train", "test"))
+        ]
+    if name == "CelebA":  # aligned pictures and partition, by their ids at Google Drive
+        wanted = ("img_align_celeba.zip", "list_eval_partition.txt")
+        return [Remote((key,), "celeba", file, md5) for key, md5, file in kind.file_list if file in wanted]
     return [Remote((kind.url,), "", kind.filename, kind.tgz_md5)]

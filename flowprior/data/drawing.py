@@ -19,12 +19,13 @@ JOINTS = (
 """The joints of a pose in the order of "joints": the figure's right and left, then its face."""
 
 _LIMBS = ("ankle", "knee", "hip", "shoulder", "elbow", "wrist")
+_SHOULDERS, _FACE = ("rshoulder", "lshoulder"), ("cnose", "leye", "reye")
 _BODY = ("lhip", "lshoulder", "rshoulder", "rhip")
 _CHUNK = 64  # pictures drawn at once: few enough for the processor's cache
 
 
 def joint(joints: Tensor, name: str) -> Tensor:
-    """The joint `name` of all poses (N, 15, 2): (N, 2)."""
+    """The joint `name` of all poses (N, 15, ...): (N, ...)."""
     return joints[:, JOINTS.index(name)]
 
 
@@ -68,12 +69,7 @@ def draw_stick_man(joints: Tensor, size: int) -> Tensor:
     is in red and green at half strength. Lines are 3/128 of the picture wide. What hangs on a joint with a
     negative coordinate, one that is not seen, is left out.
 
-    Args:
-        joints: (N, 15, 2) in the order of `JOINTS`, (x, y) in pixels.
-        size: side of the pictures.
-
-    Raises:
-        InputError: on another shape.
+    `joints` are (N, 15, 2) in the order of `JOINTS`, (x, y) in pixels, or raise an InputError.
 
     Source: Esser et al. 2018, section 3.1, and the published code's pictures of joints.
 
@@ -86,11 +82,7 @@ def draw_stick_man(joints: Tensor, size: int) -> Tensor:
 
 
 def check_joints(joints: Tensor) -> None:
-    """Refuse anything but poses (N, 15, 2) of floats.
-
-    Raises:
-        InputError: on another shape or type.
-    """
+    """Refuse anything but poses (N, 15, 2) of floats."""
     if not joints.is_floating_point():
         raise InputError(f"`joints` is {joints.dtype} but must be floats, (x, y) in pixels: convert it.")
     fix = "pass (x, y) in pixels, in the order of `JOINTS`"
@@ -104,16 +96,15 @@ def _stick_men(joints: Tensor, size: int) -> Tensor:
         return coverage(segment_distance(a, b, size), 1.5 * size / 128) * visible[:, None, None]
 
     def between(first: str, second: str) -> Tensor:
-        visible = joint(seen[..., None], first) & joint(seen[..., None], second)
-        return line(joint(joints, first), joint(joints, second), visible[:, 0])
+        return line(joint(joints, first), joint(joints, second), joint(seen, first) & joint(seen, second))
 
     sides = {side: [between(side + a, side + b) for a, b in pairwise(_LIMBS)] for side in "rl"}
-    shoulders = [JOINTS.index("rshoulder"), JOINTS.index("lshoulder")]
-    face = [JOINTS.index(name) for name in ("cnose", "leye", "reye")]
+    shoulders, face, corners = (
+        [JOINTS.index(name) for name in names] for names in (_SHOULDERS, _FACE, _BODY)
+    )
     neck = line(joints[:, shoulders].mean(1), joint(joints, "cnose"), seen[:, [*shoulders, face[0]]].all(1))
     whole_face = seen[:, face].all(1)[:, None, None]
     for side, lines in sides.items():
         lines += [neck * 0.5, between("cnose", f"{side}eye") * whole_face]
-    corners = [JOINTS.index(name) for name in _BODY]
     trunk = coverage(polygon_distance(joints[:, corners], size)) * seen[:, corners].all(1)[:, None, None]
     return torch.stack([torch.stack(lines).amax(0) for lines in sides.values()] + [trunk], 1)

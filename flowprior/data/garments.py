@@ -22,11 +22,7 @@ def edges(images: Tensor) -> Tensor:
     black to white has slope 1. A pixel is kept where its slope is the largest along the gradient (rounded to
     45°) and above `WEAK`, if a chain of such pixels joins it to one above `STRONG`.
 
-    Args:
-        images: (N, C, H, W) with C 1 or 3, uint8 or floats in [0, 1].
-
-    Raises:
-        InputError: on another shape or type.
+    `images` are (N, C, H, W) with C 1 or 3, uint8 or floats in [0, 1]; others raise an InputError.
 
     Source: Canny 1986, without smoothing.
 
@@ -41,29 +37,16 @@ def edges(images: Tensor) -> Tensor:
 def silhouette(images: Tensor) -> Tensor:
     """The foreground, gray above `FOREGROUND`, with its holes filled; (N, 1, H, W), 0 or 255.
 
-    A hole is a dark region that no path over dark neighbors (left, right, above, below) joins to the border.
-
-    Args:
-        images: (N, C, H, W) with C 1 or 3, uint8 or floats in [0, 1].
-
-    Raises:
-        InputError: on another shape or type.
+    A hole is dark, and no path over direct dark neighbors joins it to the border. Images are as for `edges`.
     """
     return _chunked(_silhouette, images)
 
 
 def _chunked(operator: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     check_images("images", images)
-    parts = [operator(_gray(part)).to(torch.uint8) * 255 for part in images.split(_CHUNK)]
-    return torch.cat(parts)
-
-
-def _gray(images: Tensor) -> Tensor:
-    """Gray levels in [0, 1] by ITU-R 601 luma: (N, 1, H, W)."""
-    values = as_input(images).float()
-    if values.shape[1] == 1:
-        return values
-    return luma(values)
+    parts = (as_input(part).float() for part in images.split(_CHUNK))
+    gray = (part if part.shape[1] == 1 else luma(part) for part in parts)
+    return torch.cat([operator(part).to(torch.uint8) * 255 for part in gray])
 
 
 def _edges(gray: Tensor) -> Tensor:

@@ -1,10 +1,10 @@
 """`Source`: any data set by its name or path."""
 
-import difflib
 import os
 from pathlib import Path
+from typing import Any
 
-from flowprior.checks import check_count, check_number, check_one_of
+from flowprior.checks import check_count, check_number, check_one_of, nearest
 from flowprior.data import embedded, pose_index, published, stick_figures  # noqa: F401 - they register sets
 from flowprior.data.arrays import read_arrays
 from flowprior.data.dataset import Dataset, Split, thin
@@ -29,12 +29,9 @@ class Source:
             "stick_figures" (generated, 64 pixels, "joints" and "factors" known), "pairs" (a user's own, see
             `list_pairs`), "deepfashion" and "market" (an index of poses, see `list_index`; "joints" known).
         root: the folder of the data sets, in torchvision's layout; by default `FLOWPRIOR_DATA`, then "data".
-        size: side of the square images in pixels; None keeps the stored size.
-        channels: 1 (gray) or 3 (RGB); None keeps what is stored.
-        crop: side of the central square cut out first; by default 140 for CelebA (as WAE and RAE; Dai & Wipf
-            take 128, Lucic et al. 160, others 108 or 148), elsewhere nothing.
-        resize: "bicubic", "bilinear", "nearest" or "pad" (a black border); by default "pad" where MNIST and
-            Fashion-MNIST grow, "stretch" for an index of poses, elsewhere "bicubic".
+        size, channels, crop, resize: as for `Shaping`; by default as stored, but CelebA is cropped to 140 (as
+            in WAE and RAE; Dai & Wipf take 128, Lucic et al. 160, others 108 or 148), MNIST and Fashion-MNIST
+            grow by "pad", and an index of poses changes by "stretch".
         download: whether a published set that is not in `root` may be downloaded.
         limit: at most this many examples of each split, evenly spaced.
         held_out: the part held out as test set where a user's data has none.
@@ -76,7 +73,7 @@ class Source:
         self.condition = check_one_of("condition", condition, HALVES)
         self.seed = check_count("seed", seed, least=0)
         self.folder = self._find_folder(folder)
-        self.shaping = self._shaping(size, channels, crop, resize)
+        self.shaping = self._shaping({"size": size, "channels": channels, "crop": crop, "resize": resize})
         self._splits: dict[bool, Dataset] = {}
 
     def _resolve(self, name: str) -> tuple[str, Path | None]:
@@ -86,12 +83,11 @@ class Source:
         for path in (self.root / Path(name).expanduser(), Path(name).expanduser()):
             if path.is_dir() or (path.is_file() and path.suffix in (".npz", ".npy")):
                 return path.stem if path.is_file() else path.name, path
-        close = difflib.get_close_matches(_plain(name), plain, n=1)
-        hint = f"did you mean {plain[close[0]]!r}?" if close else f"known names are {', '.join(DATASETS)}."
-        raise InputError(
-            f"`name` (={name!r}) is neither a known data set nor an .npz or .npy file or a folder "
-            f"in {str(self.root)!r} or here: {hint}"
+        wrong = (
+            f"is neither a known data set nor an .npz or .npy file or folder in {str(self.root)!r} or here"
         )
+        hint = nearest(name, DATASETS) or f": known names are {', '.join(DATASETS)}."
+        raise InputError(f"`name` (={name!r}) {wrong}{hint}")
 
     @property
     def record(self) -> DataSet:
@@ -102,38 +98,29 @@ class Source:
         read = list_folder if path.is_dir() else read_arrays
         return DataSet(self.name, lambda source, train: read(path, train, source.held_out))
 
-    def _shaping(
-        self, size: int | None, channels: int | None, crop: int | None, resize: str | None
-    ) -> Shaping:
+    def _shaping(self, given: dict[str, Any]) -> Shaping:
         """What is asked for, filled up with the defaults of the set."""
         record, shape = self.record, self.record.shape or ()
-        given = {"size": size, "channels": channels, "crop": crop, "resize": resize}
         defaults = {"channels": shape[0] if len(shape) == 3 else None, "resize": record.resize}
         fixed = [name for name in given if name not in record.shaped_by]
         if any(given[name] not in (None, defaults.get(name)) for name in fixed):
-            listed = f"{', '.join(fixed[:-1])} and {fixed[-1]}" if len(fixed) > 1 else fixed[0]
+            listed = " and ".join(", ".join(fixed).rsplit(", ", 1))
             raise InputError(f"`name` (={self.name!r}) {record.because}: leave out {listed}.")
-        size = record.size if size is None else size
-        crop = record.crop if crop is None else crop
+        size, crop = (getattr(record, key) if given[key] is None else given[key] for key in ("size", "crop"))
         grows = size is not None and len(shape) == 3 and size > (crop or shape[1] or 0)
-        if resize is None and (record.resize != "pad" or grows):
-            resize = record.resize
-        return Shaping(size, crop, channels, resize or "bicubic")
+        by_default = record.resize if record.resize != "pad" or grows else None
+        return Shaping(size, crop, given["channels"], given["resize"] or by_default or "bicubic")
 
     def _find_folder(self, folder: str | Path | None) -> Path | None:
         """The folder of pairs or of an index of poses, under the root or here."""
         if self.record.folder == "refused":
-            if folder is not None:
-                takers = [repr(name) for name, record in DATASETS.items() if record.folder != "refused"]
-                raise InputError(
-                    f"`folder` (={str(folder)!r}) belongs to {', '.join(takers)}, not to {self.name!r}: "
-                    "leave it out."
-                )
-            return None
+            if folder is None:
+                return None
+            takers = ", ".join(repr(name) for name, record in DATASETS.items() if record.folder != "refused")
+            wrong = f"belongs to {takers}, not to {self.name!r}"
+            raise InputError(f"`folder` (={str(folder)!r}) {wrong}: leave it out.")
         if folder is None and self.record.folder == "required":
-            raise InputError(
-                f"`folder` (=None) must name the folder of the {self.name}, with x/ and y/ in it."
-            )
+            raise InputError(f"`folder` (=None) must name the folder of the {self.name}, with x/ and y/.")
         path = Path(folder or self.name).expanduser()
         return path if path.is_dir() and not (self.root / path).is_dir() else self.root / path
 
@@ -159,10 +146,8 @@ class Source:
             return None if context is None else tuple(context.shape[1:])
         if self.record.context is None:
             return None
-        if None not in self.record.context:
-            return tuple(length for length in self.record.context if length is not None)
-        pairs = zip(self.record.context, self.image_shape, strict=True)
-        return tuple(same if length is None else length for length, same in pairs)
+        axes = enumerate(self.record.context)
+        return tuple(self.image_shape[axis] if length is None else length for axis, length in axes)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -183,78 +168,61 @@ class Source:
         return self._split(False)
 
     def _split(self, train: bool) -> Dataset:
-        if train not in self._splits:
-            self._splits[train] = self._read(train)
-        return self._splits[train]
-
-    def _read(self, train: bool) -> Dataset:
+        if train in self._splits:
+            return self._splits[train]
         stored = self.stored(train)
-        dataset = self._decoded(stored) if isinstance(stored, Pictures) else self._shaped(stored)
-        if self.record.shape is not None and (dataset.context is None) != (self.record.context is None):
-            raise InputError(
-                f"Data set {self.name!r} is read with{'out' * (dataset.context is None)} a context, but its "
-                f"record says `context={self.record.context}`: correct the record."
-            )
-        return dataset
+        split = self._decoded(stored) if isinstance(stored, Pictures) else self._shaped(stored)
+        if self.record.shape is not None and (split.context is None) != (self.record.context is None):
+            got = f"is read with{'out' * (split.context is None)} a context"
+            expected = f"its record says `context={self.record.context}`"
+            raise InputError(f"Data set {self.name!r} {got}, but {expected}: correct the record.")
+        split = split._replace(preprocessing=split.preprocessing or self.shaping.describe())
+        return self._splits.setdefault(train, Dataset(self.name, **split._asdict()))
 
     def stored(self, train: bool) -> Split | Pictures:
-        """One split as it is stored, neither thinned nor shaped; a local copy is used first.
-
-        Raises:
-            InputError: if a file is damaged, or missing and not downloadable; it says what to put where.
-        """
+        """One split as it is stored, neither thinned nor shaped; missing files are downloaded, if allowed."""
         record = self.record
         try:
             return record.function(self, train)
         except MissingFile as missing:
             what_to_do = f"put {record.layout} in the data root {str(self.root)!r}"
             if not self.download:
-                raise InputError(
-                    f"Data set {self.name!r} was not found ({missing}): {what_to_do}, name another root by "
-                    "`root` or FLOWPRIOR_DATA, or allow the download with download=True (Source.download in "
-                    "a config)."
-                ) from missing
+                fix = f"{what_to_do}, name another root by `root` or FLOWPRIOR_DATA, or allow the download"
+                how = "with download=True (Source.download in a config)"
+                wrong = f"was not found ({missing})"
+                raise InputError(f"Data set {self.name!r} {wrong}: {fix} {how}.") from missing
             try:
                 download(record.files() if record.files else [], self.root)
             except Exception as error:  # whatever network, checksum or disk raise, the way out is the same
-                raise InputError(
-                    f"The download of data set {self.name!r} failed ({reason(error)}): {what_to_do} yourself."
-                ) from error
+                wrong = f"The download of data set {self.name!r} failed ({reason(error)})"
+                raise InputError(f"{wrong}: {what_to_do} yourself.") from error
             return record.function(self, train)
 
-    def _shaped(self, stored: Split) -> Dataset:
-        rows = thin(len(stored.x), self.limit)
-        split = stored if len(rows) == len(stored.x) else stored.rows(rows)
+    def _shaped(self, split: Split) -> Split:
+        rows = thin(len(split.x), self.limit)
+        split = split if len(rows) == len(split.x) else split.rows(rows)
         if split.x.dim() == 4:
-            x = self.shaping(split.x)
-            derive, how = self.record.context_from, split.preprocessing or self.shaping.describe()
-            context = split.context if derive is None else derive(x)
-            return Dataset(self.name, x, split.label, split.classes, how, context, split.known)
+            x, derive = self.shaping(split.x), self.record.context_from
+            return split._replace(x=x, context=derive(x) if derive else split.context)
         if self.shaping != Shaping():
-            raise InputError(
-                f"{self.name!r} holds vectors, not images: leave out size, channels, crop and resize."
-            )
-        return Dataset(
-            self.name, split.x, split.label, split.classes, "as stored", split.context, split.known
-        )
+            fix = "leave out size, channels, crop and resize"
+            raise InputError(f"{self.name!r} holds vectors, not images: {fix}.")
+        return split
 
-    def _decoded(self, stored: Pictures) -> Dataset:
-        pictures = stored.limited(self.limit)
+    def _decoded(self, pictures: Pictures) -> Split:
+        pictures = pictures.limited(self.limit)
         check_pairs(pictures)
-        x, context, known = decode(pictures, self.shaping, self.memory_limit), None, {}
+        split = Split(decode(pictures, self.shaping, self.memory_limit), pictures.label, pictures.classes)
         if pictures.context is not None:
-            context = decode(pictures.context, self.shaping, self.memory_limit)
-        if pictures.joints is not None:
-            height, width = x.shape[2:]
-            if height != width:
-                raise InputError(
-                    f"The pictures of {self.name!r} are {height} x {width} but poses are drawn on squares: "
-                    "pass `size`, e.g. 64."
-                )
-            known["joints"] = in_pixels(pictures.joints, height, width)
-            context = draw_stick_man(known["joints"], width)
-        how = self.shaping.describe()
-        return Dataset(self.name, x, pictures.label, pictures.classes, how, context, known)
+            return split._replace(context=decode(pictures.context, self.shaping, self.memory_limit))
+        if pictures.joints is None:
+            return split
+        height, width = split.x.shape[2:]
+        if height != width:
+            wrong = f"are {height} x {width} but poses are drawn on squares"
+            raise InputError(f"The pictures of {self.name!r} {wrong}: pass `size`, e.g. 64.")
+        joints = in_pixels(pictures.joints, width)
+        return split._replace(context=draw_stick_man(joints, width), known={"joints": joints})
 
 
 def _plain(name: str) -> str:

@@ -26,10 +26,7 @@ def list_pairs(folder: Path, train: bool, fraction: float, condition: str = "lef
     both side by side as in pix2pix's sets. Their left half is the condition, as in edges2shoes and by
     pix2pix's default direction; in its facades, maps and cityscapes it is the right one. Splits are the
     folders `train` and `test` (or `val`, `valid`, `validation`) where both exist, otherwise
-    `held_out(size, fraction)` makes them.
-
-    Raises:
-        InputError: if the folder is missing or holds no pairs, or a picture has no partner.
+    `held_out(size, fraction)` makes them. Without pairs, or a picture's partner, there is an InputError.
 
     Source: Isola et al. 2017 (pix2pix), its data sets and option `direction`.
     """
@@ -44,28 +41,20 @@ def list_pairs(folder: Path, train: bool, fraction: float, condition: str = "lef
 
 
 def check_pairs(pictures: Pictures) -> None:
-    """Refuse pictures that do not fit their contexts, or whose halves differ; only their headers are read.
-
-    Raises:
-        InputError: if a picture cannot be read, is not as large as its partner, or has an odd width.
-    """
+    """Refuse pictures that are not as large as their partners, or of an odd width; only headers are read."""
     context = pictures.context
     if context is None:
         return
 
     def check(row: int) -> None:
         width, height = stored_size(pictures, row)
-        if pictures.half is not None:
-            if width % 2:
-                raise InputError(
-                    f"The picture {pictures.names[row]!r} has the odd width {width} but must hold two "
-                    "pictures of one size side by side: cut it again, or use x/ and y/."
-                )
-        elif (other := stored_size(context, row)) != (width, height):
-            raise InputError(
-                f"The pair {pictures.names[row]!r} of {width} x {height} and {context.names[row]!r} of "
-                f"{other[0]} x {other[1]} pixels must have one size: cut or resize one of them."
-            )
+        if pictures.half is not None and width % 2:
+            wrong = f"has the odd width {width} but must hold two pictures of one size side by side"
+            raise InputError(f"The picture {pictures.names[row]!r} {wrong}: cut it again, or use x/ and y/.")
+        if pictures.half is None and (other := stored_size(context, row)) != (width, height):
+            sizes = f"of {width} x {height} and {context.names[row]!r} of {other[0]} x {other[1]} pixels"
+            fix = "cut or resize one of them"
+            raise InputError(f"The pair {pictures.names[row]!r} {sizes} must have one size: {fix}.")
 
     with ThreadPoolExecutor() as pool:
         list(pool.map(check, range(len(pictures.names))))
@@ -80,10 +69,8 @@ def _paired(folder: Path, home: Path, condition: str) -> Pictures:
     x, y = _by_stem(folder / "x"), _by_stem(folder / "y")
     for some, others, side in ((x, y, folder / "y"), (y, x, folder / "x")):
         for stem in sorted(some.keys() - others.keys()):
-            raise InputError(
-                f"{str(some[stem])!r} has no partner: put a picture named {stem!r} in {str(side)!r}, or "
-                "remove it."
-            )
+            fix = f"put a picture named {stem!r} in {str(side)!r}, or remove it"
+            raise InputError(f"{str(some[stem])!r} has no partner: {fix}.")
     names, partners = ([str(paths[stem].relative_to(home)) for stem in x] for paths in (x, y))
     return Pictures.inside(home, names, context=Pictures.inside(home, partners))
 
@@ -91,15 +78,13 @@ def _paired(folder: Path, home: Path, condition: str) -> Pictures:
 def _by_stem(folder: Path) -> dict[str, Path]:
     """The pictures in a folder by their names without the ending."""
     if not folder.is_dir():
-        raise InputError(
-            f"There is no folder {str(folder)!r}: pairs need x/ and y/, or pictures with both side by side."
-        )
+        fix = "pairs need x/ and y/, or pictures with both side by side"
+        raise InputError(f"There is no folder {str(folder)!r}: {fix}.")
     paths: dict[str, Path] = {}
     for path in picture_paths(folder):
         stem = str(path.with_suffix(""))
         if stem in paths:
-            raise InputError(
-                f"{str(folder / path)!r} and {paths[stem].name!r} differ in their endings only: remove one."
-            )
+            both = f"{str(folder / path)!r} and {paths[stem].name!r}"
+            raise InputError(f"{both} differ in their endings only: remove one.")
         paths[stem] = folder / path
     return paths

@@ -1,6 +1,7 @@
 """Picture files, in folders or a zip archive, decoded once into one uint8 tensor."""
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,9 +33,9 @@ _ORIENTATION = 0x0112  # the tag of the camera's turn
 class Pictures:
     """Files of one split: their names, how to open one, when they changed, and their labels.
 
-    `stamp(name)` is a text that changes when the file does; `cache` is the folder of decoded copies. Only the
-    `half` of each picture is taken, "left" or "right", where one is given. What the pictures are conditioned
-    on is either other pictures, `context`, or poses, `joints` (N, J, 2) in parts of a picture.
+    `stamp(name)` is a text that changes when the file does; `cache` is the folder of decoded copies; `half`,
+    "left" or "right", takes that of each picture only. What the pictures are conditioned on is either other
+    pictures, `context`, or poses, `joints` (N, J, 2) in parts of a picture.
     """
 
     names: Sequence[str]
@@ -49,11 +50,7 @@ class Pictures:
 
     @classmethod
     def inside(cls, folder: Path, names: Sequence[str], home: Path | None = None, **facts: Any) -> "Pictures":
-        """The files `names` of a folder; decoded copies are kept in `.flowprior` of `home`, by default there.
-
-        Args:
-            facts: the fields above from `label` on.
-        """
+        """The files `names` of a folder, `facts` as above; the cache is in `home`, by default there."""
         cache = (home or folder) / ".flowprior"
         return cls(
             names, lambda name: open(folder / name, "rb"), lambda name: stamp(folder / name), cache, **facts
@@ -79,18 +76,16 @@ def list_folder(folder: Path, train: bool, fraction: float) -> Pictures:
 
     `folder/train` and `folder/test` (or `val`, `valid`, `validation`) are the splits where both exist;
     otherwise `held_out(size, fraction)` makes them. Subfolders are classes, unless pictures lie beside them.
-
-    Raises:
-        InputError: if there is no such folder or no picture in it.
+    Without the folder, or a picture in it, there is an InputError.
     """
     if not folder.is_dir():
         raise InputError(f"There is no folder {str(folder)!r}: check the path, or pass another `root`.")
     splits = split_folders(folder)
     if splits is not None:
         paths, others = (picture_paths(split) for split in (splits if train else reversed(splits)))
-        return _labelled(splits[0] if train else splits[1], paths, _classes(paths + others), folder)
+        return _labelled(splits[0] if train else splits[1], paths, paths + others, folder)
     paths = picture_paths(folder)
-    everything = _labelled(folder, paths, _classes(paths), folder)
+    everything = _labelled(folder, paths, paths, folder)
     return everything.rows(split_rows(len(paths), train, fraction, everything.label))
 
 
@@ -101,34 +96,24 @@ def split_folders(folder: Path) -> tuple[Path, Path] | None:
 
 
 def picture_paths(folder: Path) -> list[Path]:
-    """The pictures in a folder and below it, relative to it, but none that is hidden.
-
-    Raises:
-        InputError: if there is none.
-    """
-    paths = sorted(
-        path.relative_to(folder)
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
+    """The pictures in a folder and below it, relative to it, none that is hidden; InputError without any."""
+    found = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    paths = sorted(path for path in found if not any(part.startswith(".") for part in path.parts))
     if not paths:
-        raise InputError(
-            f"The folder {str(folder)!r} holds no pictures: put files with one of the endings "
-            f"{', '.join(sorted(SUFFIXES))} there, or in one subfolder per class."
-        )
+        fix = f"put files ending in {', '.join(sorted(SUFFIXES))} there, or in one subfolder per class"
+        raise InputError(f"The folder {str(folder)!r} holds no pictures: {fix}.")
     return paths
 
 
-def _classes(paths: list[Path]) -> tuple[str, ...] | None:
-    inside = all(len(path.parts) > 1 for path in paths)
-    return tuple(sorted({path.parts[0] for path in paths})) if inside else None
-
-
-def _labelled(folder: Path, paths: list[Path], classes: tuple[str, ...] | None, home: Path) -> Pictures:
-    index = {name: i for i, name in enumerate(classes or ())}
-    label = torch.tensor([index[path.parts[0]] for path in paths]) if classes else None
-    return Pictures.inside(folder, [str(path) for path in paths], home, label=label, classes=classes)
+def _labelled(folder: Path, paths: list[Path], everything: list[Path], home: Path) -> Pictures:
+    """The pictures at `paths`; where `everything` lies in subfolders, these are the classes."""
+    names = [str(path) for path in paths]
+    if any(len(path.parts) == 1 for path in everything):
+        return Pictures.inside(folder, names, home)
+    classes = tuple(sorted({path.parts[0] for path in everything}))
+    index = {name: i for i, name in enumerate(classes)}
+    label = torch.tensor([index[path.parts[0]] for path in paths])
+    return Pictures.inside(folder, names, home, label=label, classes=classes)
 
 
 def stamp(path: Path) -> str:
@@ -137,19 +122,16 @@ def stamp(path: Path) -> str:
     return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
-def decode(pictures: Pictures, shaping: Shaping, memory_limit: int) -> Tensor:
+def decode(pictures: Pictures, shaping: Shaping, memory_limit: float = math.inf) -> Tensor:
     """All pictures as one tensor: (N, C, H, W) uint8.
 
     A result larger than `memory_limit` bytes is decoded once into a file in `pictures.cache` and mapped from
-    there, so that it need not fit in memory and the next run does not decode.
-
-    Raises:
-        InputError: if a picture cannot be read, has more than 8 bits a channel, or another size than the
-            others where `shaping` sets none.
+    there. A picture that cannot be read, has more than 8 bits a channel, or another size than the others
+    (where `shaping` sets none) raises an InputError.
     """
     shape = _load(pictures, 0, shaping).shape
-    size = (len(pictures.names), *shape)
-    count = int(np.prod(size))
+    size = torch.Size((len(pictures.names), *shape))
+    count = size.numel()
     if count <= memory_limit:
         return torch.cat(list(_decoded(pictures, shaping, shape)))
     path = pictures.cache / f"{_key(pictures, shaping)}.u8"
@@ -159,13 +141,8 @@ def decode(pictures: Pictures, shaping: Shaping, memory_limit: int) -> Tensor:
 
 
 def read_pictures(paths: Sequence[Path], shaping: Shaping) -> Tensor:
-    """The pictures at some paths as one tensor: (N, C, H, W) uint8.
-
-    Raises:
-        InputError: as `decode`.
-    """
-    pictures = Pictures.inside(Path(), [str(path) for path in paths])
-    return torch.cat(list(_decoded(pictures, shaping, _load(pictures, 0, shaping).shape)))
+    """The pictures at some paths as one tensor, as `decode` makes it."""
+    return decode(Pictures.inside(Path(), [str(path) for path in paths]), shaping)
 
 
 def _key(pictures: Pictures, shaping: Shaping) -> str:
@@ -189,10 +166,9 @@ def _write_cache(path: Path, parts: Iterator[Tensor]) -> None:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise InputError(
-            f"The decoded pictures cannot be written to {str(path.parent)!r} ({reason(error)}): make room "
-            "there, or pass a larger `memory_limit`."
-        ) from error
+        wrong = f"cannot be written to {str(path.parent)!r} ({reason(error)})"
+        fix = "make room there, or pass a larger `memory_limit`"
+        raise InputError(f"The decoded pictures {wrong}: {fix}.") from error
 
 
 def _decoded(pictures: Pictures, shaping: Shaping, shape: torch.Size) -> Iterator[Tensor]:
@@ -203,10 +179,9 @@ def _decoded(pictures: Pictures, shaping: Shaping, shape: torch.Size) -> Iterato
         part = [_load(pictures, row, shaping) for row in rows]
         for row, picture in zip(rows, part, strict=True):
             if picture.shape != shape:
-                raise InputError(
-                    f"The picture {pictures.names[row]!r} is {tuple(picture.shape)} but the first, "
-                    f"{pictures.names[0]!r}, is {tuple(shape)}: pass `size` to bring all to one."
-                )
+                wrong = f"{pictures.names[row]!r} is {tuple(picture.shape)}"
+                first = f"the first, {pictures.names[0]!r}, is {tuple(shape)}"
+                raise InputError(f"The picture {wrong} but {first}: pass `size` to bring all to one.")
         return torch.stack(part)
 
     starts = range(0, len(pictures.names), _CHUNK)
@@ -216,11 +191,7 @@ def _decoded(pictures: Pictures, shaping: Shaping, shape: torch.Size) -> Iterato
 
 
 def stored_size(pictures: Pictures, row: int) -> tuple[int, int]:
-    """Width and height of a stored picture held upright, from its header.
-
-    Raises:
-        InputError: if it cannot be read.
-    """
+    """Width and height of a stored picture held upright, from its header."""
     with _opened(pictures, row) as image:
         turned = image.getexif().get(_ORIENTATION, 1) > 4  # by a quarter
         return (image.height, image.width) if turned else (image.width, image.height)
@@ -236,9 +207,8 @@ def _opened(pictures: Pictures, row: int) -> "Iterator[Image.Image]":
         with pictures.open(name) as file, Image.open(file) as image:
             yield image
     except (OSError, SyntaxError, Image.DecompressionBombError, EOFError) as error:
-        raise InputError(
-            f"The picture {name!r} cannot be read ({reason(error)}): replace or remove the file."
-        ) from error
+        wrong = f"cannot be read ({reason(error)})"
+        raise InputError(f"The picture {name!r} {wrong}: replace or remove the file.") from error
 
 
 def _load(pictures: Pictures, row: int, shaping: Shaping) -> Tensor:
@@ -246,10 +216,8 @@ def _load(pictures: Pictures, row: int, shaping: Shaping) -> Tensor:
 
     with _opened(pictures, row) as image:
         if image.mode.startswith(("I", "F")):
-            raise InputError(
-                f"The picture {pictures.names[row]!r} has mode {image.mode} but must have 8 bits a channel: "
-                "convert it."
-            )
+            wrong = f"has mode {image.mode} but must have 8 bits a channel"
+            raise InputError(f"The picture {pictures.names[row]!r} {wrong}: convert it.")
         upright = ImageOps.exif_transpose(image)
         pixels = np.array(upright.convert("L" if shaping.channels == 1 else "RGB"), dtype=np.uint8)
     x = torch.from_numpy(pixels)

@@ -15,21 +15,14 @@ from flowprior.registry import dataset
 
 INDEX = "index.p"
 _REQUIRED = ("lhip", "rhip", "lshoulder", "rshoulder")
+_SHAPE = (3, None, None)
+_FACTS: dict[str, Any] = {"shape": _SHAPE, "context": _SHAPE, "classes": (), "folder": "optional"}
+_FACTS |= {"because": "has poses, which only stretching keeps in place", "resize": "stretch"}
+_FACTS |= {"shaped_by": ("size", "channels")}
 
 
-_INDEXED: dict[str, Any] = {
-    "shape": (3, None, None),
-    "context": (3, None, None),
-    "classes": (),
-    "resize": "stretch",
-    "shaped_by": ("size", "channels"),
-    "because": "has poses, which only stretching keeps in place",
-    "folder": "optional",
-}
-
-
-@dataset("market", **_INDEXED)
-@dataset("deepfashion", **_INDEXED)
+@dataset("market", **_FACTS)
+@dataset("deepfashion", **_FACTS)
 def people(source: Any, train: bool) -> Pictures:
     """Pictures of people with their poses, as their index names them."""
     return list_index(source.folder, train)
@@ -45,50 +38,40 @@ def list_index(folder: Path, train: bool) -> Pictures:
     - "train": N bools, the split;
     - "joints": (N, J, 2), x and y in parts of the picture's width and height, negative where not seen.
 
-    Examples without both hips and both shoulders are left out, as in the published code.
-
-    Raises:
-        InputError: if the index or a picture is missing, or the index is damaged or holds anything else.
+    Examples without both hips and both shoulders are left out, as in the published code. A missing index or
+    picture, or an index that is damaged or holds anything else, raises an InputError.
 
     Source: Esser et al. 2018, and its code's class IndexFlow.
     """
     path = folder / INDEX
-    index = _read(path)
-    names, splits, joints = _checked(path, index)
-    wanted = splits == train
-    wanted &= (joints[:, [JOINTS.index(name) for name in _REQUIRED]] >= 0).all((1, 2))
-    rows = np.flatnonzero(wanted).tolist()
+    names, splits, joints = _checked(path, _read(path))
+    complete = (joints[:, [JOINTS.index(name) for name in _REQUIRED]] >= 0).all((1, 2))
+    rows = np.flatnonzero((splits == train) & complete).tolist()
     if not rows:
         split = "training" if train else "test"
         raise _broken(path, f"has no {split} example with both hips and both shoulders")
     chosen = [names[row] for row in rows]
-    for name in chosen:
-        if not (folder / name).is_file():
-            raise InputError(
-                f"{str(path)!r} names the picture {name!r}, which is not there: put it beside it."
-            )
+    missing = next((name for name in chosen if not (folder / name).is_file()), None)
+    if missing is not None:
+        wrong = f"names the picture {missing!r}, which is not there"
+        raise InputError(f"{str(path)!r} {wrong}: put it beside it.")
     return Pictures.inside(folder, chosen, joints=torch.from_numpy(joints[rows]))
 
 
-def in_pixels(joints: Tensor, height: int, width: int) -> Tensor:
-    """Joints in parts of a picture, (N, J, 2), in its pixels; what is not seen is (-1, -1)."""
-    seen = (joints >= 0).all(-1, keepdim=True)
-    return torch.where(seen, joints * joints.new_tensor([width, height]), -1.0)
+def in_pixels(joints: Tensor, size: int) -> Tensor:
+    """Joints in parts of a square picture, (N, J, 2), in its pixels; what is not seen is (-1, -1)."""
+    return torch.where((joints >= 0).all(-1, keepdim=True), joints * size, -1.0)
 
 
 def _broken(path: Path, wrong: str) -> InputError:
-    return InputError(
-        f"{str(path)!r} {wrong}: it must be a pickled dictionary of joint_order, imgs, train and joints as "
-        "published, so copy it again."
-    )
+    expected = "a pickled dictionary of joint_order, imgs, train and joints as published"
+    return InputError(f"{str(path)!r} {wrong}: it must be {expected}, so copy it again.")
 
 
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise InputError(
-            f"There is no index {str(path)!r}: put the published {INDEX} there, with the pictures that it "
-            "names beside it, or name another `folder`."
-        )
+        fix = f"put the published {INDEX} there, its pictures beside it, or name another `folder`"
+        raise InputError(f"There is no index {str(path)!r}: {fix}.")
     try:
         index = read_plain(path.read_bytes())
     except Exception as error:  # a damaged pickle ends in any exception

@@ -70,9 +70,9 @@ class Shaping:
         if self.crop is None:
             return x
         if self.crop > min(x.shape[-2:]):
+            pixels = f"{x.shape[-2]} x {x.shape[-1]} pixels"
             raise InputError(
-                f"`crop` (={self.crop}) is larger than the pictures, which are {x.shape[-2]} x {x.shape[-1]} "
-                "pixels: pass a smaller one."
+                f"`crop` (={self.crop}) is larger than the pictures, which are {pixels}: pass less."
             )
         return center(x, self.crop)
 
@@ -82,28 +82,21 @@ class Shaping:
             return x
         if self.resize == "pad":
             if max(height, width) > self.size:
-                raise InputError(
-                    f"`resize` (='pad') cannot shrink pictures of {height} x {width} pixels to `size` "
-                    f"(={self.size}): pass resize='bicubic'."
-                )
+                wrong = f"cannot shrink pictures of {height} x {width} pixels to `size` (={self.size})"
+                raise InputError(f"`resize` (='pad') {wrong}: pass resize='bicubic'.")
             top, left = (self.size - height) // 2, (self.size - width) // 2
             return F.pad(x, (left, self.size - width - left, top, self.size - height - top))
         if self.resize == "stretch":
-            sides = [self.size, self.size]
-            return F.interpolate(x, sides, mode="bilinear", antialias=True, align_corners=False)
-        short = min(height, width)
-        target = [round(height * self.size / short), round(width * self.size / short)]
+            return F.interpolate(x, self.size, mode="bilinear", antialias=True, align_corners=False)
+        target = [round(side * self.size / min(height, width)) for side in (height, width)]
         if self.resize == "nearest":
             return center(F.interpolate(x, target, mode="nearest-exact"), self.size)
-        resized = F.interpolate(x, target, mode=self.resize, antialias=True, align_corners=False)
-        return center(resized, self.size)
+        return center(F.interpolate(x, target, mode=self.resize, antialias=True), self.size)
 
     def _recolor(self, x: Tensor) -> Tensor:
-        if self.channels is None or self.channels == x.shape[1]:
+        if self.channels in (None, x.shape[1]):
             return x
-        if self.channels == 3:
-            return x.expand(-1, 3, -1, -1)
-        return luma(x).round().to(torch.uint8)
+        return x.expand(-1, 3, -1, -1) if self.channels == 3 else luma(x).round().to(torch.uint8)
 
 
 def luma(rgb: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ where skin and hair lie on a line from dark to light; shoes and eyes are dark on
 """
 
 import functools
-import hashlib
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
@@ -14,16 +14,9 @@ import torch
 from torch import Tensor
 
 from flowprior.checks import check_rows, check_shapes
-from flowprior.data.dataset import Split, thin
-from flowprior.data.drawing import (
-    check_joints,
-    coverage,
-    draw_stick_man,
-    joint,
-    offsets,
-    polygon_distance,
-    segment_distance,
-)
+from flowprior.data import drawing
+from flowprior.data.dataset import Split, seeded, thin
+from flowprior.data.drawing import coverage, joint, segment_distance
 from flowprior.data.poses import head_of, random_poses, toes_of
 from flowprior.registry import dataset
 from flowprior.tensors import as_input
@@ -51,17 +44,10 @@ _LAYERS = (
     ("trousers", 0.8), ("trousers", 1.0), ("ink", 1.0), ("shirt", 1.0), ("trousers", 1.0), ("skin", 1.0),
     ("shirt", 0.85), ("skin", 1.0), ("ink", 1.0), ("hair", 1.0),
 )  # fmt: skip
+_FACTS: dict[str, Any] = {"shaped_by": ("size",), "because": "is rendered in color at any `size`"}
 
 
-@dataset(
-    "stick_figures",
-    shape=(3, SIZE, SIZE),
-    context=(3, None, None),
-    classes=(),
-    size=SIZE,
-    shaped_by=("size",),
-    because="is rendered in color at any `size`",
-)
+@dataset("stick_figures", shape=(3, SIZE, SIZE), context=(3, None, None), classes=(), size=SIZE, **_FACTS)
 def _read(source: Any, train: bool) -> Split:
     """Rendered figures of random poses and appearances, on stick men of their poses."""
     rows = thin(TRAIN if train else TEST, source.limit)
@@ -69,21 +55,14 @@ def _read(source: Any, train: bool) -> Split:
 
 
 def stick_figures(train: bool, rows: Tensor | None = None, size: int = SIZE, seed: int = 0) -> Split:
-    """`TRAIN` or `TEST` figures with their stick men as contexts, and "joints" and "factors" known.
-
-    Args:
-        train: which split; the two have different seeds.
-        rows: which of them to render, by default all.
-        size: side of the pictures.
-        seed: of poses and factors.
-    """
+    """`TRAIN` or `TEST` figures (or `rows` of them) on stick men, with "joints" and "factors" known."""
     count, split = (TRAIN, "train") if train else (TEST, "test")
-    joints = random_poses(count, _generator(seed, split, "poses"), size)
-    factors = _uniform(count, _generator(seed, split, "factors"))
+    joints = random_poses(count, seeded(f"stick figures/{seed}/{split}/poses"), size)
+    factors = _drawn(count, split, seed)
     if rows is not None:
         joints, factors = joints[rows], factors[rows]
     known = {"joints": joints, "factors": factors}
-    how, men = f"rendered at {size} pixels", draw_stick_man(joints, size)
+    how, men = f"rendered at {size} pixels", drawing.draw_stick_man(joints, size)
     return Split(render(joints, factors, size), context=men, known=known, preprocessing=how)
 
 
@@ -93,22 +72,23 @@ def true_factors(n: int, seed: int = 0) -> Tensor:
     >>> true_factors(5).shape, len(FACTORS)
     (torch.Size([5, 10]), 10)
     """
-    return _uniform(n, _generator(seed, "true", "factors"))
+    return _drawn(n, "true", seed)
+
+
+def _drawn(n: int, split: str, seed: int) -> Tensor:
+    low, high = torch.tensor(list(FACTORS.values())).T
+    generator = seeded(f"stick figures/{seed}/{split}/factors")
+    return low + (high - low) * torch.rand(n, len(FACTORS), generator=generator)
 
 
 def render(joints: Tensor, factors: Tensor, size: int = SIZE) -> Tensor:
-    """Figures of given poses (N, 15, 2), in pixels, and appearances (N, F): (N, 3, size, size) uint8.
-
-    Raises:
-        InputError: on other shapes.
-    """
-    check_joints(joints)
+    """Figures of given poses (N, 15, 2), in pixels, and appearances (N, F): (N, 3, size, size) uint8."""
+    drawing.check_joints(joints)
     fix = "pass one row for each pose, in the order of `FACTORS`"
     check_shapes(fix, factors=(factors, f"N {len(FACTORS)}"), joints=(joints, "N J 2"))
     parts = []
     for pose, look in zip(joints.split(_CHUNK), factors.split(_CHUNK), strict=True):
-        distances = _distances(pose, size)
-        painted = _paint(_colors(look), _covered(distances, look[:, -1], size))
+        painted = _paint(_colors(look), _covered(_distances(pose, size), look[:, -1], size))
         parts.append(painted.mul_(255).round_().to(torch.uint8))
     return torch.cat(parts)
 
@@ -121,64 +101,46 @@ def recover_factors(images: Tensor, joints: Tensor) -> Tensor:
     On true renderings of 64 pixels colors and gray levels are exact up to the rounding of the picture, and
     the width up to 0.1 pixels.
 
-    Args:
-        images: (N, 3, S, S), uint8 or floats in [0, 1].
-        joints: (N, 15, 2) in pixels of these pictures.
-
-    Raises:
-        InputError: on other shapes.
+    `images` are (N, 3, S, S), uint8 or floats in [0, 1], with `joints` (N, 15, 2) in their pixels; other
+    shapes raise an InputError.
     """
-    check_joints(joints)
+    drawing.check_joints(joints)
     check_shapes("pass color pictures", images=(images, "N 3 S S"))
     check_rows("joints", joints, len(images), "images")
-    pixels = as_input(images).float()
-    parts = zip(pixels.split(_CHUNK), joints.split(_CHUNK), strict=True)
+    parts = zip(as_input(images).float().split(_CHUNK), joints.split(_CHUNK), strict=True)
     return torch.cat([_recover(x, pose) for x, pose in parts])
-
-
-def _generator(seed: int, split: str, what: str) -> torch.Generator:
-    digest = hashlib.sha256(f"stick figures/{seed}/{split}/{what}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:4], "little"))
-
-
-def _uniform(n: int, generator: torch.Generator) -> Tensor:
-    low, high = torch.tensor(list(FACTORS.values())).T
-    return low + (high - low) * torch.rand(n, len(FACTORS), generator=generator)
 
 
 def _distances(joints: Tensor, size: int) -> list[tuple[Tensor, float, float]]:
     """For each layer the distance to its skeleton (N, S, S), and its reach, in half limbs and in pixels."""
 
+    def lines(ends: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+        return functools.reduce(torch.minimum, [segment_distance(a, b, size) for a, b in ends])
+
     def chain(*names: str) -> Tensor:
-        points = [joint(joints, name) for name in names]
-        return _nearest([segment_distance(a, b, size) for a, b in pairwise(points)])
+        return lines(pairwise(joint(joints, name) for name in names))
 
     unit = size / SIZE
     center, radius, up = head_of(joints)
     corners = torch.stack([joint(joints, name) for name in ("rshoulder", "lshoulder", "lhip", "rhip")], 1)
-    toes = zip(("rankle", "lankle"), toes_of(joints), strict=True)
-    shoes = _nearest([segment_distance(joint(joints, ankle), toe, size) for ankle, toe in toes])
+    ankles = (joint(joints, "rankle"), joint(joints, "lankle"))
     head = segment_distance(center, center, size) - radius[..., None]
-    x, y = offsets(center + 0.3 * radius * up, size)
+    x, y = drawing.offsets(center + 0.3 * radius * up, size)
     above = up[:, :1, None] * x + up[:, 1:, None] * y  # the hairline
     neck = segment_distance(corners[:, :2].mean(1), center, size) - 1.5 * unit
     eyes = [joint(joints, f"{side}eye") - 0.1 * radius * up for side in "lr"]
     return [
         (chain("rhip", "rknee", "rankle"), 1.1, 0.0),
         (chain("lhip", "lknee", "lankle"), 1.1, 0.0),
-        (shoes, 0.0, 1.6 * unit),
-        (polygon_distance(corners, size), 0.6, 0.0),
+        (lines(zip(ankles, toes_of(joints), strict=True)), 0.0, 1.6 * unit),
+        (drawing.polygon_distance(corners, size), 0.6, 0.0),
         (chain("rhip", "lhip"), 1.1, 0.0),
         (torch.minimum(chain("relbow", "rwrist"), chain("lelbow", "lwrist")), 0.8, 0.0),
         (torch.minimum(chain("rshoulder", "relbow"), chain("lshoulder", "lelbow")), 1.0, 0.0),
         (torch.minimum(neck, head), 0.0, 0.0),
-        (_nearest([segment_distance(eye, eye, size) for eye in eyes]), 0.0, 0.55 * unit),
+        (lines(zip(eyes, eyes, strict=True)), 0.0, 0.55 * unit),
         (torch.maximum(head - 0.12 * radius[..., None], -above), 0.0, 0.0),
     ]
-
-
-def _nearest(distances: list[Tensor]) -> Tensor:
-    return functools.reduce(torch.minimum, distances)
 
 
 def _covered(distances: list[tuple[Tensor, float, float]], width: Tensor, size: int) -> list[Tensor]:
@@ -209,24 +171,21 @@ def _paint(colors: dict[str, Tensor], covered: list[Tensor]) -> Tensor:
 
 
 def _recover(x: Tensor, joints: Tensor) -> Tensor:
-    size = x.shape[-1]
-    distances = _distances(joints, size)
-    low, high = FACTORS["width"]
-    widths = torch.linspace(low, high, _WIDTHS).tolist()
-    covered = [_covered(distances, joints.new_full((len(x),), width), size) for width in widths]
+    distances = _distances(joints, x.shape[-1])
+    widths = torch.linspace(*FACTORS["width"], _WIDTHS).tolist()
+    covered = [_covered(distances, joints.new_full((len(x),), width), x.shape[-1]) for width in widths]
     colors = _seen_colors(x, covered[0], covered[-1])
     skin, hair = (_along(colors[name], ends) for name, ends in (("skin", _SKIN), ("hair", _HAIR)))
     gray = colors["background"].mean(1, keepdim=True)
     colors["ink"] = x.new_tensor(_INK).expand(len(x), 3)
-    pictures = [_paint(colors, layers) for layers in covered]
-    width = _closest(x, pictures, widths)
+    width = _closest(x, [_paint(colors, layers) for layers in covered], widths)
     return torch.cat([colors["shirt"], colors["trousers"], skin, hair, gray, width], 1)
 
 
 def _seen_colors(x: Tensor, thin: list[Tensor], thick: list[Tensor]) -> dict[str, Tensor]:
     """The median color of the pixels that show one color alone, with thin limbs and with thick ones."""
     shown: dict[str, list[tuple[Tensor, Tensor]]] = {}
-    free = [torch.ones_like(thin[0]), torch.ones_like(thin[0])]
+    free = [torch.ones_like(thin[0])] * 2
     for (name, shade), *parts in reversed(list(zip(_LAYERS, thin, thick, strict=True))):
         seen = torch.minimum(free[0] * parts[0], free[1] * parts[1])
         shown.setdefault(name, []).append((seen, x / shade))
@@ -245,7 +204,7 @@ def _median(pieces: list[tuple[Tensor, Tensor]]) -> Tensor:
 
 def _along(color: Tensor, ends: tuple[tuple[float, ...], ...]) -> Tensor:
     """Where on the line between two colors a color (N, 3) lies: (N, 1)."""
-    dark, light = (color.new_tensor(end) for end in ends)
+    dark, light = color.new_tensor(ends)
     line = light - dark
     return ((color - dark) @ line / line.dot(line))[:, None]
 

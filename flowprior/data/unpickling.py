@@ -23,7 +23,6 @@ class _PlainUnpickler(pickle.Unpickler):
 def read_plain(raw: bytes) -> Any:
     """What a pickle of plain values holds, one of Python 2 with its strings in Latin-1 too.
 
-    Raises:
-        Exception: any, on a damaged pickle; UnpicklingError on one that names anything but plain values.
+    A damaged one raises any exception, one that names anything but plain values an UnpicklingError.
     """
     return _PlainUnpickler(io.BytesIO(raw), encoding="latin1").load()

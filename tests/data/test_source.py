@@ -147,7 +147,7 @@ def test_what_a_model_must_know_is_known_without_reading(tmp_path, name, options
 
 
 def test_unknown_names_and_bad_arguments(tmp_path):
-    with pytest.raises(InputError, match=r"did you mean 'fashion_mnist'"):
+    with pytest.raises(InputError, match=r"here: did you mean `fashion_mnist`"):
         Source("fashion_mnits", tmp_path)
     with pytest.raises(InputError, match=f"known names are {', '.join(registry.DATASETS)}"):
         Source("zzz", tmp_path)
