@@ -11,6 +11,7 @@ Sources: Dai & Wipf 2019, and the network "Resnet" of its code with the README's
 (latent 128, Adam 1e-4 halved every 40 of 100 epochs); Morrow & Chiu, appendix B (depth 4).
 """
 
+from functools import partial
 from itertools import pairwise
 
 from torch import Tensor, nn
@@ -78,10 +79,7 @@ class ResNetDecoder(Stack):
     Args:
         in_features: latent dimensions D.
         base_channels: at full size, doubled towards 2x2 up to 1024.
-        channels, size, width, momentum: as for `ResNetEncoder`.
-
-    Raises:
-        InputError: on a size there is no network for, or a count or width that is not positive.
+        channels, size, width, momentum: as for `ResNetEncoder`, as are the errors.
 
     >>> import torch
     >>> ResNetDecoder(128, 3, 32, width=0.125)(torch.zeros(2, 128)).shape
@@ -100,18 +98,14 @@ class ResNetDecoder(Stack):
     ) -> None:
         doublings = check_size(size).bit_length() - DECODER_SIDE.bit_length()
         first = check_count("base_channels", base_channels)
-        widths = [
-            scaled(min(first * 2**scale, CHANNEL_CAP), width) for scale in reversed(range(doublings + 1))
-        ]
+        widths = [scaled(min(first * 2**scale, CHANNEL_CAP), width) for scale in range(doublings, -1, -1)]
         layers: list[nn.Module] = [
             nn.Linear(check_count("in_features", in_features), widths[0] * DECODER_SIDE**2),
             nn.Unflatten(1, (widths[0], DECODER_SIDE, DECODER_SIDE)),
         ]
         for before, after in pairwise(widths):
-            layers += [
-                nn.ConvTranspose2d(before, after, 3, stride=2, padding=1, output_padding=1),
-                ResidualBlock(after, momentum),
-            ]
+            up = nn.ConvTranspose2d(before, after, 3, stride=2, padding=1, output_padding=1)
+            layers += [up, ResidualBlock(after, momentum)]
         layers.append(nn.Conv2d(widths[-1], check_count("channels", channels), 3, padding=1))
         super().__init__("latents", (in_features,), layers, nn.init.xavier_uniform_)
 
@@ -121,15 +115,10 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels: int, momentum: float) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        for _ in range(2):
-            layers += [
-                nn.BatchNorm2d(channels, momentum=momentum),
-                nn.ReLU(),
-                nn.Conv2d(channels, channels, 3, padding=1),
-            ]
-        self.layers = nn.Sequential(*layers)
-        self.shortcut = nn.Conv2d(channels, channels, 3, padding=1)
+        convolution = partial(nn.Conv2d, channels, channels, 3, padding=1)
+        norm = partial(nn.BatchNorm2d, channels, momentum=momentum)
+        self.layers = nn.Sequential(norm(), nn.ReLU(), convolution(), norm(), nn.ReLU(), convolution())
+        self.shortcut = convolution()
 
     def forward(self, maps: Tensor) -> Tensor:
         return self.layers(maps) + self.shortcut(maps)

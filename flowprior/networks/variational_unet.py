@@ -105,11 +105,8 @@ class ShapeBranch(nn.Module):
     """The condition's maps: (N, context_channels, size, size) -> `blocks` maps a scale, finest to coarsest.
 
     Args:
-        context_channels: of the condition; 3 for a stick man.
+        context_channels: of the condition, positive; 3 for a stick man.
         scales: sides, widths and blocks.
-
-    Raises:
-        InputError: on a count that is not positive.
 
     >>> branch = ShapeBranch(1, UnetScales(32, filters=4, max_filters=8, blocks=1))
     >>> [tuple(maps.shape[1:]) for maps in branch(torch.zeros(2, 1, 32, 32))]
@@ -123,11 +120,7 @@ class ShapeBranch(nn.Module):
         self.path = DownPath(context_channels, scales)
 
     def forward(self, context: Tensor) -> tuple[Tensor, ...]:
-        """(N, context_channels, size, size) -> the maps.
-
-        Raises:
-            InputError: if the input has another shape.
-        """
+        """(N, context_channels, size, size) -> the maps; raises InputError on another shape."""
         return self.path(check_input("context", context, self.context_shape))
 
     def latent_maps(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -142,9 +135,6 @@ class ShapeBranch(nn.Module):
 class ShapeEmbedding(nn.Module):
     """A shape branch for a prior alone: (N, context_channels, size, size) -> its maps at the two latent
     scales as one vector, coarse first.
-
-    Args:
-        branch: the shape branch.
 
     >>> branch = ShapeBranch(1, UnetScales(32, filters=4, max_filters=8, blocks=1))
     >>> ShapeEmbedding(branch)(torch.zeros(2, 1, 32, 32)).shape  # 8 · 16 + 8 · 64
@@ -192,7 +182,7 @@ class AppearanceEncoder(nn.Module):
         multiplier: int = 1,
     ) -> None:
         super().__init__()
-        size, (fine, coarse) = scales.size, scales.widths[-2:]
+        size, dropout, (fine, coarse) = scales.size, scales.dropout, scales.widths[-2:]
         self.data_shape = (check_count("channels", channels), size, size)
         self.context_shape = (check_count("context_channels", context_channels), size, size)
         self.multiplier = check_count("multiplier", multiplier)
@@ -200,20 +190,17 @@ class AppearanceEncoder(nn.Module):
         self.count, reads = scales.blocks, max(1, scales.blocks // 2)  # blocks before a map is read
         self.path = DownPath(channels + context_channels, scales)
         self.start = WeightNormConv2d(coarse, coarse, 1)
-        self.coarse_blocks = nn.ModuleList(
-            ResidualBlock(coarse, scales.dropout, coarse) for _ in range(reads)
-        )
+        self.coarse_blocks = nn.ModuleList(ResidualBlock(coarse, dropout, coarse) for _ in range(reads))
         self.coarse_read = WeightNormConv2d(coarse, numbers)
-        self.feedback = ResidualBlock(coarse, scales.dropout, coarse + latent_channels)
+        self.feedback = ResidualBlock(coarse, dropout, coarse + latent_channels)
         self.up = SubpixelUp(coarse, fine)
-        self.fine_blocks = nn.ModuleList(ResidualBlock(fine, scales.dropout, fine) for _ in range(reads))
+        self.fine_blocks = nn.ModuleList(ResidualBlock(fine, dropout, fine) for _ in range(reads))
         self.fine_read = WeightNormConv2d(fine, numbers)
 
     def forward(self, images: Tensor, context: Tensor) -> Tensor:
         """(N, channels, size, size), (N, context_channels, size, size) -> (N, multiplier · D).
 
-        Raises:
-            InputError: if an input has another shape, or the two differ in N.
+        Raises InputError if an input has another shape, or the two differ in N.
         """
         check_input("images", images, self.data_shape)
         check_input("context", context, self.context_shape)
@@ -269,11 +256,7 @@ class UnetDecoder(nn.Module):
         self.end = WeightNormConv2d(widths[-1], check_count("channels", channels))
 
     def forward(self, latents: Tensor, maps: Sequence[Tensor]) -> Tensor:
-        """(N, D), the shape branch's maps -> (N, channels, size, size).
-
-        Raises:
-            InputError: if the latents have another shape.
-        """
+        """(N, D), the shape branch's maps -> (N, channels, size, size); raises InputError on another D."""
         check_input("latents", latents, (sum(self.sizes),))
         parts = latents.split(self.sizes, 1)
         hidden = maps[-1]
