@@ -35,10 +35,7 @@ class Posterior(nn.Module, ABC):
         """Encoder output (N, out_features) -> distribution of batch shape (N,) and event shape `event_shape`.
 
         Without `event_shape` the event is the vector (out_features / multiplier,). Numbers in half precision
-        are read as float32.
-
-        Raises:
-            InputError: if `h` is not (N, out_features) of that event shape.
+        are read as float32. Raises InputError if `h` is not (N, out_features) of that event shape.
         """
         expected = None if event_shape is None else self.out_features(event_shape)
         if h.dim() != 2 or h.shape[1] % self.multiplier or (expected is not None and h.shape[1] != expected):
@@ -54,8 +51,8 @@ class Posterior(nn.Module, ABC):
 
     @abstractmethod
     def _distribution(self, parts: list[Tensor]) -> Distribution:
-        """`multiplier` tensors (N, *event) -> the distribution. Arguments are not validated here:
-        a NaN must reach the loss, where the loop names step and term."""
+        """`multiplier` tensors (N, *event) -> the distribution, which lets NaN through to the loss, where the
+        loop names step and term."""
 
 
 class DeterministicPosterior(Posterior):
@@ -108,11 +105,7 @@ def _gaussian(mean: Tensor, std: Tensor) -> Distribution:
 
 
 def normal_moments(posterior: Distribution) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (N, *event) of a factorized Gaussian posterior.
-
-    Raises:
-        InputError: if it is another distribution.
-    """
+    """Mean and standard deviation (N, *event) of a factorized Gaussian; raises InputError on another one."""
     base = factorized(posterior)
     if not isinstance(base, Normal):
         raise InputError(

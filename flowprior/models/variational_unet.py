@@ -61,13 +61,9 @@ class VariationalUnet(Autoencoder):
         posterior: Posterior | None = None,
         likelihood: Likelihood | None = None,
     ) -> None:
-        super().__init__(
-            encoder,
-            decoder,
-            prior,
-            posterior=UnitGaussianPosterior() if posterior is None else posterior,
-            likelihood=LaplaceLikelihood() if likelihood is None else likelihood,
-        )
+        posterior = UnitGaussianPosterior() if posterior is None else posterior
+        likelihood = LaplaceLikelihood() if likelihood is None else likelihood
+        super().__init__(encoder, decoder, prior, posterior=posterior, likelihood=likelihood)
         self.shape = shape
         features = sum(numel(maps) for maps in shape.scales.context_shapes)
         if prior.context_features not in (None, features, shape.context_shape):
@@ -84,11 +80,7 @@ class VariationalUnet(Autoencoder):
         return self.shape.context_shape
 
     def condition(self, context: Tensor | None) -> Condition:
-        """y (*batch, Cy, H, W) and the shape branch's maps of it.
-
-        Raises:
-            InputError: if the context is missing or of another shape.
-        """
+        """y (*batch, Cy, H, W) and the shape branch's maps of it; raises InputError as `check_context`."""
         context = self.check_context(context)
         rows, batch_shape = flat_rows(context, 3)
         maps = tuple(each.reshape(*batch_shape, *each.shape[1:]) for each in self.shape(rows))
@@ -104,11 +96,7 @@ class VariationalUnet(Autoencoder):
         return self.shape.latent_context(condition.maps)
 
     def encoder_inputs(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, ...]:
-        """x and y.
-
-        Raises:
-            InputError: if the context is missing or of another shape.
-        """
+        """x and y; raises InputError as `check_context`."""
         return (x, self.check_context(context))
 
     def conditioned_output(self, z: Tensor, condition: Condition) -> Tensor:
