@@ -17,11 +17,11 @@ MIN_STD = 1e-6  # Dai & Wipf: σ = softplus + 1e-6
 class Posterior(nn.Module, ABC):
     """The contract: how many numbers the encoder must give, and which distribution they make.
 
-    Subclasses give `multiplier`, the encoder's numbers per latent dimension, and `_distribution`.
+    Subclasses must implement `_distribution`.
     """
 
-    multiplier: int
-    deterministic: bool
+    multiplier: int = 1  # the encoder's numbers per latent dimension
+    deterministic: bool = False  # whether q(z|x) is a point
 
     def out_features(self, features: int | Sequence[int]) -> int:
         """The encoder outputs that a latent of `features` (an int or an event shape) needs.
@@ -62,7 +62,6 @@ class DeterministicPosterior(Posterior):
     torch.Size([3, 20])
     """
 
-    multiplier = 1
     deterministic = True
 
     def _distribution(self, parts: list[Tensor]) -> Distribution:
@@ -79,7 +78,6 @@ class GaussianPosterior(Posterior):
     """
 
     multiplier = 2
-    deterministic = False
 
     def _distribution(self, parts: list[Tensor]) -> Distribution:
         mean, raw = parts
@@ -92,9 +90,6 @@ class UnitGaussianPosterior(Posterior):
     >>> UnitGaussianPosterior()(torch.zeros(3, 20)).stddev.unique()
     tensor([1.])
     """
-
-    multiplier = 1
-    deterministic = False
 
     def _distribution(self, parts: list[Tensor]) -> Distribution:
         return _gaussian(parts[0], torch.ones_like(parts[0]))

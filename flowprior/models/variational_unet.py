@@ -28,8 +28,7 @@ class VariationalUnet(Autoencoder):
 
     z is one flat vector: the coarse latent map (C, s, s), then the fine one (C, 2s, 2s). The decoder has the
     shape branch's maps of y as skips, and the prior sees those of the two latent scales, flattened, coarse
-    first. The published model has a Gaussian prior in its objective's KL; with a flow prior and
-    `Bilevel(beta=0)` it is that of Morrow & Chiu.
+    first. Published with a Gaussian prior; with a flow prior and `Bilevel(beta=0)` it is Morrow & Chiu's.
 
     A prior that learns from codes which nothing regularizes wants other maps than the decoder does: an
     `EmbeddedPrior` sees y itself, through a network of its own such as `ShapeEmbedding`.
@@ -87,8 +86,7 @@ class VariationalUnet(Autoencoder):
         return Condition(context, maps)
 
     def prior_context(self, condition: Condition) -> Tensor | None:
-        """The maps at the two latent scales, (*batch, context_features), or y (*batch, Cy, H, W), as the
-        prior was built; None for an unconditional one."""
+        """The maps at the latent scales (*batch, context_features), or y, or None, as the prior was built."""
         if self.prior.context_features is None:
             return None
         if self.prior.context_shape == self.context_shape:
@@ -110,8 +108,7 @@ class VariationalUnet(Autoencoder):
     def initialize(self, batch: Mapping[str, Tensor]) -> None:
         """Start the weight-normalized convolutions from examples, once: a trained model stays as it is.
 
-        Args:
-            batch: "x" (N, *data) and "context" (N, Cy, H, W), floats; published: the first four batches.
+        "x" (N, *data) and "context" (N, Cy, H, W) are floats; published: the first four batches.
 
         Source: Salimans & Kingma 2016, section 3.
         """

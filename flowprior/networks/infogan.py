@@ -67,11 +67,9 @@ class InfoGANEncoder(Stack):
         for pair in pairwise(stages):
             convolution = nn.Conv2d(*pair, 4, stride=2, padding=1, bias=False)
             layers += normalized(convolution, nn.LeakyReLU(0.2), momentum)
-        layers += [
-            nn.Flatten(),
-            *normalized(nn.Linear(stages[-1] * side**2, hidden, bias=False), nn.LeakyReLU(0.2), momentum),
-            nn.Linear(hidden, check_count("out_features", out_features)),
-        ]
+        flat = nn.Linear(stages[-1] * side**2, hidden, bias=False)
+        layers += [nn.Flatten(), *normalized(flat, nn.LeakyReLU(0.2), momentum)]
+        layers.append(nn.Linear(hidden, check_count("out_features", out_features)))
         super().__init__("images", (channels, size, size), layers)
         for layer in self.layers:
             if spectral_norm and isinstance(layer, nn.Conv2d | nn.Linear):

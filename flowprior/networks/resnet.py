@@ -1,11 +1,9 @@
 """The residual autoencoder of Dai & Wipf's public code, on which Morrow & Chiu measure disentanglement.
 
-Block: twice (BN, ReLU, conv 3x3), plus a conv 3x3 as shortcut. Encoder: conv 3x3, then `scales` blocks with
-a stride-2 conv 3x3 between them that doubles the channels, mean over the pixels, a fully connected block of
-512 (twice ReLU, FC; plus an FC as shortcut), FC out. Decoder: FC to 2x2, then for each doubling of the side a
-stride-2 deconv 3x3 and a block, conv 3x3; the sigmoid belongs to the likelihood. Channels go from
-`base_channels` at full size up by doublings, in the decoder to 1024 at most. Glorot uniform weights and zero
-biases, the defaults of the published code.
+Encoder: conv 3x3, then `scales` residual blocks with a stride-2 conv 3x3 between them that doubles the
+channels, mean over the pixels, a fully connected block of 512, FC out. Decoder: FC to 2x2, then for each
+doubling of the side a stride-2 deconv 3x3 and a block, conv 3x3; the sigmoid belongs to the likelihood.
+Glorot uniform weights and zero biases, the defaults of the published code.
 
 Sources: Dai & Wipf 2019, and the network "Resnet" of its code with the README's --num-scale 4 --base-dim 32
 (latent 128, Adam 1e-4 halved every 40 of 100 epochs); Morrow & Chiu, appendix B (depth 4).
@@ -58,18 +56,12 @@ class ResNetEncoder(Stack):
         first, hidden = check_count("base_channels", base_channels), scaled(HIDDEN, width)
         check_count("scales", scales, most=size.bit_length() - 1, fix="each halves the side")
         widths = [scaled(first * 2**scale, width) for scale in range(scales)]
-        layers: list[nn.Module] = [
-            nn.Conv2d(check_count("channels", channels), widths[0], 3, padding=1),
-            ResidualBlock(widths[0], momentum),
-        ]
+        start = nn.Conv2d(check_count("channels", channels), widths[0], 3, padding=1)
+        layers: list[nn.Module] = [start, ResidualBlock(widths[0], momentum)]
         for before, after in pairwise(widths):
             layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), ResidualBlock(after, momentum)]
-        layers += [
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-            DenseBlock(widths[-1], hidden),
-            nn.Linear(hidden, check_count("out_features", out_features)),
-        ]
+        layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), DenseBlock(widths[-1], hidden)]
+        layers.append(nn.Linear(hidden, check_count("out_features", out_features)))
         super().__init__("images", (channels, size, size), layers, nn.init.xavier_uniform_)
 
 
@@ -99,10 +91,8 @@ class ResNetDecoder(Stack):
         doublings = check_size(size).bit_length() - DECODER_SIDE.bit_length()
         first = check_count("base_channels", base_channels)
         widths = [scaled(min(first * 2**scale, CHANNEL_CAP), width) for scale in range(doublings, -1, -1)]
-        layers: list[nn.Module] = [
-            nn.Linear(check_count("in_features", in_features), widths[0] * DECODER_SIDE**2),
-            nn.Unflatten(1, (widths[0], DECODER_SIDE, DECODER_SIDE)),
-        ]
+        start = nn.Linear(check_count("in_features", in_features), widths[0] * DECODER_SIDE**2)
+        layers: list[nn.Module] = [start, nn.Unflatten(1, (widths[0], DECODER_SIDE, DECODER_SIDE))]
         for before, after in pairwise(widths):
             up = nn.ConvTranspose2d(before, after, 3, stride=2, padding=1, output_padding=1)
             layers += [up, ResidualBlock(after, momentum)]
@@ -125,14 +115,13 @@ class ResidualBlock(nn.Module):
 
 
 class DenseBlock(nn.Module):
-    """Twice ReLU, FC, plus an FC of the input: (N, in_features) -> (N, out_features)."""
+    """Twice ReLU, FC, plus an FC of the input: (N, features) -> (N, hidden)."""
 
-    def __init__(self, in_features: int, out_features: int) -> None:
+    def __init__(self, features: int, hidden: int) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.ReLU(), nn.Linear(in_features, out_features), nn.ReLU(), nn.Linear(out_features, out_features)
-        )
-        self.shortcut = nn.Linear(in_features, out_features)
+        first, second = nn.Linear(features, hidden), nn.Linear(hidden, hidden)
+        self.layers = nn.Sequential(nn.ReLU(), first, nn.ReLU(), second)
+        self.shortcut = nn.Linear(features, hidden)
 
     def forward(self, vectors: Tensor) -> Tensor:
         return self.layers(vectors) + self.shortcut(vectors)

@@ -1,8 +1,7 @@
 """The Variational U-net of Esser et al.: a U-net from shape to image, with appearance in two latent maps.
 
-Three networks of one layout (`UnetScales`) make it: the shape branch goes down over the condition, the
-appearance encoder goes down over image and condition and up to both latent scales, the decoder goes up from
-the shape branch's maps and takes a latent map in at each of the two coarsest scales.
+Three networks share a layout (`UnetScales`): the shape branch goes down over the condition, the appearance
+encoder down over image and condition and up to both latent scales, the decoder up from the shape's maps.
 
 Source: Esser, Sutter & Ommer 2018 (A Variational U-Net for Conditional Appearance and Shape Generation),
 section 3 and its public code.
@@ -85,10 +84,8 @@ class DownPath(nn.Module):
         super().__init__()
         widths = scales.widths
         self.start = WeightNormConv2d(in_channels, widths[0], 1)
-        self.count = scales.blocks
-        self.blocks = nn.ModuleList(
-            ResidualBlock(width, scales.dropout) for width in widths for _ in range(scales.blocks)
-        )
+        count = self.count = scales.blocks
+        self.blocks = nn.ModuleList(ResidualBlock(w, scales.dropout) for w in widths for _ in range(count))
         self.down = nn.ModuleList(WeightNormConv2d(*pair, stride=2) for pair in pairwise(widths))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -223,7 +220,7 @@ class UnetDecoder(nn.Module):
 
     From the coarsest map up; every residual block takes the map of its twin in the shape branch as a skip.
     The coarse latent map is merged in at the bottleneck, the fine one at the next scale, each after half of
-    the scale's blocks; above, the latents are in what comes from below.
+    the scale's blocks.
 
     Args:
         channels: of the image.
@@ -245,13 +242,9 @@ class UnetDecoder(nn.Module):
         self.sizes = [c * h * w for c, h, w in self.latent_shapes]
         widths = scales.widths[::-1]
         self.start = WeightNormConv2d(widths[0], widths[0], 1)
-        self.count = scales.blocks
-        self.blocks = nn.ModuleList(
-            ResidualBlock(width, scales.dropout, width) for width in widths for _ in range(scales.blocks)
-        )
-        self.merges = nn.ModuleList(
-            WeightNormConv2d(width + latent_channels, width, 1) for width in widths[: len(self.sizes)]
-        )
+        count = self.count = scales.blocks
+        self.blocks = nn.ModuleList(ResidualBlock(w, scales.dropout, w) for w in widths for _ in range(count))
+        self.merges = nn.ModuleList(WeightNormConv2d(w + latent_channels, w, 1) for w in widths[:2])
         self.up = nn.ModuleList(SubpixelUp(*pair) for pair in pairwise(widths))
         self.end = WeightNormConv2d(widths[-1], check_count("channels", channels))
 

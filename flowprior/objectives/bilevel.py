@@ -24,9 +24,9 @@ class Bilevel(VariationalObjective):
 
     The loss is that of β = 1, but of the gradient that its KL sends back into q(z|x) only the part β passes;
     the prior gets all of it. β = 1 is the plain `ELBO`; β = 0 is GLF's stop-gradient (`LatentFlow` is this
-    objective on a point posterior), and then nothing is computed behind z. The posterior may have a density
-    or be a point mass, whose entropy is dropped. Where the prior sees what the model computes of a context
-    (the shape branch of a `VariationalUnet`), φ includes that, and β scales log p(z|c) in c as in z.
+    on a point posterior, whose entropy is dropped), and then nothing is computed behind z. Where the prior
+    sees what the model computes of a context (the shape branch of a `VariationalUnet`), φ includes that, and
+    β scales log p(z|c) in c as in z.
 
     Against over-regularization, as the paper's section 2.1 recounts:
       - annealing: `beta=LinearAnnealing(steps)`.
@@ -38,16 +38,15 @@ class Bilevel(VariationalObjective):
         It trains the decoder alone (and its view of a context), as its source found best (Zhu et al. 2017,
         Eq. 7 and section 4).
 
-    Logged beside the terms of `VariationalObjective`: "beta" if annealed, "latent_reconstruction" if asked
-    for. "loss" is reconstruction_weight · reconstruction + nll - β entropy, and what the options add.
+    Logged with those of `VariationalObjective`: "beta" if annealed, "latent_reconstruction" if asked for.
+    "loss" is reconstruction_weight · reconstruction + nll - β entropy, and what the options add.
 
     Args:
         model: with any posterior, and a prior with a density.
         beta: β in [0, 1], or a `LinearAnnealing`.
-        reconstruction_weight: of the reconstruction term, as for `ELBO`.
+        reconstruction_weight, latent_weight: of the reconstruction term, as for `ELBO`, and of the latent's.
         free_bits: λ, nats a subset.
         free_subsets: "latent", or "dimension" for N(0, I) and a factorized Gaussian posterior.
-        latent_weight: of the latent reconstruction.
 
     Raises:
         InputError: on a β outside [0, 1], a weight that is negative or not finite, or free bits that the

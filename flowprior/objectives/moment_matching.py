@@ -15,7 +15,7 @@ from flowprior.objectives.objective import (
     draw_like,
     entry,
     scale_gradient,
-    with_terms,
+    with_logs,
 )
 from flowprior.objectives.schedules import Beta, LinearAnnealing
 
@@ -24,18 +24,16 @@ class MomentMatching(ModelObjective):
     """loss = reconstruction_weight · E[-log p(x|z)] + weight · MMD²(q(z), p(z)), β of it for the encoder.
 
     The batch's z ~ q(z|x) are compared with as many draws of the prior (at the batch's contexts, if it is
-    conditional), which learns from all of the gradient of the discrepancy; of the encoder's, the part β
-    passes, as of that of a network for the context. β = 0 is GMMN + autoencoder, an
-    unregularized autoencoder whose codes an MLP learns to imitate (Li et al. 2015, section 4); with a fixed
-    prior and β = 1 it is WAE-MMD (Tolstikhin et al. 2018).
+    conditional), which learns from all of the discrepancy's gradient; the encoder, and a network for the
+    context, get the part β of it. β = 0 is GMMN + autoencoder, an unregularized autoencoder whose codes an
+    MLP learns to imitate (Li et al. 2015, section 4); with a fixed prior and β = 1 it is WAE-MMD (Tolstikhin
+    et al. 2018).
 
-    Codes that nothing regularizes have a scale of their own, to which the kernel must suit: distances are
-    measured in units of the root mean squared distance between two codes of the batch (without gradient),
-    and the kernel is the mean of those of widths `scale`. A batch should be large, as the discrepancy is
-    estimated from it.
+    Codes that nothing regularizes have a scale of their own: distances are in units of the root mean squared
+    distance between two codes of the batch (without gradient), and the kernel is the mean of those of widths
+    `scale`. A batch should be large, as the discrepancy is estimated from it.
 
-    Logged: "loss", "reconstruction", "mmd" (squared discrepancy, before the weight), if annealed "beta".
-
+    Logged: "loss", "reconstruction", "mmd" (squared, before the weight), if annealed "beta".
     Groups: "autoencoder", "prior" (if it has parameters).
 
     Args:
@@ -79,23 +77,17 @@ class MomentMatching(ModelObjective):
         z = model.encode(x, context).rsample()  # (N, *event)
         drawn = draw_like(z, model.prior, prior_context)
         unit = typical_distance(z.detach())
-        discrepancy = mmd(
-            scale_gradient(z, beta) / unit,
-            drawn / unit,
-            self.kernel,
-            scale=self.scale,
-            unbiased=self.unbiased,
-            block=self.block,
-        )
+        codes, drawn = scale_gradient(z, beta) / unit, drawn / unit
+        squared = mmd(codes, drawn, self.kernel, scale=self.scale, unbiased=self.unbiased, block=self.block)
         reconstruction = model.likelihood.nll(model.conditioned_output(z, condition), x).mean()
-        terms = {"reconstruction": reconstruction, "mmd": discrepancy} | self.beta.logged(step, discrepancy)
-        loss = self.reconstruction_weight * reconstruction + self.weight * discrepancy
-        return with_terms(loss, terms)
+        terms = {"reconstruction": reconstruction, "mmd": squared} | self.beta.logged(step, squared)
+        return with_logs(self.reconstruction_weight * reconstruction + self.weight * squared, terms)
 
 
 def typical_distance(z: Tensor) -> Tensor:
     """(2 Σ_j var_j)^½, the root mean squared distance of two independent rows of z (N, *event): a scalar.
 
+    >>> import torch
     >>> typical_distance(torch.tensor([[0.0], [2.0]]))
     tensor(2.)
     """

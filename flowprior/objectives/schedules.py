@@ -44,10 +44,7 @@ class LinearAnnealing:
 
 
 class Beta:
-    """β in [0, 1]: a constant, or annealed.
-
-    Raises:
-        InputError: if a value of it is not a number in [0, 1].
+    """β in [0, 1], which is checked: a constant, or annealed.
 
     >>> Beta(0.5).at(3), Beta(LinearAnnealing(steps=10)).at(3)
     (0.5, 0.3)
@@ -59,14 +56,9 @@ class Beta:
             check_number("beta", end, least=0, most=1, fix="0 for no pull on the encoder, 1 for all of it")
         self.value = value
 
-    @property
-    def annealed(self) -> bool:
-        """Whether it changes."""
-        return isinstance(self.value, LinearAnnealing)
-
     def logged(self, step: int, like: Tensor) -> dict[str, Tensor]:
         """{"beta": ...} if it changes, to be logged."""
-        return {"beta": like.new_tensor(self.at(step))} if self.annealed else {}
+        return {"beta": like.new_tensor(self.at(step))} if isinstance(self.value, LinearAnnealing) else {}
 
     def at(self, step: int) -> float:
         """β at an optimizer step."""
