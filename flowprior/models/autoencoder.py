@@ -66,10 +66,8 @@ class Autoencoder(nn.Module):
     ) -> None:
         super().__init__()
         if not isinstance(prior, Prior):
-            raise InputError(
-                f"`prior` (a {type(prior).__name__}) must be a Prior module, such as FlowPrior(20), "
-                "not a distribution."
-            )
+            kind = type(prior).__name__
+            raise InputError(f"`prior` (a {kind}) must be a Prior module, such as FlowPrior(20).")
         self.encoder, self.decoder, self.prior = encoder, decoder, prior
         self.posterior = DeterministicPosterior() if posterior is None else posterior
         self.likelihood = GaussianLikelihood() if likelihood is None else likelihood
@@ -134,9 +132,7 @@ class Autoencoder(nn.Module):
 
         Evaluation mode, no gradients, a chunk at a time; the codes come back on the device of `x`, whatever
         the model's. Images are floats in [0, 1]. A context comes as `x` does, whole or in the same batches.
-
-        Raises:
-            InputError: if `x` is empty, or not of a floating dtype, or the context has other rows.
+        Raises InputError if `x` is empty, or not of a floating dtype, or the context has other rows.
         """
         return self._over_chunks(x, context, batch_size, lambda q: (q.mean,))[0]
 
@@ -145,8 +141,7 @@ class Autoencoder(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """`codes`, and the posteriors' standard deviations (N, *event); None for point posteriors.
 
-        Raises:
-            InputError: as `codes`, and if the posterior is neither a point nor a factorized Gaussian.
+        Raises InputError as `codes`, and if the posterior is neither a point nor a factorized Gaussian.
         """
         if self.posterior.deterministic:
             return self.codes(x, context, batch_size), None

@@ -39,8 +39,7 @@ class VariationalUnet(Autoencoder):
         decoder: (z (N, D), maps) -> (N, *data) before the likelihood's activation, such as `UnetDecoder`.
         prior: of event shape (D,), unconditional, on the `context_features` of the two maps together, or on
             those (Cy, H, W) of y itself.
-        posterior: of unit variance by default, as published.
-        likelihood: L1 by default.
+        posterior, likelihood: by default of unit variance, as published, and L1.
 
     Raises:
         InputError: if the prior is for contexts of another size.

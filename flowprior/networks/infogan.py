@@ -20,10 +20,8 @@ BASE_CHANNELS, CHANNEL_CAP, HIDDEN = 64, 512, 1024
 
 
 def stage_channels(size: int, width: float) -> list[int]:
-    """Channels after each stride-2 stage: 64, 128, and for larger images doubling on to 512, times `width`.
-
-    Raises InputError if there is no InfoGAN network for images of `size` pixels.
-    """
+    """Channels after each stride-2 stage, 64, 128, ... up to 512, times `width`; raises InputError on a
+    `size` that there is no InfoGAN network for."""
     check_one_of("size", size, STAGES, "resize the images")
     return [scaled(min(BASE_CHANNELS * 2**stage, CHANNEL_CAP), width) for stage in range(STAGES[size])]
 

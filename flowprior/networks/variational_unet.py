@@ -101,10 +101,6 @@ class DownPath(nn.Module):
 class ShapeBranch(nn.Module):
     """The condition's maps: (N, context_channels, size, size) -> `blocks` maps a scale, finest to coarsest.
 
-    Args:
-        context_channels: of the condition, positive; 3 for a stick man.
-        scales: sides, widths and blocks.
-
     >>> branch = ShapeBranch(1, UnetScales(32, filters=4, max_filters=8, blocks=1))
     >>> [tuple(maps.shape[1:]) for maps in branch(torch.zeros(2, 1, 32, 32))]
     [(4, 32, 32), (8, 16, 16), (8, 8, 8), (8, 4, 4)]
@@ -195,10 +191,7 @@ class AppearanceEncoder(nn.Module):
         self.fine_read = WeightNormConv2d(fine, numbers)
 
     def forward(self, images: Tensor, context: Tensor) -> Tensor:
-        """(N, channels, size, size), (N, context_channels, size, size) -> (N, multiplier · D).
-
-        Raises InputError if an input has another shape, or the two differ in N.
-        """
+        """Images and condition -> (N, multiplier · D); raises InputError on other shapes, or two N."""
         check_input("images", images, self.data_shape)
         check_input("context", context, self.context_shape)
         check_rows("context", context, len(images), "images")

@@ -19,8 +19,8 @@ DEFAULT_FILE = "vgg19_normalised_relu3_1.pth"
 class VGGFeatures(nn.Module):
     """Feature maps of VGG at named ReLUs: images (N, 1 or 3, H, W) in [0, 1] -> list of (N, C_l, H_l, W_l).
 
-    Gray images are repeated to three channels. The weights are buffers outside the state dict: no optimizer
-    finds them, and checkpoints do not carry them. Three formats are read, always with `weights_only=True`:
+    Gray images are repeated to three channels. The weights are buffers outside the state dict: neither
+    optimizers nor checkpoints have them. Three formats are read, always with `weights_only=True`:
     the normalized VGG-19 up to relu3_1 (its first layer takes RGB in [0, 1]), and torchvision's `vgg16` and
     `vgg19` state dicts (ImageNet mean and standard deviation are applied here). Their distances differ.
 
@@ -60,10 +60,7 @@ class VGGFeatures(nn.Module):
         return functional.conv2d(images, self.get_buffer(f"{name}_weight"), self.get_buffer(f"{name}_bias"))
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(N, 1 or 3, H, W) in [0, 1] -> the maps at `stages`, in that order.
-
-        Raises InputError if the images have neither one nor three channels.
-        """
+        """(N, 1 or 3, H, W) in [0, 1] -> the maps at `stages`, in order; raises InputError on others."""
         if images.dim() != 4 or images.shape[1] not in (1, 3):
             raise InputError(
                 f"`images` has shape {tuple(images.shape)} but VGG reads (N, 1, H, W) or (N, 3, H, W)."

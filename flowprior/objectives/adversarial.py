@@ -55,9 +55,8 @@ class AdversarialAutoencoder(ModelObjective):
         beta: β in [0, 1], or a `LinearAnnealing`.
         critic: makes the critic of `features`, the entries of a latent: (N, features) -> logits (N, 1). By
             default that of A.2 and A.3, two layers of 1024 with ReLU.
-        gradient_penalty: weight of R1; 10 is usual.
+        gradient_penalty, reconstruction_weight: of R1, where 10 is usual, and of the reconstruction term.
         saturating: as printed, or not.
-        reconstruction_weight: of the reconstruction term.
 
     Raises:
         InputError: on a β outside [0, 1], a weight that is negative or not finite, a conditional model, or a
@@ -133,8 +132,7 @@ class AdversarialAutoencoder(ModelObjective):
         return with_logs(loss, terms)
 
     def _fool(self, z: Tensor, towards: int) -> Tensor:
-        """What makes the critic take z for class `towards`: log of the other class's probability, or minus
-        that of its own."""
+        """What makes the critic take z for `towards`: log of the other's probability, or minus its own's."""
         logits = self._logits(z) if towards else -self._logits(z)
         return -softplus(logits).mean() if self.saturating else softplus(-logits).mean()
 

@@ -30,10 +30,10 @@ class Bilevel(VariationalObjective):
 
     Against over-regularization, as the paper's section 2.1 recounts:
       - annealing: `beta=LinearAnnealing(steps)`.
-      - free bits: F has β Σ_s max(λ, KL_s) in place of β KL, with KL_s the batch's mean for a subset s of
-        the latent (Kingma et al. 2016, Eq. 15). A learned prior couples all of z, which is then the one
-        subset ("latent", at the price of a second evaluation of the prior, without gradient); N(0, I) can be
-        given its dimensions ("dimension"). f is as before: the prior learns below λ as well.
+      - free bits: F has β Σ_s max(λ, KL_s) in place of β KL, KL_s the batch's mean for a subset s of the
+        latent (Kingma et al. 2016, Eq. 15). A learned prior couples all of z, the one subset ("latent", at
+        the price of a second evaluation of the prior); N(0, I) can be given its dimensions ("dimension"). f
+        is as before: the prior learns below λ as well.
       - latent reconstruction: latent_weight · E_p(z) ‖z - mean of q(·|decode(z))‖₁, summed over the latent.
         It trains the decoder alone (and its view of a context), as its source found best (Zhu et al. 2017,
         Eq. 7 and section 4).

@@ -13,9 +13,9 @@ class ELBO(VariationalObjective):
 
     GLF Eq. 3 with a flow prior, Eq. 2 with N(0, I); dpVAE Eq. 1 and 5 with a decoupled one. The papers' β are
     on different terms, each with a name here:
-      - `reconstruction_weight` is the β of GLF (section 3.2; 1 to 400, Gaussian variance one): larger means
-        sharper reconstructions and a smaller posterior variance. Its "learnable β" is
-        `GaussianLikelihood(variance="learned")` at weight 1 (Dai & Wipf's γ).
+      - `reconstruction_weight` is the β of GLF (section 3.2; 1 to 400, variance one): larger means sharper
+        reconstructions, a smaller posterior variance. GLF's "learnable β" (Dai & Wipf's γ) is
+        `GaussianLikelihood(variance="learned")` at weight 1.
       - `kl_weight` is the β of β-VAE-H (Higgins et al. 2017): larger means a stronger pull to the prior.
         Only the ratio of the two weights moves the optimum.
       - Morrow & Chiu's β is neither: it weighs the gradient of the KL in the encoder alone, while the prior

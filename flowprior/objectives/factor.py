@@ -51,9 +51,8 @@ class FactorVAE(VariationalObjective):
 
     def parameter_groups(self, player: str) -> dict[str, list[nn.Parameter]]:
         """{"autoencoder": ..., "prior": ...} of "model", {"critic": ...} of "critic"."""
-        if player == "critic":
-            return {"critic": list(self.critic.parameters())}
-        return super().parameter_groups(player)
+        own = {"critic": list(self.critic.parameters())}
+        return own if player == "critic" else super().parameter_groups(player)
 
     def losses(self, player: str, batch: Batch, step: int) -> Terms:
         """The player's loss and its terms, from `batch["x"]` and, if conditional, `batch["context"]`."""

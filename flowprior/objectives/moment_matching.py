@@ -39,9 +39,8 @@ class MomentMatching(ModelObjective):
     Args:
         model: with any posterior, and a prior that draws with gradient, such as `ImplicitPrior`.
         beta: β in [0, 1], or a `LinearAnnealing`.
-        weight: of the discrepancy.
+        weight, reconstruction_weight: of the discrepancy and of the reconstruction term.
         kernel, scale, unbiased, block: as for `mmd`, but in the units above.
-        reconstruction_weight: of the reconstruction term.
 
     Raises:
         InputError: on a β outside [0, 1], a weight that is negative or not finite, an unknown kernel, or a
@@ -71,11 +70,9 @@ class MomentMatching(ModelObjective):
         model, x, beta = self.model, entry(batch, "x"), self.beta.at(step)
         context = context_of(model, batch)
         condition = model.condition(context)
-        prior_context = model.prior_context(condition)
-        if prior_context is not None:
-            prior_context = scale_gradient(prior_context, beta)
+        seen = model.prior_context(condition)
         z = model.encode(x, context).rsample()  # (N, *event)
-        drawn = draw_like(z, model.prior, prior_context)
+        drawn = draw_like(z, model.prior, None if seen is None else scale_gradient(seen, beta))
         unit = typical_distance(z.detach())
         codes, drawn = scale_gradient(z, beta) / unit, drawn / unit
         squared = mmd(codes, drawn, self.kernel, scale=self.scale, unbiased=self.unbiased, block=self.block)

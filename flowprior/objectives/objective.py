@@ -26,10 +26,7 @@ class Objective(nn.Module, ABC):
     def losses(self, player: str, batch: Batch, step: int) -> dict[str, Tensor]:
         """Named scalars, means over the batch of nats per example; "loss" is what the player minimizes.
 
-        Args:
-            player: one of `players`.
-            batch: tensors whose first dimension is the batch.
-            step: optimizer steps taken so far, for schedules.
+        The tensors of `batch` lead with its size; `step` counts the optimizer steps so far, for schedules.
         """
 
     def forward(self, player: str, batch: Batch, step: int) -> dict[str, Tensor]:
@@ -63,11 +60,8 @@ class ModelObjective(Objective):
         self.reconstruction_weight = check_number("reconstruction_weight", reconstruction_weight, least=0)
 
     def parameter_groups(self, player: str) -> dict[str, list[nn.Parameter]]:
-        """{"autoencoder": ..., "prior": ...}: the prior's parameters, and all others that learn.
-
-        A feature network inside a perceptual likelihood is in neither; a group without parameters is left
-        out (a `StandardNormal` has none).
-        """
+        """{"autoencoder": ..., "prior": ...}: the prior's parameters, and all others that learn, so none of a
+        perceptual likelihood's feature network; a group without parameters is left out."""
         self.check_player(player)
         prior, likelihood = list(self.model.prior.parameters()), self.model.likelihood
         apart = {id(parameter) for parameter in (*prior, *likelihood.parameters())}

@@ -12,9 +12,8 @@ class LinearAnnealing:
     """`start` up to step `after`, then linearly to `end` within `steps` optimizer steps, then `end`.
 
     Args:
-        steps: length of the ramp.
+        steps, after: length of the ramp, and the step at which it begins.
         start, end: the weights before and behind it, not negative.
-        after: the step at which it begins.
 
     Raises:
         InputError: on a weight that is negative or not finite, or a number of steps that does not fit.

@@ -104,9 +104,7 @@ def decompose(
 
 
 def stratified_weights(batch_size: int, dataset_size: int, legacy: bool = False) -> Tensor:
-    """The matrix W of minibatch stratified sampling, (B, B) float64; see `BetaTCVAE`.
-
-    Raises InputError if the batch has fewer than two examples, or more than the data set.
+    """The matrix W of `BetaTCVAE`, (B, B) float64; raises InputError unless 2 <= B <= `dataset_size`.
 
     >>> stratified_weights(3, 4) * 8
     tensor([[2., 2., 4.],
