@@ -1,31 +1,13 @@
 """Models: they encode, decode and own a prior."""
 
-from flowprior.models.autoencoder import Autoencoder
-from flowprior.models.likelihoods import (
-    BernoulliLikelihood,
-    GaussianLikelihood,
-    LaplaceLikelihood,
-    Likelihood,
-    PerceptualLikelihood,
-)
-from flowprior.models.posteriors import (
-    DeterministicPosterior,
-    GaussianPosterior,
-    Posterior,
-    UnitGaussianPosterior,
-)
-from flowprior.models.variational_unet import VariationalUnet
-
-__all__ = [
-    "Autoencoder",
-    "BernoulliLikelihood",
-    "DeterministicPosterior",
-    "GaussianLikelihood",
-    "GaussianPosterior",
-    "LaplaceLikelihood",
-    "Likelihood",
-    "PerceptualLikelihood",
-    "Posterior",
-    "UnitGaussianPosterior",
-    "VariationalUnet",
-]
+from flowprior.models.autoencoder import Autoencoder as Autoencoder
+from flowprior.models.likelihoods import BernoulliLikelihood as BernoulliLikelihood
+from flowprior.models.likelihoods import GaussianLikelihood as GaussianLikelihood
+from flowprior.models.likelihoods import LaplaceLikelihood as LaplaceLikelihood
+from flowprior.models.likelihoods import Likelihood as Likelihood
+from flowprior.models.likelihoods import PerceptualLikelihood as PerceptualLikelihood
+from flowprior.models.posteriors import DeterministicPosterior as DeterministicPosterior
+from flowprior.models.posteriors import GaussianPosterior as GaussianPosterior
+from flowprior.models.posteriors import Posterior as Posterior
+from flowprior.models.posteriors import UnitGaussianPosterior as UnitGaussianPosterior
+from flowprior.models.variational_unet import VariationalUnet as VariationalUnet

@@ -16,6 +16,8 @@ from flowprior.models.posteriors import DeterministicPosterior, Posterior, norma
 from flowprior.priors import Prior
 from flowprior.tensors import batch_shape_of, flat_rows, numel
 
+Rows = Tensor | Iterable[Tensor]  # of a data set, whole or in batches
+
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
@@ -64,10 +66,8 @@ class Autoencoder(nn.Module):
     ) -> None:
         super().__init__()
         if not isinstance(prior, Prior):
-            raise InputError(
-                f"`prior` (a {type(prior).__name__}) must be a Prior module, such as FlowPrior(20), "
-                "not a distribution."
-            )
+            kind = type(prior).__name__
+            raise InputError(f"`prior` (a {kind}) must be a Prior module, such as FlowPrior(20).")
         self.encoder, self.decoder, self.prior = encoder, decoder, prior
         self.posterior = DeterministicPosterior() if posterior is None else posterior
         self.likelihood = GaussianLikelihood() if likelihood is None else likelihood
@@ -85,8 +85,7 @@ class Autoencoder(nn.Module):
         return self.context_shape is not None
 
     def condition(self, context: Tensor | None) -> Any:
-        """What decoder and prior share of a context (*batch, *context_shape), to be computed once a batch:
-        here the context itself."""
+        """What decoder and prior share of a context (*batch, *context_shape), once a batch: here itself."""
         return context
 
     def prior_context(self, condition: Any) -> Tensor | None:
@@ -104,8 +103,7 @@ class Autoencoder(nn.Module):
         return output.reshape(*batch_shape, *output.shape[1:])
 
     def initialize(self, batch: Mapping[str, Tensor]) -> None:
-        """The data-dependent start of the networks from examples, "x" (N, *data) and, if conditional,
-        "context": here they have none, and nothing happens."""
+        """The data-dependent start of networks from "x" (N, *data) and a conditional "context": here none."""
 
     # What follows from it.
 
@@ -114,19 +112,11 @@ class Autoencoder(nn.Module):
         return self.posterior(self.encoder(*self.encoder_inputs(x, context)), self.prior.event_shape)
 
     def decoder_output(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        """What the likelihood reads: z (*batch, *event) -> (*batch, *data).
-
-        Raises:
-            InputError: if `z` does not end in the prior's event shape.
-        """
+        """What the likelihood reads: z (*batch, *event) -> (*batch, *data); raises InputError on other z."""
         return self.conditioned_output(z, self.condition(context))
 
     def decode(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        """Mean of p(x|z) or p(x|z, context): z (*batch, *event) -> (*batch, *data); gradients flow.
-
-        Raises:
-            InputError: if `z` does not end in the prior's event shape.
-        """
+        """Mean of p(x|z) or p(x|z, context), with gradients; shapes and errors as `decoder_output`."""
         return self.likelihood.mean(self.decoder_output(z, context))
 
     def reconstruction_nll(self, x: Tensor, z: Tensor, context: Tensor | None = None) -> Tensor:
@@ -137,33 +127,21 @@ class Autoencoder(nn.Module):
         """x through the posterior's mean and back: (N, *data) -> (N, *data), in the mode the model is in."""
         return self.decode(self.encode(x, context).mean, context)
 
-    def codes(
-        self,
-        x: Tensor | Iterable[Tensor],
-        context: Tensor | Iterable[Tensor] | None = None,
-        batch_size: int = 512,
-    ) -> Tensor:
+    def codes(self, x: Rows, context: Rows | None = None, batch_size: int = 512) -> Tensor:
         """The posterior means of a whole data set: x (N, *data), or batches of it -> (N, *event).
 
-        Evaluation mode, no gradients, a chunk at a time: `x` may be on another device than the model, and the
-        codes come back on the device of `x`. Images are floats in [0, 1]. A context comes as `x` does, whole
-        or in the same batches.
-
-        Raises:
-            InputError: if `x` is empty, or not of a floating dtype, or the context has other rows.
+        Evaluation mode, no gradients, a chunk at a time; the codes come back on the device of `x`, whatever
+        the model's. Images are floats in [0, 1]. A context comes as `x` does, whole or in the same batches.
+        Raises InputError if `x` is empty, or not of a floating dtype, or the context has other rows.
         """
         return self._over_chunks(x, context, batch_size, lambda q: (q.mean,))[0]
 
     def code_distributions(
-        self,
-        x: Tensor | Iterable[Tensor],
-        context: Tensor | Iterable[Tensor] | None = None,
-        batch_size: int = 512,
+        self, x: Rows, context: Rows | None = None, batch_size: int = 512
     ) -> tuple[Tensor, Tensor | None]:
         """`codes`, and the posteriors' standard deviations (N, *event); None for point posteriors.
 
-        Raises:
-            InputError: as `codes`, and if the posterior is neither a point nor a factorized Gaussian.
+        Raises InputError as `codes`, and if the posterior is neither a point nor a factorized Gaussian.
         """
         if self.posterior.deterministic:
             return self.codes(x, context, batch_size), None
@@ -171,48 +149,37 @@ class Autoencoder(nn.Module):
         return mean, std
 
     def _over_chunks(
-        self,
-        x: Tensor | Iterable[Tensor],
-        context: Tensor | Iterable[Tensor] | None,
-        batch_size: int,
-        read: Callable[[Distribution], tuple[Tensor, ...]],
+        self, x: Rows, context: Rows | None, size: int, read: Callable[[Distribution], tuple[Tensor, ...]]
     ) -> list[Tensor]:
         """What `read` takes from the posteriors of a data set, each (N, *event)."""
         if context is not None and isinstance(x, Tensor) != isinstance(context, Tensor):
             raise InputError(
                 "`x` and `context` must come the same way: both as tensors, or both as batches of them."
             )
-        size = check_count("batch_size", batch_size)
+        size = check_count("batch_size", size)
         chunks = x.split(size) if isinstance(x, Tensor) else x
         contexts = context.split(size) if isinstance(context, Tensor) else context
         pairs = zip(chunks, contexts, strict=True) if contexts is not None else zip(chunks, repeat(None))
         with evaluating(self):
-            chunked = [
-                [part.to(pair[0].device) for part in read(self._chunk_posterior(*pair))]
-                for pair in pairs
-                if len(pair[0])
-            ]
+            posteriors = ((x.device, self._chunk_posterior(x, context)) for x, context in pairs if len(x))
+            chunked = [[part.to(device) for part in read(q)] for device, q in posteriors]
         if not chunked:
             raise InputError("`x` is empty: give at least one example to encode.")
         return [torch.cat(parts) for parts in zip(*chunked, strict=True)]
 
     def _chunk_posterior(self, chunk: Tensor, context: Tensor | None) -> Distribution:
         if not chunk.is_floating_point():
-            raise InputError(
-                f"`x` has dtype {chunk.dtype} but must be float, images in [0, 1]: use `x / 255`."
-            )
+            raise InputError(f"`x` has dtype {chunk.dtype} but must be float, images in [0, 1]: use x / 255.")
         context = None if context is None else context.to(self.device)
         return self.encode(chunk.to(self.device), context)
 
     def sample(self, n: int, context: Tensor | None = None, batch_size: int = 512) -> Tensor:
-        """n mean images of z from the prior, without gradients: (n, *batch, *data).
-
-        Evaluation mode; the decoder sees at most `batch_size` latents at a time.
+        """n mean images of z from the prior, without gradients and in evaluation mode: (n, *batch, *data).
 
         Args:
             n: draws, for each row of the context where there is one.
             context: (*batch, *context_shape) for a conditional model.
-            batch_size: latents a decoder call.
+            batch_size: latents a decoder call, at most.
 
         Raises:
             InputError: if a context is missing, not wanted or of another shape.
@@ -236,11 +203,7 @@ class Autoencoder(nn.Module):
         return self.likelihood.mean(torch.cat(outputs))
 
     def check_context(self, context: Tensor | None) -> Tensor:
-        """`context` (*batch, *context_shape).
-
-        Raises:
-            InputError: if it is missing or of another shape.
-        """
+        """`context` (*batch, *context_shape); raises InputError if it is missing or of another shape."""
         shape = self.context_shape or ()
         wanted = ", ".join(map(str, shape))
         if context is None:
@@ -248,12 +211,9 @@ class Autoencoder(nn.Module):
                 f"`context` is missing: this {type(self).__name__} is conditional and needs a tensor of "
                 f"shape (*batch, {wanted})."
             )
-        dims = context.dim() - len(shape)
         if context.dtype == torch.uint8:
-            raise InputError(
-                "`context` has dtype torch.uint8 but images are floats in [0, 1]: divide by 255."
-            )
-        if dims < 0 or context.shape[dims:] != shape:
+            raise InputError("`context` is of torch.uint8 but images are floats in [0, 1]: divide by 255.")
+        if context.shape[context.dim() - len(shape) :] != shape:
             raise InputError(
                 f"`context` has shape {tuple(context.shape)} but this {type(self).__name__} reads "
                 f"(*batch, {wanted}): give it the conditions that it was built for."

@@ -27,10 +27,7 @@ class Likelihood(nn.Module, ABC):
     def nll(self, output: Tensor, x: Tensor) -> Tensor:
         """-log p(x|z) in nats, constants included: output and x (N, *event) -> (N,).
 
-        Outputs in half precision are summed in the precision of `x`.
-
-        Raises:
-            InputError: if the shapes differ (broadcasting would hide it).
+        Outputs in half precision are summed in the precision of `x`. Raises InputError if the shapes differ.
         """
         if output.shape != x.shape:
             raise InputError(
@@ -73,9 +70,8 @@ class LocatedLikelihood(Likelihood):
 class GaussianLikelihood(LocatedLikelihood):
     """p(x|z) = N(a(output), v·I): nll = ‖x - a(output)‖² / 2v + (n/2) log 2πv over the n entries of x.
 
-    `variance=1.0` is the usual squared error (GLF, section 3.2, where β = 1/v). `variance="learned"` makes
-    log v one trained scalar that starts at zero: Dai & Wipf's γ² = v, and GLF's "learnable β" = 1/v.
-    Arguments and errors are those of `LocatedLikelihood`.
+    `variance=1.0` is the usual squared error. `variance="learned"` makes log v one trained scalar that starts
+    at zero: Dai & Wipf's γ² = v, and GLF's "learnable β" = 1/v. Arguments, errors: `LocatedLikelihood`.
 
     Source: Dai & Wipf 2019, section 4 (learned γ); GLF, section 3.2.
 
@@ -104,7 +100,7 @@ class LaplaceLikelihood(LocatedLikelihood):
     """p(x|z) = Laplace(a(output), b) per entry: nll = Σ |x - a(output)| / b + n log 2b over n entries of x.
 
     The L1 loss of image-to-image translation, with its constant. `scale="learned"` makes log b one trained
-    scalar that starts at zero; at its optimum b is the mean absolute error. Arguments and errors are those of
+    scalar that starts at zero, with the mean absolute error as optimum of b. Arguments, errors:
     `LocatedLikelihood`.
 
     >>> LaplaceLikelihood(activation="identity").nll(torch.zeros(1, 2), torch.ones(1, 2))
@@ -149,10 +145,9 @@ class BernoulliLikelihood(Likelihood):
 class PerceptualLikelihood(Likelihood):
     """Pixels plus network features: nll = pixel nll + weight · n · Σ_l mean|φ_l(x) - φ_l(x̂)|.
 
-    x̂ is the mean image, φ_l the feature maps, n the entries of x. The pixel term is a sum over n entries
-    where the published losses take means, so the feature means times n keep the ratio of the two terms. The
-    second term is not normalized: the sum is a negative log-likelihood up to a constant. At weight 1 it is by
-    far the larger one, as in the published losses.
+    x̂ is the mean image, φ_l the feature maps, n the entries of x: the pixels are summed where the published
+    losses take means, so the feature means times n keep the ratio of the terms. The second is not normalized:
+    the sum is an nll up to a constant. At weight 1 it is by far the larger, as in the published losses.
 
     Args:
         pixel: the likelihood of the pixels.

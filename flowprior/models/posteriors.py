@@ -17,11 +17,11 @@ MIN_STD = 1e-6  # Dai & Wipf: σ = softplus + 1e-6
 class Posterior(nn.Module, ABC):
     """The contract: how many numbers the encoder must give, and which distribution they make.
 
-    Subclasses give `multiplier`, the encoder's numbers per latent dimension, and `_distribution`.
+    Subclasses must implement `_distribution`.
     """
 
-    multiplier: int
-    deterministic: bool
+    multiplier: int = 1  # the encoder's numbers per latent dimension
+    deterministic: bool = False  # whether q(z|x) is a point
 
     def out_features(self, features: int | Sequence[int]) -> int:
         """The encoder outputs that a latent of `features` (an int or an event shape) needs.
@@ -35,10 +35,7 @@ class Posterior(nn.Module, ABC):
         """Encoder output (N, out_features) -> distribution of batch shape (N,) and event shape `event_shape`.
 
         Without `event_shape` the event is the vector (out_features / multiplier,). Numbers in half precision
-        are read as float32.
-
-        Raises:
-            InputError: if `h` is not (N, out_features) of that event shape.
+        are read as float32. Raises InputError if `h` is not (N, out_features) of that event shape.
         """
         expected = None if event_shape is None else self.out_features(event_shape)
         if h.dim() != 2 or h.shape[1] % self.multiplier or (expected is not None and h.shape[1] != expected):
@@ -54,8 +51,8 @@ class Posterior(nn.Module, ABC):
 
     @abstractmethod
     def _distribution(self, parts: list[Tensor]) -> Distribution:
-        """`multiplier` tensors (N, *event) -> the distribution. Arguments are not validated here:
-        a NaN must reach the loss, where the loop names step and term."""
+        """`multiplier` tensors (N, *event) -> the distribution, which lets NaN through to the loss, where the
+        loop names step and term."""
 
 
 class DeterministicPosterior(Posterior):
@@ -65,7 +62,6 @@ class DeterministicPosterior(Posterior):
     torch.Size([3, 20])
     """
 
-    multiplier = 1
     deterministic = True
 
     def _distribution(self, parts: list[Tensor]) -> Distribution:
@@ -82,7 +78,6 @@ class GaussianPosterior(Posterior):
     """
 
     multiplier = 2
-    deterministic = False
 
     def _distribution(self, parts: list[Tensor]) -> Distribution:
         mean, raw = parts
@@ -96,9 +91,6 @@ class UnitGaussianPosterior(Posterior):
     tensor([1.])
     """
 
-    multiplier = 1
-    deterministic = False
-
     def _distribution(self, parts: list[Tensor]) -> Distribution:
         return _gaussian(parts[0], torch.ones_like(parts[0]))
 
@@ -108,11 +100,7 @@ def _gaussian(mean: Tensor, std: Tensor) -> Distribution:
 
 
 def normal_moments(posterior: Distribution) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (N, *event) of a factorized Gaussian posterior.
-
-    Raises:
-        InputError: if it is another distribution.
-    """
+    """Mean and standard deviation (N, *event) of a factorized Gaussian; raises InputError on another one."""
     base = factorized(posterior)
     if not isinstance(base, Normal):
         raise InputError(

@@ -28,8 +28,7 @@ class VariationalUnet(Autoencoder):
 
     z is one flat vector: the coarse latent map (C, s, s), then the fine one (C, 2s, 2s). The decoder has the
     shape branch's maps of y as skips, and the prior sees those of the two latent scales, flattened, coarse
-    first. The published model has a Gaussian prior in its objective's KL; with a flow prior and
-    `Bilevel(beta=0)` it is that of Morrow & Chiu.
+    first. Published with a Gaussian prior; with a flow prior and `Bilevel(beta=0)` it is Morrow & Chiu's.
 
     A prior that learns from codes which nothing regularizes wants other maps than the decoder does: an
     `EmbeddedPrior` sees y itself, through a network of its own such as `ShapeEmbedding`.
@@ -40,8 +39,7 @@ class VariationalUnet(Autoencoder):
         decoder: (z (N, D), maps) -> (N, *data) before the likelihood's activation, such as `UnetDecoder`.
         prior: of event shape (D,), unconditional, on the `context_features` of the two maps together, or on
             those (Cy, H, W) of y itself.
-        posterior: of unit variance by default, as published.
-        likelihood: L1 by default.
+        posterior, likelihood: by default of unit variance, as published, and L1.
 
     Raises:
         InputError: if the prior is for contexts of another size.
@@ -61,13 +59,9 @@ class VariationalUnet(Autoencoder):
         posterior: Posterior | None = None,
         likelihood: Likelihood | None = None,
     ) -> None:
-        super().__init__(
-            encoder,
-            decoder,
-            prior,
-            posterior=UnitGaussianPosterior() if posterior is None else posterior,
-            likelihood=LaplaceLikelihood() if likelihood is None else likelihood,
-        )
+        posterior = UnitGaussianPosterior() if posterior is None else posterior
+        likelihood = LaplaceLikelihood() if likelihood is None else likelihood
+        super().__init__(encoder, decoder, prior, posterior=posterior, likelihood=likelihood)
         self.shape = shape
         features = sum(numel(maps) for maps in shape.scales.context_shapes)
         if prior.context_features not in (None, features, shape.context_shape):
@@ -84,19 +78,14 @@ class VariationalUnet(Autoencoder):
         return self.shape.context_shape
 
     def condition(self, context: Tensor | None) -> Condition:
-        """y (*batch, Cy, H, W) and the shape branch's maps of it.
-
-        Raises:
-            InputError: if the context is missing or of another shape.
-        """
+        """y (*batch, Cy, H, W) and the shape branch's maps of it; raises InputError as `check_context`."""
         context = self.check_context(context)
         rows, batch_shape = flat_rows(context, 3)
         maps = tuple(each.reshape(*batch_shape, *each.shape[1:]) for each in self.shape(rows))
         return Condition(context, maps)
 
     def prior_context(self, condition: Condition) -> Tensor | None:
-        """The maps at the two latent scales, (*batch, context_features), or y (*batch, Cy, H, W), as the
-        prior was built; None for an unconditional one."""
+        """The maps at the latent scales (*batch, context_features), or y, or None, as the prior was built."""
         if self.prior.context_features is None:
             return None
         if self.prior.context_shape == self.context_shape:
@@ -104,11 +93,7 @@ class VariationalUnet(Autoencoder):
         return self.shape.latent_context(condition.maps)
 
     def encoder_inputs(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, ...]:
-        """x and y.
-
-        Raises:
-            InputError: if the context is missing or of another shape.
-        """
+        """x and y; raises InputError as `check_context`."""
         return (x, self.check_context(context))
 
     def conditioned_output(self, z: Tensor, condition: Condition) -> Tensor:
@@ -122,8 +107,7 @@ class VariationalUnet(Autoencoder):
     def initialize(self, batch: Mapping[str, Tensor]) -> None:
         """Start the weight-normalized convolutions from examples, once: a trained model stays as it is.
 
-        Args:
-            batch: "x" (N, *data) and "context" (N, Cy, H, W), floats; published: the first four batches.
+        "x" (N, *data) and "context" (N, Cy, H, W) are floats; published: the first four batches.
 
         Source: Salimans & Kingma 2016, section 3.
         """

@@ -1,12 +1,11 @@
 """Critics: they tell two kinds of latents apart."""
 
 from collections.abc import Sequence
-from itertools import pairwise
+from functools import partial
 
 from torch import nn
 
-from flowprior.checks import check_count
-from flowprior.networks.layers import Stack
+from flowprior.networks.layers import Stack, dense
 
 
 class LatentCritic(Stack):
@@ -27,9 +26,5 @@ class LatentCritic(Stack):
     """
 
     def __init__(self, features: int, hidden: Sequence[int] = (1000, 1000, 1000, 1000, 1000)) -> None:
-        widths = [check_count("features", features), *(check_count("hidden", width) for width in hidden)]
-        layers: list[nn.Module] = []
-        for width, following in pairwise(widths):
-            layers += [nn.Linear(width, following), nn.LeakyReLU(0.2)]
-        layers.append(nn.Linear(widths[-1], 2))
+        layers = dense("features", features, hidden, 2, partial(nn.LeakyReLU, 0.2))
         super().__init__("latents", (features,), layers, initialize=None)

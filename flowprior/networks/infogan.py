@@ -20,11 +20,8 @@ BASE_CHANNELS, CHANNEL_CAP, HIDDEN = 64, 512, 1024
 
 
 def stage_channels(size: int, width: float) -> list[int]:
-    """Channels after each stride-2 stage: 64, 128, and for larger images doubling on to 512, times `width`.
-
-    Raises:
-        InputError: if there is no InfoGAN network for images of `size` pixels.
-    """
+    """Channels after each stride-2 stage, 64, 128, ... up to 512, times `width`; raises InputError on a
+    `size` that there is no InfoGAN network for."""
     check_one_of("size", size, STAGES, "resize the images")
     return [scaled(min(BASE_CHANNELS * 2**stage, CHANNEL_CAP), width) for stage in range(STAGES[size])]
 
@@ -65,21 +62,16 @@ class InfoGANEncoder(Stack):
         hidden, side = scaled(HIDDEN, width), size // 2 ** len(stages)
         first = nn.Conv2d(check_count("channels", channels), stages[0], 4, stride=2, padding=1)
         layers: list[nn.Module] = [first, nn.LeakyReLU(0.2)]
-        for before, after in pairwise(stages):
-            convolution = nn.Conv2d(before, after, 4, stride=2, padding=1, bias=False)
-            layers += normalized(convolution, after, nn.LeakyReLU(0.2), momentum)
-        layers += [
-            nn.Flatten(),
-            *normalized(
-                nn.Linear(stages[-1] * side**2, hidden, bias=False), hidden, nn.LeakyReLU(0.2), momentum
-            ),
-            nn.Linear(hidden, check_count("out_features", out_features)),
-        ]
+        for pair in pairwise(stages):
+            convolution = nn.Conv2d(*pair, 4, stride=2, padding=1, bias=False)
+            layers += normalized(convolution, nn.LeakyReLU(0.2), momentum)
+        flat = nn.Linear(stages[-1] * side**2, hidden, bias=False)
+        layers += [nn.Flatten(), *normalized(flat, nn.LeakyReLU(0.2), momentum)]
+        layers.append(nn.Linear(hidden, check_count("out_features", out_features)))
         super().__init__("images", (channels, size, size), layers)
-        if spectral_norm:
-            for layer in self.layers:
-                if isinstance(layer, nn.Conv2d | nn.Linear):
-                    spectrally_normalized(layer)
+        for layer in self.layers:
+            if spectral_norm and isinstance(layer, nn.Conv2d | nn.Linear):
+                spectrally_normalized(layer)
 
 
 class InfoGANDecoder(Stack):
@@ -87,10 +79,7 @@ class InfoGANDecoder(Stack):
 
     Args:
         in_features: latent dimensions D.
-        channels, size, width, momentum: as for `InfoGANEncoder`.
-
-    Raises:
-        InputError: on a size there is no network for, or a count or width that is not positive.
+        channels, size, width, momentum: as for `InfoGANEncoder`, as are the errors.
 
     >>> import torch
     >>> InfoGANDecoder(64, 3, 32, width=0.25)(torch.zeros(2, 64)).shape
@@ -102,16 +91,15 @@ class InfoGANDecoder(Stack):
     ) -> None:
         stages = stage_channels(size, width)[::-1]
         hidden, side = scaled(HIDDEN, width), size // 2 ** len(stages)
-        entries = stages[0] * side**2
         first = nn.Linear(check_count("in_features", in_features), hidden, bias=False)
         layers = [
-            *normalized(first, hidden, nn.ReLU(), momentum),
-            *normalized(nn.Linear(hidden, entries, bias=False), entries, nn.ReLU(), momentum),
+            *normalized(first, nn.ReLU(), momentum),
+            *normalized(nn.Linear(hidden, stages[0] * side**2, bias=False), nn.ReLU(), momentum),
             nn.Unflatten(1, (stages[0], side, side)),
         ]
-        for before, after in pairwise(stages):
-            deconvolution = nn.ConvTranspose2d(before, after, 4, stride=2, padding=1, bias=False)
-            layers += normalized(deconvolution, after, nn.ReLU(), momentum)
-        check_count("channels", channels)
+        for pair in pairwise(stages):
+            deconvolution = nn.ConvTranspose2d(*pair, 4, stride=2, padding=1, bias=False)
+            layers += normalized(deconvolution, nn.ReLU(), momentum)
+        channels = check_count("channels", channels)
         layers.append(nn.ConvTranspose2d(stages[-1], channels, 4, stride=2, padding=1))
         super().__init__("latents", (in_features,), layers)

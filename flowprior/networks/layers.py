@@ -1,11 +1,12 @@
 """What the networks share: a stack of layers with a check of its input, widths and the first weights."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import pairwise
 
 from torch import Tensor, nn
 
-from flowprior.checks import check_number, check_one_of
+from flowprior.checks import check_count, check_number, check_one_of
 from flowprior.errors import InputError
 
 SIZES = (32, 64, 128, 256)  # pixels a side that the deeper networks are built for
@@ -16,8 +17,7 @@ class Stack(nn.Module):
     """Layers one after the other, for inputs of one shape.
 
     Args:
-        name: of the input, for errors.
-        input_shape: of one input.
+        name, input_shape: of one input; the name is for errors.
         layers: in their order.
         initialize: sets a weight tensor in place; biases start at zero. None leaves torch's first weights.
     """
@@ -39,37 +39,35 @@ class Stack(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """(N, *input_shape) -> what the class says.
-
-        Raises:
-            InputError: if the input has another shape.
-        """
+        """(N, *input_shape) -> what the class says; raises InputError on another shape."""
         return self.layers(check_input(self.name, inputs, self.input_shape))
 
 
+def dense(
+    name: str, features: int, hidden: Sequence[int], out_features: int, activation: Callable[[], nn.Module]
+) -> list[nn.Module]:
+    """Linear layers from `features`, called `name` in errors, with activations between them."""
+    widths = [check_count(name, features), *(check_count("hidden", width) for width in hidden)]
+    layers = [layer for pair in pairwise(widths) for layer in (nn.Linear(*pair), activation())]
+    return [*layers, nn.Linear(widths[-1], out_features)]
+
+
 def normalized(
-    layer: nn.Module, channels: int, activation: nn.Module, momentum: float = 0.1
+    layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d, activation: nn.Module, momentum: float = 0.1
 ) -> list[nn.Module]:
     """A layer, which should carry no bias as the norm would remove it, batch normalization, an activation."""
-    norm = nn.BatchNorm1d if isinstance(layer, nn.Linear) else nn.BatchNorm2d
-    return [layer, norm(channels, momentum=momentum), activation]
+    if isinstance(layer, nn.Linear):
+        return [layer, nn.BatchNorm1d(layer.out_features, momentum=momentum), activation]
+    return [layer, nn.BatchNorm2d(layer.out_channels, momentum=momentum), activation]
 
 
 def check_size(size: int) -> int:
-    """`size`, one of `SIZES`.
-
-    Raises:
-        InputError: if it is anything else.
-    """
+    """`size`; raises InputError unless it is one of `SIZES`."""
     return check_one_of("size", size, SIZES, "resize or pad the images")
 
 
 def check_input(name: str, value: Tensor, event_shape: tuple[int, ...]) -> Tensor:
-    """`value` (N, *event_shape).
-
-    Raises:
-        InputError: if it has another shape.
-    """
+    """`value` (N, *event_shape); raises InputError on another shape."""
     if value.shape[1:] != event_shape:
         expected = ", ".join(map(str, event_shape))
         raise InputError(
@@ -80,9 +78,5 @@ def check_input(name: str, value: Tensor, event_shape: tuple[int, ...]) -> Tenso
 
 
 def scaled(count: int, width: float) -> int:
-    """`count` channels or units times the width multiplier: `scaled(64, 0.25)` is 16, and never below 1.
-
-    Raises:
-        InputError: if `width` is not a positive number.
-    """
+    """`count` units times a positive width multiplier, never below 1: `scaled(64, 0.25)` is 16."""
     return max(1, round(count * check_number("width", width, above=0, fix="1.0 is the paper's size")))

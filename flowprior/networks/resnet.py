@@ -1,16 +1,15 @@
 """The residual autoencoder of Dai & Wipf's public code, on which Morrow & Chiu measure disentanglement.
 
-Block: twice (BN, ReLU, conv 3x3), plus a conv 3x3 as shortcut. Encoder: conv 3x3, then `scales` blocks with
-a stride-2 conv 3x3 between them that doubles the channels, mean over the pixels, a fully connected block of
-512 (twice ReLU, FC; plus an FC as shortcut), FC out. Decoder: FC to 2x2, then for each doubling of the side a
-stride-2 deconv 3x3 and a block, conv 3x3; the sigmoid belongs to the likelihood. Channels go from
-`base_channels` at full size up by doublings, in the decoder to 1024 at most. Glorot uniform weights and zero
-biases, the defaults of the published code.
+Encoder: conv 3x3, then `scales` residual blocks with a stride-2 conv 3x3 between them that doubles the
+channels, mean over the pixels, a fully connected block of 512, FC out. Decoder: FC to 2x2, then for each
+doubling of the side a stride-2 deconv 3x3 and a block, conv 3x3; the sigmoid belongs to the likelihood.
+Glorot uniform weights and zero biases, the defaults of the published code.
 
 Sources: Dai & Wipf 2019, and the network "Resnet" of its code with the README's --num-scale 4 --base-dim 32
 (latent 128, Adam 1e-4 halved every 40 of 100 epochs); Morrow & Chiu, appendix B (depth 4).
 """
 
+from functools import partial
 from itertools import pairwise
 
 from torch import Tensor, nn
@@ -57,18 +56,12 @@ class ResNetEncoder(Stack):
         first, hidden = check_count("base_channels", base_channels), scaled(HIDDEN, width)
         check_count("scales", scales, most=size.bit_length() - 1, fix="each halves the side")
         widths = [scaled(first * 2**scale, width) for scale in range(scales)]
-        layers: list[nn.Module] = [
-            nn.Conv2d(check_count("channels", channels), widths[0], 3, padding=1),
-            ResidualBlock(widths[0], momentum),
-        ]
+        start = nn.Conv2d(check_count("channels", channels), widths[0], 3, padding=1)
+        layers: list[nn.Module] = [start, ResidualBlock(widths[0], momentum)]
         for before, after in pairwise(widths):
             layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), ResidualBlock(after, momentum)]
-        layers += [
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-            DenseBlock(widths[-1], hidden),
-            nn.Linear(hidden, check_count("out_features", out_features)),
-        ]
+        layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), DenseBlock(widths[-1], hidden)]
+        layers.append(nn.Linear(hidden, check_count("out_features", out_features)))
         super().__init__("images", (channels, size, size), layers, nn.init.xavier_uniform_)
 
 
@@ -78,10 +71,7 @@ class ResNetDecoder(Stack):
     Args:
         in_features: latent dimensions D.
         base_channels: at full size, doubled towards 2x2 up to 1024.
-        channels, size, width, momentum: as for `ResNetEncoder`.
-
-    Raises:
-        InputError: on a size there is no network for, or a count or width that is not positive.
+        channels, size, width, momentum: as for `ResNetEncoder`, as are the errors.
 
     >>> import torch
     >>> ResNetDecoder(128, 3, 32, width=0.125)(torch.zeros(2, 128)).shape
@@ -100,18 +90,12 @@ class ResNetDecoder(Stack):
     ) -> None:
         doublings = check_size(size).bit_length() - DECODER_SIDE.bit_length()
         first = check_count("base_channels", base_channels)
-        widths = [
-            scaled(min(first * 2**scale, CHANNEL_CAP), width) for scale in reversed(range(doublings + 1))
-        ]
-        layers: list[nn.Module] = [
-            nn.Linear(check_count("in_features", in_features), widths[0] * DECODER_SIDE**2),
-            nn.Unflatten(1, (widths[0], DECODER_SIDE, DECODER_SIDE)),
-        ]
+        widths = [scaled(min(first * 2**scale, CHANNEL_CAP), width) for scale in range(doublings, -1, -1)]
+        start = nn.Linear(check_count("in_features", in_features), widths[0] * DECODER_SIDE**2)
+        layers: list[nn.Module] = [start, nn.Unflatten(1, (widths[0], DECODER_SIDE, DECODER_SIDE))]
         for before, after in pairwise(widths):
-            layers += [
-                nn.ConvTranspose2d(before, after, 3, stride=2, padding=1, output_padding=1),
-                ResidualBlock(after, momentum),
-            ]
+            up = nn.ConvTranspose2d(before, after, 3, stride=2, padding=1, output_padding=1)
+            layers += [up, ResidualBlock(after, momentum)]
         layers.append(nn.Conv2d(widths[-1], check_count("channels", channels), 3, padding=1))
         super().__init__("latents", (in_features,), layers, nn.init.xavier_uniform_)
 
@@ -121,29 +105,23 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels: int, momentum: float) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        for _ in range(2):
-            layers += [
-                nn.BatchNorm2d(channels, momentum=momentum),
-                nn.ReLU(),
-                nn.Conv2d(channels, channels, 3, padding=1),
-            ]
-        self.layers = nn.Sequential(*layers)
-        self.shortcut = nn.Conv2d(channels, channels, 3, padding=1)
+        convolution = partial(nn.Conv2d, channels, channels, 3, padding=1)
+        norm = partial(nn.BatchNorm2d, channels, momentum=momentum)
+        self.layers = nn.Sequential(norm(), nn.ReLU(), convolution(), norm(), nn.ReLU(), convolution())
+        self.shortcut = convolution()
 
     def forward(self, maps: Tensor) -> Tensor:
         return self.layers(maps) + self.shortcut(maps)
 
 
 class DenseBlock(nn.Module):
-    """Twice ReLU, FC, plus an FC of the input: (N, in_features) -> (N, out_features)."""
+    """Twice ReLU, FC, plus an FC of the input: (N, features) -> (N, hidden)."""
 
-    def __init__(self, in_features: int, out_features: int) -> None:
+    def __init__(self, features: int, hidden: int) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.ReLU(), nn.Linear(in_features, out_features), nn.ReLU(), nn.Linear(out_features, out_features)
-        )
-        self.shortcut = nn.Linear(in_features, out_features)
+        first, second = nn.Linear(features, hidden), nn.Linear(hidden, hidden)
+        self.layers = nn.Sequential(nn.ReLU(), first, nn.ReLU(), second)
+        self.shortcut = nn.Linear(features, hidden)
 
     def forward(self, vectors: Tensor) -> Tensor:
         return self.layers(vectors) + self.shortcut(vectors)

@@ -29,11 +29,9 @@ class SmallEncoder(Stack):
         layers = [
             nn.Conv2d(check_count("channels", channels), first, 3, padding=1),
             nn.LeakyReLU(0.2),
-            *normalized(
-                nn.Conv2d(first, second, 4, stride=2, padding=1, bias=False), second, nn.LeakyReLU(0.2)
-            ),
+            *normalized(nn.Conv2d(first, second, 4, stride=2, padding=1, bias=False), nn.LeakyReLU(0.2)),
             nn.Flatten(),
-            *normalized(nn.Linear(second * 16, hidden, bias=False), hidden, nn.LeakyReLU(0.2)),
+            *normalized(nn.Linear(second * 16, hidden, bias=False), nn.LeakyReLU(0.2)),
             nn.Linear(hidden, check_count("out_features", out_features)),
         ]
         super().__init__("images", (channels, 8, 8), layers)
@@ -44,10 +42,7 @@ class SmallDecoder(Stack):
 
     Args:
         in_features: latent dimensions D.
-        channels, width: as for `SmallEncoder`.
-
-    Raises:
-        InputError: on a count or width that is not positive.
+        channels, width: as for `SmallEncoder`, as are the errors.
 
     >>> import torch
     >>> SmallDecoder(8, 1)(torch.zeros(2, 8)).shape
@@ -56,14 +51,11 @@ class SmallDecoder(Stack):
 
     def __init__(self, in_features: int, channels: int, *, width: float = 1.0) -> None:
         first, second, hidden = (scaled(count, width) for count in (*CHANNELS, HIDDEN))
-        check_count("in_features", in_features)
         layers = [
-            *normalized(nn.Linear(in_features, hidden, bias=False), hidden, nn.ReLU()),
-            *normalized(nn.Linear(hidden, second * 16, bias=False), second * 16, nn.ReLU()),
+            *normalized(nn.Linear(check_count("in_features", in_features), hidden, bias=False), nn.ReLU()),
+            *normalized(nn.Linear(hidden, second * 16, bias=False), nn.ReLU()),
             nn.Unflatten(1, (second, 4, 4)),
-            *normalized(
-                nn.ConvTranspose2d(second, first, 4, stride=2, padding=1, bias=False), first, nn.ReLU()
-            ),
+            *normalized(nn.ConvTranspose2d(second, first, 4, stride=2, padding=1, bias=False), nn.ReLU()),
             nn.Conv2d(first, check_count("channels", channels), 3, padding=1),
         ]
         super().__init__("latents", (in_features,), layers)

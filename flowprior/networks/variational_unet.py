@@ -1,8 +1,7 @@
 """The Variational U-net of Esser et al.: a U-net from shape to image, with appearance in two latent maps.
 
-Three networks of one layout (`UnetScales`) make it: the shape branch goes down over the condition, the
-appearance encoder goes down over image and condition and up to both latent scales, the decoder goes up from
-the shape branch's maps and takes a latent map in at each of the two coarsest scales.
+Three networks share a layout (`UnetScales`): the shape branch goes down over the condition, the appearance
+encoder down over image and condition and up to both latent scales, the decoder up from the shape's maps.
 
 Source: Esser, Sutter & Ommer 2018 (A Variational U-Net for Conditional Appearance and Shape Generation),
 section 3 and its public code.
@@ -85,10 +84,8 @@ class DownPath(nn.Module):
         super().__init__()
         widths = scales.widths
         self.start = WeightNormConv2d(in_channels, widths[0], 1)
-        self.count = scales.blocks
-        self.blocks = nn.ModuleList(
-            ResidualBlock(width, scales.dropout) for width in widths for _ in range(scales.blocks)
-        )
+        count = self.count = scales.blocks
+        self.blocks = nn.ModuleList(ResidualBlock(w, scales.dropout) for w in widths for _ in range(count))
         self.down = nn.ModuleList(WeightNormConv2d(*pair, stride=2) for pair in pairwise(widths))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -104,13 +101,6 @@ class DownPath(nn.Module):
 class ShapeBranch(nn.Module):
     """The condition's maps: (N, context_channels, size, size) -> `blocks` maps a scale, finest to coarsest.
 
-    Args:
-        context_channels: of the condition; 3 for a stick man.
-        scales: sides, widths and blocks.
-
-    Raises:
-        InputError: on a count that is not positive.
-
     >>> branch = ShapeBranch(1, UnetScales(32, filters=4, max_filters=8, blocks=1))
     >>> [tuple(maps.shape[1:]) for maps in branch(torch.zeros(2, 1, 32, 32))]
     [(4, 32, 32), (8, 16, 16), (8, 8, 8), (8, 4, 4)]
@@ -123,11 +113,7 @@ class ShapeBranch(nn.Module):
         self.path = DownPath(context_channels, scales)
 
     def forward(self, context: Tensor) -> tuple[Tensor, ...]:
-        """(N, context_channels, size, size) -> the maps.
-
-        Raises:
-            InputError: if the input has another shape.
-        """
+        """(N, context_channels, size, size) -> the maps; raises InputError on another shape."""
         return self.path(check_input("context", context, self.context_shape))
 
     def latent_maps(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -142,9 +128,6 @@ class ShapeBranch(nn.Module):
 class ShapeEmbedding(nn.Module):
     """A shape branch for a prior alone: (N, context_channels, size, size) -> its maps at the two latent
     scales as one vector, coarse first.
-
-    Args:
-        branch: the shape branch.
 
     >>> branch = ShapeBranch(1, UnetScales(32, filters=4, max_filters=8, blocks=1))
     >>> ShapeEmbedding(branch)(torch.zeros(2, 1, 32, 32)).shape  # 8 · 16 + 8 · 64
@@ -192,7 +175,7 @@ class AppearanceEncoder(nn.Module):
         multiplier: int = 1,
     ) -> None:
         super().__init__()
-        size, (fine, coarse) = scales.size, scales.widths[-2:]
+        size, dropout, (fine, coarse) = scales.size, scales.dropout, scales.widths[-2:]
         self.data_shape = (check_count("channels", channels), size, size)
         self.context_shape = (check_count("context_channels", context_channels), size, size)
         self.multiplier = check_count("multiplier", multiplier)
@@ -200,21 +183,15 @@ class AppearanceEncoder(nn.Module):
         self.count, reads = scales.blocks, max(1, scales.blocks // 2)  # blocks before a map is read
         self.path = DownPath(channels + context_channels, scales)
         self.start = WeightNormConv2d(coarse, coarse, 1)
-        self.coarse_blocks = nn.ModuleList(
-            ResidualBlock(coarse, scales.dropout, coarse) for _ in range(reads)
-        )
+        self.coarse_blocks = nn.ModuleList(ResidualBlock(coarse, dropout, coarse) for _ in range(reads))
         self.coarse_read = WeightNormConv2d(coarse, numbers)
-        self.feedback = ResidualBlock(coarse, scales.dropout, coarse + latent_channels)
+        self.feedback = ResidualBlock(coarse, dropout, coarse + latent_channels)
         self.up = SubpixelUp(coarse, fine)
-        self.fine_blocks = nn.ModuleList(ResidualBlock(fine, scales.dropout, fine) for _ in range(reads))
+        self.fine_blocks = nn.ModuleList(ResidualBlock(fine, dropout, fine) for _ in range(reads))
         self.fine_read = WeightNormConv2d(fine, numbers)
 
     def forward(self, images: Tensor, context: Tensor) -> Tensor:
-        """(N, channels, size, size), (N, context_channels, size, size) -> (N, multiplier · D).
-
-        Raises:
-            InputError: if an input has another shape, or the two differ in N.
-        """
+        """Images and condition -> (N, multiplier · D); raises InputError on other shapes, or two N."""
         check_input("images", images, self.data_shape)
         check_input("context", context, self.context_shape)
         check_rows("context", context, len(images), "images")
@@ -236,7 +213,7 @@ class UnetDecoder(nn.Module):
 
     From the coarsest map up; every residual block takes the map of its twin in the shape branch as a skip.
     The coarse latent map is merged in at the bottleneck, the fine one at the next scale, each after half of
-    the scale's blocks; above, the latents are in what comes from below.
+    the scale's blocks.
 
     Args:
         channels: of the image.
@@ -258,22 +235,14 @@ class UnetDecoder(nn.Module):
         self.sizes = [c * h * w for c, h, w in self.latent_shapes]
         widths = scales.widths[::-1]
         self.start = WeightNormConv2d(widths[0], widths[0], 1)
-        self.count = scales.blocks
-        self.blocks = nn.ModuleList(
-            ResidualBlock(width, scales.dropout, width) for width in widths for _ in range(scales.blocks)
-        )
-        self.merges = nn.ModuleList(
-            WeightNormConv2d(width + latent_channels, width, 1) for width in widths[: len(self.sizes)]
-        )
+        count = self.count = scales.blocks
+        self.blocks = nn.ModuleList(ResidualBlock(w, scales.dropout, w) for w in widths for _ in range(count))
+        self.merges = nn.ModuleList(WeightNormConv2d(w + latent_channels, w, 1) for w in widths[:2])
         self.up = nn.ModuleList(SubpixelUp(*pair) for pair in pairwise(widths))
         self.end = WeightNormConv2d(widths[-1], check_count("channels", channels))
 
     def forward(self, latents: Tensor, maps: Sequence[Tensor]) -> Tensor:
-        """(N, D), the shape branch's maps -> (N, channels, size, size).
-
-        Raises:
-            InputError: if the latents have another shape.
-        """
+        """(N, D), the shape branch's maps -> (N, channels, size, size); raises InputError on another D."""
         check_input("latents", latents, (sum(self.sizes),))
         parts = latents.split(self.sizes, 1)
         hidden = maps[-1]

@@ -35,26 +35,13 @@ class WeightNormConv2d(nn.Module):
         maps = maps.contiguous(memory_format=torch.channels_last)
         return functional.conv2d(maps, weight, self.bias, self.stride, self.padding)
 
-    @torch.no_grad()
-    def initialize(self, output: Tensor) -> Tensor:
-        """Gain and bias from what comes out on the first batches, (N, out, H, W), which is returned as it is
-        with them."""
-        variance, mean = torch.var_mean(output, (0, 2, 3), correction=0)
-        scale = torch.where(variance > LEAST_VARIANCE, variance.rsqrt(), 1.0)
-        self.gain.mul_(scale)
-        self.bias.sub_(mean).mul_(scale)
-        return (output - mean[:, None, None]) * scale[:, None, None]
-
 
 @contextmanager
 def starting_from_data(network: nn.Module) -> Iterator[None]:
     """Inside, every `WeightNormConv2d` of `network` that is run is initialized by what comes out, so that
     those behind it see its outputs as they will be."""
-    hooks = [
-        module.register_forward_hook(_start)
-        for module in network.modules()
-        if isinstance(module, WeightNormConv2d)
-    ]
+    convolutions = (module for module in network.modules() if isinstance(module, WeightNormConv2d))
+    hooks = [convolution.register_forward_hook(_start) for convolution in convolutions]
     try:
         yield
     finally:
@@ -62,8 +49,14 @@ def starting_from_data(network: nn.Module) -> Iterator[None]:
             hook.remove()
 
 
+@torch.no_grad()
 def _start(module: WeightNormConv2d, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-    return module.initialize(output)
+    """Gain and bias from what comes out on the first batches, (N, out, H, W), returned as it is with them."""
+    variance, mean = torch.var_mean(output, (0, 2, 3), correction=0)
+    scale = torch.where(variance > LEAST_VARIANCE, variance.rsqrt(), 1.0)
+    module.gain.mul_(scale)
+    module.bias.sub_(mean).mul_(scale)
+    return (output - mean[:, None, None]) * scale[:, None, None]
 
 
 class ResidualBlock(nn.Module):

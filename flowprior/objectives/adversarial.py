@@ -18,7 +18,7 @@ from flowprior.objectives.objective import (
     draw_like,
     entry,
     scale_gradient,
-    with_terms,
+    with_logs,
 )
 from flowprior.objectives.schedules import Beta, LinearAnnealing
 from flowprior.tensors import numel
@@ -35,9 +35,9 @@ class AdversarialAutoencoder(ModelObjective):
         prior   E[log D(z')]                                                     (Eq. 15)
         critic  -E[log D(z')] - E[log(1 - D(z))] + gradient_penalty · R1         (Eq. 16)
 
-    With a prior that has no parameters, such as `StandardNormal`, the player "prior" has nothing to do, and
-    this is Makhzani et al.'s AAE at β = 1. With an `ImplicitPrior` (any prior that draws with gradient will
-    do) and β = 0, the critic serves the prior alone: the Prior-AAE of the paper's earlier version.
+    With a prior without parameters, such as `StandardNormal`, the player "prior" has nothing to do, and this
+    is Makhzani et al.'s AAE at β = 1. With an `ImplicitPrior` (or another that draws with gradient) and
+    β = 0, the critic serves the prior alone: the Prior-AAE of the paper's earlier version.
 
     As printed, the losses of model and prior saturate: where the critic is sure of itself, their gradients
     vanish. `saturating=False` takes -β E[log D(z)] and -E[log(1 - D(z'))] instead, which have the same fixed
@@ -48,7 +48,6 @@ class AdversarialAutoencoder(ModelObjective):
 
     Logged: "reconstruction", "adversarial" (the term behind β) and, if annealed, "beta" of the model; of the
     critic "accuracy" (½ when prior and codes cannot be told apart) and, if asked for, "penalty".
-
     Groups: "autoencoder"; "prior" (if it has parameters); "critic".
 
     Args:
@@ -56,9 +55,8 @@ class AdversarialAutoencoder(ModelObjective):
         beta: β in [0, 1], or a `LinearAnnealing`.
         critic: makes the critic of `features`, the entries of a latent: (N, features) -> logits (N, 1). By
             default that of A.2 and A.3, two layers of 1024 with ReLU.
-        gradient_penalty: weight of R1; 10 is usual.
+        gradient_penalty, reconstruction_weight: of R1, where 10 is usual, and of the reconstruction term.
         saturating: as printed, or not.
-        reconstruction_weight: of the reconstruction term.
 
     Raises:
         InputError: on a β outside [0, 1], a weight that is negative or not finite, a conditional model, or a
@@ -113,7 +111,7 @@ class AdversarialAutoencoder(ModelObjective):
         adversarial = self._fool(scale_gradient(z, 1.0 if beta else 0.0), towards=1)
         terms = {"reconstruction": reconstruction, "adversarial": adversarial}
         loss = self.reconstruction_weight * reconstruction + beta * adversarial
-        return with_terms(loss, terms | self.beta.logged(step, reconstruction))
+        return with_logs(loss, terms | self.beta.logged(step, reconstruction))
 
     def _critic(self, x: Tensor) -> dict[str, Tensor]:
         with torch.no_grad():
@@ -131,11 +129,10 @@ class AdversarialAutoencoder(ModelObjective):
                 (slope,) = torch.autograd.grad(logits.sum(), data, create_graph=True)
                 terms["penalty"] = slope.flatten(1).square().sum(1).mean() / 2
                 loss = loss + self.gradient_penalty * terms["penalty"]
-        return with_terms(loss, terms)
+        return with_logs(loss, terms)
 
     def _fool(self, z: Tensor, towards: int) -> Tensor:
-        """What makes the critic take z for class `towards`: log of the other class's probability, or minus
-        that of its own."""
+        """What makes the critic take z for `towards`: log of the other's probability, or minus its own's."""
         logits = self._logits(z) if towards else -self._logits(z)
         return -softplus(logits).mean() if self.saturating else softplus(-logits).mean()
 

@@ -24,30 +24,29 @@ class Bilevel(VariationalObjective):
 
     The loss is that of β = 1, but of the gradient that its KL sends back into q(z|x) only the part β passes;
     the prior gets all of it. β = 1 is the plain `ELBO`; β = 0 is GLF's stop-gradient (`LatentFlow` is this
-    objective on a point posterior), and then nothing is computed behind z. The posterior may have a density
-    or be a point mass, whose entropy is dropped. Where the prior sees what the model computes of a context
-    (the shape branch of a `VariationalUnet`), φ includes that, and β scales log p(z|c) in c as in z.
+    on a point posterior, whose entropy is dropped), and then nothing is computed behind z. Where the prior
+    sees what the model computes of a context (the shape branch of a `VariationalUnet`), φ includes that, and
+    β scales log p(z|c) in c as in z.
 
     Against over-regularization, as the paper's section 2.1 recounts:
       - annealing: `beta=LinearAnnealing(steps)`.
-      - free bits: F has β Σ_s max(λ, KL_s) in place of β KL, with KL_s the batch's mean for a subset s of
-        the latent (Kingma et al. 2016, Eq. 15). A learned prior couples all of z, which is then the one
-        subset ("latent", at the price of a second evaluation of the prior, without gradient); N(0, I) can be
-        given its dimensions ("dimension"). f is as before: the prior learns below λ as well.
+      - free bits: F has β Σ_s max(λ, KL_s) in place of β KL, KL_s the batch's mean for a subset s of the
+        latent (Kingma et al. 2016, Eq. 15). A learned prior couples all of z, the one subset ("latent", at
+        the price of a second evaluation of the prior); N(0, I) can be given its dimensions ("dimension"). f
+        is as before: the prior learns below λ as well.
       - latent reconstruction: latent_weight · E_p(z) ‖z - mean of q(·|decode(z))‖₁, summed over the latent.
         It trains the decoder alone (and its view of a context), as its source found best (Zhu et al. 2017,
         Eq. 7 and section 4).
 
-    Logged beside the terms of `VariationalObjective`: "beta" if annealed, "latent_reconstruction" if asked
-    for. "loss" is reconstruction_weight · reconstruction + nll - β entropy, and what the options add.
+    Logged with those of `VariationalObjective`: "beta" if annealed, "latent_reconstruction" if asked for.
+    "loss" is reconstruction_weight · reconstruction + nll - β entropy, and what the options add.
 
     Args:
         model: with any posterior, and a prior with a density.
         beta: β in [0, 1], or a `LinearAnnealing`.
-        reconstruction_weight: of the reconstruction term, as for `ELBO`.
+        reconstruction_weight, latent_weight: of the reconstruction term, as for `ELBO`, and of the latent's.
         free_bits: λ, nats a subset.
         free_subsets: "latent", or "dimension" for N(0, I) and a factorized Gaussian posterior.
-        latent_weight: of the latent reconstruction.
 
     Raises:
         InputError: on a β outside [0, 1], a weight that is negative or not finite, or free bits that the

@@ -11,11 +11,11 @@ from flowprior.objectives.variational import Pass, Terms, VariationalObjective
 class ELBO(VariationalObjective):
     """loss = reconstruction_weight · E_q[-log p(x|z)] + kl_weight · KL(q(z|x) ‖ p(z)), one z ~ q an example.
 
-    GLF Eq. 3 with a flow prior, Eq. 2 with N(0, I); dpVAE Eq. 1 and 5 with a decoupled one. The papers put
-    their β on different terms; here each has its own name:
-      - `reconstruction_weight` is the β of GLF (section 3.2; 1 to 400, Gaussian variance one): larger means
-        sharper reconstructions and a smaller posterior variance. Its "learnable β" is
-        `GaussianLikelihood(variance="learned")` at weight 1 (Dai & Wipf's γ).
+    GLF Eq. 3 with a flow prior, Eq. 2 with N(0, I); dpVAE Eq. 1 and 5 with a decoupled one. The papers' β are
+    on different terms, each with a name here:
+      - `reconstruction_weight` is the β of GLF (section 3.2; 1 to 400, variance one): larger means sharper
+        reconstructions, a smaller posterior variance. GLF's "learnable β" (Dai & Wipf's γ) is
+        `GaussianLikelihood(variance="learned")` at weight 1.
       - `kl_weight` is the β of β-VAE-H (Higgins et al. 2017): larger means a stronger pull to the prior.
         Only the ratio of the two weights moves the optimum.
       - Morrow & Chiu's β is neither: it weighs the gradient of the KL in the encoder alone, while the prior
@@ -54,18 +54,16 @@ class ELBO(VariationalObjective):
 class CapacityELBO(VariationalObjective):
     """loss = reconstruction_weight · E_q[-log p(x|z)] + gamma · |KL(q(z|x) ‖ p(z)) - C(step)|   (β-VAE-B)
 
-    C(step) = capacity · min(step / capacity_steps, 1), in nats per example, and the absolute value is of the
-    batch's mean KL. Public codes differ in both: dpVAE's takes the batch's *sum* for KL, so that its capacity
-    of 25 is shared by the whole batch; pythae takes the absolute value example by example.
+    C(step) = capacity · min(step / capacity_steps, 1) in nats per example; the absolute value is of the
+    batch's mean KL. Public codes differ: dpVAE's KL is the batch's *sum*, so that its capacity of 25 is
+    shared by the whole batch; pythae takes the absolute value example by example.
 
     Logged beside the terms of `VariationalObjective`: "capacity", C(step).
 
     Args:
-        model: as for `ELBO`.
+        model, reconstruction_weight: as for `ELBO`.
         gamma: weight of the distance from the capacity.
-        capacity: at the end of the schedule.
-        capacity_steps: optimizer steps until then.
-        reconstruction_weight: as for `ELBO`.
+        capacity, capacity_steps: at the end of the schedule, and the optimizer steps until then.
 
     Raises:
         InputError: on a deterministic posterior, a weight or capacity that is negative or not finite, or a

@@ -20,17 +20,14 @@ class FactorVAE(VariationalObjective):
     0) from z̄, whose every dimension comes from another example of the batch (class 1). It acts on the
     representation z; a decoupled prior changes the KL alone (dpVAE, section 4.3).
 
-    Players, one step each a batch: "model" as in `ELBO`; then "critic", which lowers the mean cross-entropy
-    of z and z̄, both drawn again from the encoder without gradient. Its logged terms: "loss", and "accuracy"
-    (½ when the two cannot be told apart). The model logs "total_correlation" beside its common terms.
-
-    Groups: "autoencoder", "prior"; "critic".
+    Players, one step each a batch: "model" as in `ELBO`; then "critic" (its only group), which lowers the
+    mean cross-entropy of z and z̄, both drawn again from the encoder without gradient. It logs "loss", and
+    "accuracy" (½ when the two cannot be told apart), the model "total_correlation" beside its common terms.
 
     Args:
-        model: as for `ELBO`.
+        model, reconstruction_weight: as for `ELBO`.
         tc_weight: the γ of FactorVAE; 6.4 to 100 are in use.
         critic: makes the critic of `features`, the entries of a latent: (N, features) -> two logits (N, 2).
-        reconstruction_weight: as for `ELBO`.
 
     Raises:
         InputError: on a deterministic posterior, or a weight that is negative or not finite.
@@ -54,9 +51,8 @@ class FactorVAE(VariationalObjective):
 
     def parameter_groups(self, player: str) -> dict[str, list[nn.Parameter]]:
         """{"autoencoder": ..., "prior": ...} of "model", {"critic": ...} of "critic"."""
-        if player == "critic":
-            return {"critic": list(self.critic.parameters())}
-        return super().parameter_groups(player)
+        own = {"critic": list(self.critic.parameters())}
+        return own if player == "critic" else super().parameter_groups(player)
 
     def losses(self, player: str, batch: Batch, step: int) -> Terms:
         """The player's loss and its terms, from `batch["x"]` and, if conditional, `batch["context"]`."""
@@ -67,10 +63,8 @@ class FactorVAE(VariationalObjective):
             z = self.model.encode(entry(batch, "x"), context).sample().flatten(1)  # (N, D)
         logits = self.critic(torch.cat([z, permute_dimensions(z)]))  # (2N, 2)
         classes = torch.arange(2, device=z.device).repeat_interleave(len(z))
-        return {
-            "loss": nn.functional.cross_entropy(logits, classes),
-            "accuracy": (logits.argmax(1) == classes).float().mean(),
-        }
+        accuracy = (logits.argmax(1) == classes).float().mean()
+        return {"loss": nn.functional.cross_entropy(logits, classes), "accuracy": accuracy}
 
     def regularizer(self, seen: Pass, step: int) -> tuple[Tensor, Terms]:
         """KL + tc_weight · TC."""

@@ -8,18 +8,13 @@ class LatentFlow(Bilevel):
     """loss = reconstruction_weight · -log p(x | E(x)) - log p(sg[E(x)]), sg = stop-gradient (GLF Eq. 5).
 
     This is `Bilevel` on a deterministic posterior: β = 0 with the stop-gradient, β = 1 without. With it the
-    two terms train disjoint parameters, the autoencoder and the prior, and the weight only scales the
-    autoencoder's gradient. `stop_gradient=False` is regularized GLF (Eq. 4): the density pulls on the encoder
-    as well, `reconstruction_weight` is the paper's β (50 to 400; at 1 and 10 the nll wins and the
-    reconstruction diverges, section 4.2.1), and the nll falls without bound as the codes shrink (section
-    3.3.1).
+    terms train disjoint parameters, autoencoder and prior, and the weight only scales the autoencoder's
+    gradient. `stop_gradient=False` is regularized GLF (Eq. 4): the density pulls on the encoder as well,
+    `reconstruction_weight` is the paper's β (50 to 400; at 1 and 10 the nll wins and the reconstruction
+    diverges, section 4.2.1), and the nll falls without bound as the codes shrink (section 3.3.1).
 
-    Two-stage GLF needs nothing else: train the group "autoencoder" first, then freeze it and train "prior",
-    or train `LatentNLL` on `model.codes(x)`, which is the same and faster.
-
-    Logged, means over the batch in nats per example: "loss", "reconstruction", "nll" (-log p(z), Fig. 4c).
-
-    Groups: "autoencoder" (encoder, decoder, learned parameters of the likelihood), "prior" (if it has any).
+    Two-stage GLF: train the group "autoencoder" first, then freeze it and train "prior", or train `LatentNLL`
+    on `model.codes(x)`, which is the same and faster. Logged: "loss", "reconstruction", "nll" (Fig. 4c).
 
     Args:
         model: with a `DeterministicPosterior`.

@@ -10,14 +10,10 @@ from flowprior.priors import Prior
 class LatentNLL(Objective):
     """loss = -log p(z) of given latents `batch["z"]`: two-stage GLF's second stage, and what `fit` minimizes.
 
-    Where the batch has an "std", z is drawn from N(z, std²): with the codes of Gaussian posteriors that is
-    E_q(z)[-log p(z)] over the aggregate posterior, which the prior of a VAE is to match (Hoffman & Johnson
-    2016).
+    Where the batch has an "std", z is drawn from N(z, std²): with codes of Gaussian posteriors that is
+    E_q(z)[-log p(z)] over the aggregate posterior, which a VAE's prior is to match (Hoffman & Johnson 2016).
 
-    Logged, means over the batch in nats per example: "loss" and "nll", which are equal. One group, "prior".
-
-    Args:
-        prior: whose parameters are trained; conditional ones read `batch["context"]`.
+    Logged: "loss" and "nll", which are equal. One group, "prior"; a conditional one reads `batch["context"]`.
 
     Source: GLF Eq. 1.
     """

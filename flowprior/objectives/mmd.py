@@ -1,6 +1,7 @@
 """The maximum mean discrepancy, and InfoVAE, which draws the aggregate posterior to the prior by it in z."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -19,18 +20,15 @@ Kernel = Literal["gaussian", "imq"]
 class InfoVAE(VariationalObjective):
     """loss = reconstruction_weight · E_q[-log p(x|z)] + (1 - α) KL(q(z|x) ‖ p) + (α + λ - 1) MMD²(q(z), p)
 
-    The discrepancy compares the batch's z ~ q(z|x) with as many true samples z = from_base(z0), z0 ~ N(0, I)
-    (dpVAE, section 4.3): the comparison is made in z, and its gradient reaches the encoder and, through the
-    true samples, a learned prior that can be drawn from with gradient.
-
-    Logged beside the terms of `VariationalObjective`: "mmd", the squared discrepancy.
+    The discrepancy compares, in z, the batch's z ~ q(z|x) with as many true samples z = from_base(z0),
+    z0 ~ N(0, I) (dpVAE, section 4.3). Its gradient reaches the encoder and, through the true samples, a
+    learned prior whose draws have one. It is logged beside the terms of `VariationalObjective` as "mmd".
 
     Args:
-        model: as for `ELBO`.
+        model, reconstruction_weight: as for `ELBO`.
         alpha: α; 0 keeps the KL of the ELBO, 1 drops it.
         weight: λ.
         kernel, scale, unbiased, block: as for `mmd`.
-        reconstruction_weight: as for `ELBO`.
 
     Raises:
         InputError: on a deterministic posterior, a weight of the KL or of the discrepancy that is negative or
@@ -60,11 +58,8 @@ class InfoVAE(VariationalObjective):
     def regularizer(self, seen: Pass, step: int) -> tuple[Tensor, Terms]:
         """(1 - α) KL + (α + λ - 1) MMD²."""
         true = draw_like(seen.z, self.model.prior, seen.prior_context)  # (N, *event)
-        discrepancy = mmd(
-            seen.z, true, self.kernel, scale=self.scale, unbiased=self.unbiased, block=self.block
-        )
-        loss = (1 - self.alpha) * seen.kl + (self.alpha + self.weight - 1) * discrepancy
-        return loss, {"mmd": discrepancy}
+        squared = mmd(seen.z, true, self.kernel, scale=self.scale, unbiased=self.unbiased, block=self.block)
+        return (1 - self.alpha) * seen.kl + (self.alpha + self.weight - 1) * squared, {"mmd": squared}
 
 
 def mmd(
@@ -98,9 +93,8 @@ def mmd(
     1.2642
     """
     check_kernel(kernel, scale, block)
-    least = 1 if unbiased else 0
-    fix = "pass rows of one event shape"
-    check_shapes(fix, x=(x, f"N>{least} *event"), y=(y, f"M>{least} *event"))
+    least = int(unbiased)
+    check_shapes("pass rows of one event shape", x=(x, f"N>{least} *event"), y=(y, f"M>{least} *event"))
     with torch.autocast(x.device.type, enabled=False):
         x, y = x.flatten(1), y.flatten(1)
         features = x.shape[1]
@@ -118,11 +112,8 @@ def _mean_kernel(
     if block is None or block >= len(x):
         total = _kernel_sum(x, y, kernel, widths)
     else:
-        parts = [
-            checkpoint(_kernel_sum, rows, y, kernel, widths, use_reentrant=False, preserve_rng_state=False)
-            for rows in x.split(block)
-        ]
-        total = torch.stack(parts).sum()
+        again = partial(checkpoint, _kernel_sum, use_reentrant=False, preserve_rng_state=False)
+        total = torch.stack([again(rows, y, kernel, widths) for rows in x.split(block)]).sum()
     if without_diagonal:  # where k = 1
         return (total - len(x)) / (len(x) * (len(x) - 1))
     return total / (len(x) * len(y))
@@ -138,11 +129,7 @@ def _kernel_sum(x: Tensor, y: Tensor, kernel: Kernel, widths: tuple[float, ...])
 
 
 def check_kernel(kernel: str, scale: float | Sequence[float] | None, block: int | None) -> None:
-    """Refuse what `mmd` cannot take.
-
-    Raises:
-        InputError: on an unknown kernel, or a scale or block that is not positive.
-    """
+    """Raise InputError on what `mmd` cannot take: an unknown kernel, or a scale or block not positive."""
     check_one_of("kernel", kernel, ("gaussian", "imq"))
     scales = scale if isinstance(scale, Sequence) else (1.0 if scale is None else scale,)
     if not scales:

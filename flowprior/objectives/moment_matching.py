@@ -15,7 +15,7 @@ from flowprior.objectives.objective import (
     draw_like,
     entry,
     scale_gradient,
-    with_terms,
+    with_logs,
 )
 from flowprior.objectives.schedules import Beta, LinearAnnealing
 
@@ -24,26 +24,23 @@ class MomentMatching(ModelObjective):
     """loss = reconstruction_weight · E[-log p(x|z)] + weight · MMD²(q(z), p(z)), β of it for the encoder.
 
     The batch's z ~ q(z|x) are compared with as many draws of the prior (at the batch's contexts, if it is
-    conditional), which learns from all of the gradient of the discrepancy; of the encoder's, the part β
-    passes, as of that of a network for the context. β = 0 is GMMN + autoencoder, an
-    unregularized autoencoder whose codes an MLP learns to imitate (Li et al. 2015, section 4); with a fixed
-    prior and β = 1 it is WAE-MMD (Tolstikhin et al. 2018).
+    conditional), which learns from all of the discrepancy's gradient; the encoder, and a network for the
+    context, get the part β of it. β = 0 is GMMN + autoencoder, an unregularized autoencoder whose codes an
+    MLP learns to imitate (Li et al. 2015, section 4); with a fixed prior and β = 1 it is WAE-MMD (Tolstikhin
+    et al. 2018).
 
-    Codes that nothing regularizes have a scale of their own, to which the kernel must suit: distances are
-    measured in units of the root mean squared distance between two codes of the batch (without gradient),
-    and the kernel is the mean of those of widths `scale`. A batch should be large, as the discrepancy is
-    estimated from it.
+    Codes that nothing regularizes have a scale of their own: distances are in units of the root mean squared
+    distance between two codes of the batch (without gradient), and the kernel is the mean of those of widths
+    `scale`. A batch should be large, as the discrepancy is estimated from it.
 
-    Logged: "loss", "reconstruction", "mmd" (squared discrepancy, before the weight), if annealed "beta".
-
+    Logged: "loss", "reconstruction", "mmd" (squared, before the weight), if annealed "beta".
     Groups: "autoencoder", "prior" (if it has parameters).
 
     Args:
         model: with any posterior, and a prior that draws with gradient, such as `ImplicitPrior`.
         beta: β in [0, 1], or a `LinearAnnealing`.
-        weight: of the discrepancy.
+        weight, reconstruction_weight: of the discrepancy and of the reconstruction term.
         kernel, scale, unbiased, block: as for `mmd`, but in the units above.
-        reconstruction_weight: of the reconstruction term.
 
     Raises:
         InputError: on a β outside [0, 1], a weight that is negative or not finite, an unknown kernel, or a
@@ -73,24 +70,15 @@ class MomentMatching(ModelObjective):
         model, x, beta = self.model, entry(batch, "x"), self.beta.at(step)
         context = context_of(model, batch)
         condition = model.condition(context)
-        prior_context = model.prior_context(condition)
-        if prior_context is not None:
-            prior_context = scale_gradient(prior_context, beta)
+        seen = model.prior_context(condition)
         z = model.encode(x, context).rsample()  # (N, *event)
-        drawn = draw_like(z, model.prior, prior_context)
+        drawn = draw_like(z, model.prior, None if seen is None else scale_gradient(seen, beta))
         unit = typical_distance(z.detach())
-        discrepancy = mmd(
-            scale_gradient(z, beta) / unit,
-            drawn / unit,
-            self.kernel,
-            scale=self.scale,
-            unbiased=self.unbiased,
-            block=self.block,
-        )
+        codes, drawn = scale_gradient(z, beta) / unit, drawn / unit
+        squared = mmd(codes, drawn, self.kernel, scale=self.scale, unbiased=self.unbiased, block=self.block)
         reconstruction = model.likelihood.nll(model.conditioned_output(z, condition), x).mean()
-        terms = {"reconstruction": reconstruction, "mmd": discrepancy} | self.beta.logged(step, discrepancy)
-        loss = self.reconstruction_weight * reconstruction + self.weight * discrepancy
-        return with_terms(loss, terms)
+        terms = {"reconstruction": reconstruction, "mmd": squared} | self.beta.logged(step, squared)
+        return with_logs(self.reconstruction_weight * reconstruction + self.weight * squared, terms)
 
 
 def typical_distance(z: Tensor) -> Tensor:

@@ -16,9 +16,8 @@ Batch = Mapping[str, Tensor]  # "x" (floats in [0, 1] or vectors), optionally "l
 class Objective(nn.Module, ABC):
     """A method, as the loop sees it: players, their parameters, and named losses of a batch.
 
-    Subclasses must implement `losses`; those that train parts at different rates, also
-    `parameter_groups`.
-    A player takes one optimizer step a batch; most methods have the single player "model".
+    Subclasses must implement `losses`; those that train parts at different rates, also `parameter_groups`. A
+    player takes one optimizer step a batch; most methods have the single player "model".
     """
 
     players: tuple[str, ...] = ("model",)
@@ -27,10 +26,7 @@ class Objective(nn.Module, ABC):
     def losses(self, player: str, batch: Batch, step: int) -> dict[str, Tensor]:
         """Named scalars, means over the batch of nats per example; "loss" is what the player minimizes.
 
-        Args:
-            player: one of `players`.
-            batch: tensors whose first dimension is the batch.
-            step: optimizer steps taken so far, for schedules.
+        The tensors of `batch` lead with its size; `step` counts the optimizer steps so far, for schedules.
         """
 
     def forward(self, player: str, batch: Batch, step: int) -> dict[str, Tensor]:
@@ -41,10 +37,8 @@ class Objective(nn.Module, ABC):
     def parameter_groups(self, player: str) -> dict[str, list[nn.Parameter]]:
         """The player's parameters by group, so that each group can have its own optimizer.
 
-        Groups do not overlap and none is empty; frozen parameters are listed as well.
-
-        Raises:
-            InputError: if there is no such player.
+        Groups do not overlap and none is empty; frozen parameters are listed as well. Raises InputError if
+        there is no such player.
         """
         return {self.check_player(player): list(self.parameters())}
 
@@ -53,21 +47,12 @@ class Objective(nn.Module, ABC):
         return [parameter for group in self.parameter_groups(player).values() for parameter in group]
 
     def check_player(self, player: str) -> str:
-        """`player`, which must be one of `players`.
-
-        Raises:
-            InputError: if it is not.
-        """
+        """`player`; raises InputError unless it is one of `players`."""
         return check_one_of("player", player, self.players)
 
 
 class ModelObjective(Objective):
-    """An objective that trains a model, its autoencoder and its prior, as the player "model".
-
-    Args:
-        model: `self.model`.
-        reconstruction_weight: of the reconstruction term; finite, not negative.
-    """
+    """An objective that trains a model, its autoencoder and its prior, as the player "model"."""
 
     def __init__(self, model: Autoencoder, reconstruction_weight: float = 1.0) -> None:
         super().__init__()
@@ -75,22 +60,23 @@ class ModelObjective(Objective):
         self.reconstruction_weight = check_number("reconstruction_weight", reconstruction_weight, least=0)
 
     def parameter_groups(self, player: str) -> dict[str, list[nn.Parameter]]:
-        """{"autoencoder": ..., "prior": ...}; no "prior" where it has no parameters."""
+        """{"autoencoder": ..., "prior": ...}: the prior's parameters, and all others that learn, so none of a
+        perceptual likelihood's feature network; a group without parameters is left out."""
         self.check_player(player)
-        return autoencoder_groups(self.model)
+        prior, likelihood = list(self.model.prior.parameters()), self.model.likelihood
+        apart = {id(parameter) for parameter in (*prior, *likelihood.parameters())}
+        others = [parameter for parameter in self.model.parameters() if id(parameter) not in apart]
+        groups = {"autoencoder": others + likelihood.learned_parameters(), "prior": prior}
+        return {name: parameters for name, parameters in groups.items() if parameters}
 
 
-def with_terms(loss: Tensor, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def with_logs(loss: Tensor, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """{"loss": ...} and the terms to be logged beside it, without gradient."""
     return {"loss": loss} | {name: value.detach() for name, value in terms.items()}
 
 
 def entry(batch: Batch, name: str) -> Tensor:
-    """`batch[name]`.
-
-    Raises:
-        InputError: if the batch has no such entry.
-    """
+    """`batch[name]`; raises InputError if the batch has no such entry."""
     if name not in batch:
         raise InputError(
             f"The batch has no {name!r} (only {', '.join(map(repr, batch))}): add it to the stage's data."
@@ -99,13 +85,8 @@ def entry(batch: Batch, name: str) -> Tensor:
 
 
 def context_of(part: Prior | Autoencoder, batch: Batch) -> Tensor | None:
-    """`batch["context"]` for a conditional prior or model, None for an unconditional one.
-
-    Raises:
-        InputError: if the part is conditional and the batch has no context.
-    """
-    conditional = part.conditional if isinstance(part, Autoencoder) else part.context_features is not None
-    return entry(batch, "context") if conditional else None
+    """`batch["context"]`, which must be there, for a conditional prior or model; None for others."""
+    return None if part.context_shape is None else entry(batch, "context")
 
 
 def scale_gradient(value: Tensor, weight: float | Tensor) -> Tensor:
@@ -124,11 +105,7 @@ def scale_gradient(value: Tensor, weight: float | Tensor) -> Tensor:
 
 
 def check_draws(prior: Prior) -> bool:
-    """Whether the prior has parameters, which it must then be able to learn from its draws.
-
-    Raises:
-        InputError: if it has, and its draws have no gradient.
-    """
+    """Whether the prior has parameters; raises InputError if its draws have no gradient for them."""
     learned = any(True for _ in prior.parameters())
     if learned and not prior.has_rsample:
         raise InputError(
@@ -143,17 +120,3 @@ def draw_like(z: Tensor, prior: Prior, context: Tensor | None) -> Tensor:
     the gradient of the path where the prior has one."""
     draw = prior.rsample if prior.has_rsample else prior.sample
     return draw(len(z)) if context is None else draw(1, context)[0]
-
-
-def autoencoder_groups(model: Autoencoder) -> dict[str, list[nn.Parameter]]:
-    """The groups "autoencoder" and "prior" of a model: the prior's parameters, and all others that learn.
-
-    A feature network inside a perceptual likelihood is in neither; a group without parameters is left out
-    (a `StandardNormal` has none).
-    """
-    prior = list(model.prior.parameters())
-    likelihood = list(model.likelihood.parameters())
-    apart = {id(parameter) for parameter in prior + likelihood}
-    others = [parameter for parameter in model.parameters() if id(parameter) not in apart]
-    groups = {"autoencoder": others + model.likelihood.learned_parameters(), "prior": prior}
-    return {name: parameters for name, parameters in groups.items() if parameters}

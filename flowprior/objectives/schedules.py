@@ -12,9 +12,8 @@ class LinearAnnealing:
     """`start` up to step `after`, then linearly to `end` within `steps` optimizer steps, then `end`.
 
     Args:
-        steps: length of the ramp.
+        steps, after: length of the ramp, and the step at which it begins.
         start, end: the weights before and behind it, not negative.
-        after: the step at which it begins.
 
     Raises:
         InputError: on a weight that is negative or not finite, or a number of steps that does not fit.
@@ -44,10 +43,7 @@ class LinearAnnealing:
 
 
 class Beta:
-    """β in [0, 1]: a constant, or annealed.
-
-    Raises:
-        InputError: if a value of it is not a number in [0, 1].
+    """β in [0, 1], which is checked: a constant, or annealed.
 
     >>> Beta(0.5).at(3), Beta(LinearAnnealing(steps=10)).at(3)
     (0.5, 0.3)
@@ -59,14 +55,9 @@ class Beta:
             check_number("beta", end, least=0, most=1, fix="0 for no pull on the encoder, 1 for all of it")
         self.value = value
 
-    @property
-    def annealed(self) -> bool:
-        """Whether it changes."""
-        return isinstance(self.value, LinearAnnealing)
-
     def logged(self, step: int, like: Tensor) -> dict[str, Tensor]:
         """{"beta": ...} if it changes, to be logged."""
-        return {"beta": like.new_tensor(self.at(step))} if self.annealed else {}
+        return {"beta": like.new_tensor(self.at(step))} if isinstance(self.value, LinearAnnealing) else {}
 
     def at(self, step: int) -> float:
         """β at an optimizer step."""

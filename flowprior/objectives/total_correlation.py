@@ -23,30 +23,27 @@ class BetaTCVAE(VariationalObjective):
         TC = log q(z_i) - Σ_j log q(z_ij)          total correlation
         DW = Σ_j log q(z_ij) - log p(z_i)          dimension-wise KL
 
-    What is estimated: log q(z_i) and each log q(z_ij) from the batch, by the logarithm of one of
+    log q(z_i) and each log q(z_ij) are estimated from the batch, by the logarithm of one of
 
         stratified  Σ_k W_ik q(z_i|x_k),  W_ii = 1/N,  W_i,i+1 = (N - M)/(N M) (cyclic), else 1/M,  M = B - 1
         weighted    1/(N B) Σ_k q(z_i|x_k)
 
     The first is unbiased for q(z_i) if the batch holds distinct examples. The second is small by a factor of
     about N where the batch covers the support of q(z): MI is then logged large by log N, TC by (D - 1) log N,
-    DW small by D log N. These constants have no gradient, and cancel at equal weights. The logarithm of
+    DW small by D log N; these constants have no gradient, and cancel at equal weights. The logarithm of
     either is biased downwards for small batches.
 
-    Only DW reads the prior (dpVAE, section 4.3), with its full density: log p(z) = log N(g(z); 0, I) +
-    log|det dg/dz| for a decoupled prior. z comes from q, so nothing need be drawn from p. For N(0, I)
-    DW = Σ_j KL(q(z_j) ‖ p(z_j)). A decoupled p does not factorize: the expectation of log p stays under q(z),
-    not under Π_j q(z_j), so that DW = E_q(z)[Σ_j log q(z_j) - log p(z)] may fall below zero but
-    MI + TC + DW = log q(z_i|x_i) - log p(z_i) holds sample by sample, whatever the prior.
+    Only DW reads the prior (dpVAE, section 4.3), with its full density, and nothing is drawn from it. For
+    N(0, I) DW = Σ_j KL(q(z_j) ‖ p(z_j)). A decoupled p does not factorize: the expectation of log p stays
+    under q(z), not under Π_j q(z_j), so that DW may fall below zero, but MI + TC + DW =
+    log q(z_i|x_i) - log p(z_i) holds sample by sample, whatever the prior.
 
-    Logged beside the terms of `VariationalObjective`: "mutual_information", "total_correlation",
-    "dimension_kl".
+    Logged with those of `VariationalObjective`: "mutual_information", "total_correlation", "dimension_kl".
 
     Args:
         model: with a `GaussianPosterior`.
         dataset_size: N.
-        tc_weight: the β of β-TCVAE.
-        mi_weight, dimension_weight: the α and γ of β-TCVAE.
+        tc_weight, mi_weight, dimension_weight: the β, α and γ of β-TCVAE.
         sampling: "stratified" or "weighted".
         legacy: the stratified weights as in the official code and its many copies, for comparison: 1/N stands
             in column 0 instead of on the diagonal, and row B - 2 does not sum to one.
@@ -73,9 +70,7 @@ class BetaTCVAE(VariationalObjective):
         self.dataset_size = check_count("dataset_size", dataset_size, least=2)
         self.sampling = check_one_of("sampling", sampling, ("stratified", "weighted"))
         if legacy and sampling != "stratified":
-            raise InputError(
-                "`legacy` is about the stratified weights: leave it out, or sample 'stratified'."
-            )
+            raise InputError("`legacy` is of the stratified weights: leave it out, or sample 'stratified'.")
         self.legacy = legacy
         self.tc_weight = check_number("tc_weight", tc_weight, least=0)
         self.mi_weight = check_number("mi_weight", mi_weight, least=0)
@@ -98,14 +93,8 @@ class BetaTCVAE(VariationalObjective):
 def decompose(
     z: Tensor, loc: Tensor, scale: Tensor, log_p: Tensor, log_weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """MI, TC and DW of `BetaTCVAE`, means over the batch.
-
-    Args:
-        z: (B, D), z_i ~ N(loc_i, diag scale_i²).
-        loc, scale: (B, D).
-        log_p: log p(z), (B,).
-        log_weights: (B, B), row i for q(z_i).
-    """
+    """MI, TC and DW of `BetaTCVAE`, means over the batch: z_i ~ N(loc_i, diag scale_i²), each (B, D), log p
+    (B,), and log W (B, B), row i for q(z_i)."""
     each = torch.distributions.Normal(loc, scale, validate_args=False)
     pairs = each.log_prob(z[:, None])  # (B, B, D): log q(z_ij | x_k)
     own = pairs.diagonal().sum(0)  # (B,)
@@ -115,10 +104,7 @@ def decompose(
 
 
 def stratified_weights(batch_size: int, dataset_size: int, legacy: bool = False) -> Tensor:
-    """The matrix W of minibatch stratified sampling, (B, B) float64; see `BetaTCVAE`.
-
-    Raises:
-        InputError: if the batch has fewer than two examples, or more than the data set.
+    """The matrix W of `BetaTCVAE`, (B, B) float64; raises InputError unless 2 <= B <= `dataset_size`.
 
     >>> stratified_weights(3, 4) * 8
     tensor([[2., 2., 4.],

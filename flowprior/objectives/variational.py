@@ -11,14 +11,7 @@ from torch.distributions import Distribution
 from flowprior.errors import InputError
 from flowprior.models.autoencoder import Autoencoder
 from flowprior.models.posteriors import normal_moments
-from flowprior.objectives.objective import (
-    Batch,
-    ModelObjective,
-    context_of,
-    entry,
-    scale_gradient,
-    with_terms,
-)
+from flowprior.objectives.objective import Batch, ModelObjective, context_of, entry, scale_gradient, with_logs
 
 Terms = dict[str, Tensor]
 
@@ -32,7 +25,6 @@ class Pass:
     context: Tensor | None  # (N, *context_shape), of the batch
     condition: Any  # what model and prior share of it
     prior_context: Tensor | None  # (N, C), what the prior sees of it
-    reconstruction: Tensor  # -log p(x|z)
     kl: Tensor  # KL(q(z|x) ‖ p(z)); of a point mass, -log p(z)
     entropy: Tensor  # of q(z|x), exact; of a point mass, left out: 0
 
@@ -46,18 +38,15 @@ class VariationalObjective(ModelObjective):
 
         KL = -E_q[log|det dg/dz|] + ½ E_q[‖g(z)‖²] - Σ_j log σ_j - L/2
 
-    (dpVAE Eq. 5, which as printed lacks the ½ of the norm and the constant -L/2, and whose log-det
-    Σ_k Σ_l b s should count the changed features, 1 - b).
+    (dpVAE Eq. 5, which as printed lacks the ½ and the -L/2, and whose log-det Σ_k Σ_l b s should count the
+    changed features, 1 - b).
 
-    The prior of a conditional model may see what the model computes, as the maps of a `VariationalUnet`'s
-    shape branch. The part `pull` of a gradient that passes into the posterior passes into these as well.
+    The prior of a conditional model may see what the model computes, as a `VariationalUnet`'s shape maps: of
+    a gradient, the part `pull` that passes into the posterior passes into these as well.
 
-    Logged by all, means over the batch in nats per example: "loss", "reconstruction" (-log p(x|z)), "nll"
-    (the estimate of E_q[-log p(z)] = kl + entropy), and of posteriors with a density "kl" and "entropy"
-    (exact, of q(z|x)).
-
-    Groups of the player "model": "autoencoder" (encoder, decoder, learned parameters of the likelihood),
-    "prior" (if it has any).
+    Logged, means over the batch in nats per example: "loss", "reconstruction" (-log p(x|z)), "nll" (E_q[-log
+    p(z)] = kl + entropy), and of posteriors with a density "kl" and "entropy" (exact, of q(z|x)).
+    Groups: "autoencoder" (encoder, decoder, learned parameters of the likelihood), "prior" (if it has any).
 
     Args:
         model: with a posterior of positive entropy, such as `GaussianPosterior`, unless the subclass sets
@@ -73,12 +62,10 @@ class VariationalObjective(ModelObjective):
     def __init__(self, model: Autoencoder, reconstruction_weight: float = 1.0) -> None:
         super().__init__(model, reconstruction_weight)
         if self.deterministic is not None and model.posterior.deterministic != self.deterministic:
-            reason = (
-                f"but the encoder of {type(self).__name__} is deterministic: build it with "
-                "DeterministicPosterior(), or use ELBO or Bilevel."
-                if self.deterministic
-                else "for which the KL is infinite: build it with GaussianPosterior(), or use LatentFlow."
-            )
+            reason = "for which the KL is infinite: build it with GaussianPosterior(), or use LatentFlow."
+            if self.deterministic:
+                reason = f"but the encoder of {type(self).__name__} is deterministic: build it with "
+                reason += "DeterministicPosterior(), or use ELBO or Bilevel."
             raise InputError(f"`model` has a {type(model.posterior).__name__}, {reason}")
 
     @abstractmethod
@@ -87,7 +74,7 @@ class VariationalObjective(ModelObjective):
 
     def pull(self, posterior: Distribution, z: Tensor, context: Tensor | None, step: int) -> float | Tensor:
         """The part of the KL's gradient that reaches the posterior, and what the model computes of the
-        context for the prior (`context` here); the prior's own parameters always get all of it."""
+        context for the prior; the prior's own parameters get all of it."""
         return 1.0
 
     def losses(self, player: str, batch: Batch, step: int) -> Terms:
@@ -109,19 +96,14 @@ class VariationalObjective(ModelObjective):
         point = model.posterior.deterministic
         entropy = torch.zeros_like(kl) if point else posterior.entropy().mean()
         reconstruction = model.likelihood.nll(model.conditioned_output(z, condition), x).mean()
-        seen = Pass(posterior, z, context, condition, prior_context, reconstruction, kl, entropy)
+        seen = Pass(posterior, z, context, condition, prior_context, kl, entropy)
         regularizer, terms = self.regularizer(seen, step)
-        named = {"reconstruction": seen.reconstruction, "nll": kl + entropy}
+        named = {"reconstruction": reconstruction, "nll": kl + entropy}
         named |= ({} if point else {"entropy": entropy, "kl": kl}) | terms
-        loss = self.reconstruction_weight * seen.reconstruction + regularizer
-        return with_terms(loss, named)
+        return with_logs(self.reconstruction_weight * reconstruction + regularizer, named)
 
 
 def normal_parameters(posterior: Distribution) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (N, D) of a factorized Gaussian posterior, events flattened.
-
-    Raises:
-        InputError: if it is another distribution.
-    """
+    """`normal_moments`, events flattened: (N, D) each."""
     mean, std = normal_moments(posterior)
     return mean.flatten(1), std.flatten(1)
