@@ -4,7 +4,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,9 @@ from flowprior.errors import InputError
 from flowprior.training.shards import shard
 
 NVML_CHECK = "PYTORCH_NVML_BASED_CUDA_CHECK"
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")
+SHARDED = ("32-true", "bf16-mixed")  # what "fsdp" can do
+PRECISIONS = (*SHARDED, "16-mixed", "64-true")
 Strategy = Literal["auto", "ddp", "fsdp"]
-STRATEGIES: tuple[Strategy, ...] = ("auto", "ddp", "fsdp")
 
 
 def start_fabric(
@@ -39,8 +39,7 @@ def start_fabric(
     resolved = check_engine(device, precision, strategy)
     local = int(os.environ.get("LOCAL_WORLD_SIZE", devices))
     total = int(os.environ.get("WORLD_SIZE", local))
-    fabric_class = _import_fabric()
-    fabric = fabric_class(
+    fabric = _import_fabric()(
         accelerator=resolved.type,
         devices=[resolved.index] if resolved.index is not None and local == 1 else local,
         num_nodes=max(1, total // local),
@@ -82,41 +81,27 @@ def is_sharded(fabric: Any) -> bool:
     return isinstance(fabric.strategy, ModelParallelStrategy)
 
 
-def check_engine(
-    device: str = "auto",
-    precision: str = "32-true",
-    strategy: Strategy = "auto",
-    sync_batch_norm: bool = False,
-) -> torch.device:
-    """The device that is meant; it must be here and able to do the rest.
+def check_engine(device: str, precision: str, strategy: Strategy, sync: bool = False) -> torch.device:
+    """The device that is meant; it must be here and able to do the rest; `sync` is `sync_batch_norm`.
 
     Raises:
         InputError: if there is no such device, precision or strategy, or the device lacks one.
     """
     check_one_of("precision", precision, PRECISIONS)
-    check_one_of("strategy", strategy, STRATEGIES)
+    check_one_of("strategy", strategy, get_args(Strategy))
     resolved = resolve_device(device)
     if precision == "16-mixed" and resolved.type == "cpu":
         raise InputError("`precision` (='16-mixed') needs a GPU: take 'bf16-mixed' or '32-true' on the CPU.")
-    if strategy == "fsdp" and precision not in ("32-true", "bf16-mixed"):
-        raise InputError(
-            f"`strategy` (='fsdp') has no precision {precision!r}: take '32-true' or 'bf16-mixed'."
-        )
-    if sync_batch_norm and resolved.type != "cuda":
-        raise InputError(
-            "`sync_batch_norm` (=True) needs CUDA GPUs: leave it out, and batch statistics are those of each "
-            "process's share."
-        )
+    if strategy == "fsdp" and precision not in SHARDED:
+        raise InputError(f"`strategy` (='fsdp') has no precision {precision!r}: take {' or '.join(SHARDED)}.")
+    if sync and resolved.type != "cuda":
+        raise InputError("`sync_batch_norm` (=True) needs CUDA GPUs: leave it out for statistics by process.")
     return resolved
 
 
 def _import_fabric() -> Any:
-    """Lightning's Fabric, without two habits of its import.
-
-    It sets an environment variable after which every call of `torch.cuda.is_available` opens the driver's
-    library again, and torch's optimizers ask that at each step: 0.17 ms on a machine without a GPU. And it
-    greets at every start.
-    """
+    """Lightning's Fabric, without its greeting and an environment variable that its import sets: with that,
+    `torch.cuda.is_available` opens the driver's library at each step: 0.17 ms on a machine without a GPU."""
     before = os.environ.get(NVML_CHECK)
     from lightning_fabric import Fabric
 
@@ -137,9 +122,8 @@ def resolve_device(device: str) -> torch.device:
     try:
         resolved = torch.device(device)
     except RuntimeError:
-        raise InputError(
-            f"`device` (={device!r}) must be 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'."
-        ) from None
+        expected = "'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'"
+        raise InputError(f"`device` (={device!r}) must be {expected}.") from None
     available = {
         "cpu": True,
         "cuda": torch.cuda.is_available() and (resolved.index or 0) < torch.cuda.device_count(),
@@ -160,16 +144,6 @@ def copy_from_first_process(tensors: Iterable[Tensor], fabric: Any) -> None:
     if fabric.world_size > 1:
         for tensor in tensors:
             torch.distributed.broadcast(tensor.detach(), src=0)
-
-
-def gather(tensor: Tensor, fabric: Any) -> Tensor:
-    """The tensors of all processes as rows, in order; the tensor itself where there is one process."""
-    if fabric.world_size == 1:
-        return tensor
-    own = tensor.to(fabric.device)
-    rows = [torch.empty_like(own) for _ in range(fabric.world_size)]
-    torch.distributed.all_gather(rows, own)
-    return torch.stack(rows)
 
 
 @contextmanager

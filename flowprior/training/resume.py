@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowprior.errors import InputError
+from flowprior.errors import InputError, reason
 from flowprior.training.averages import Meter
 from flowprior.training.checkpoint import Checkpoint, part
-from flowprior.training.engine import gather, move
+from flowprior.training.engine import move
 from flowprior.training.stage_run import StageRun
 from flowprior.training.stages import Stage
 
@@ -40,20 +40,18 @@ def collect(
     Every process calls it: what differs between them, open windows and random states, is gathered.
     """
     progress.under_way = current is not None
-    tensors: dict[str, Tensor] = {}
-    if current is not None:
-        tensors |= current.state()
+    tensors = {} if current is None else current.state()
     with nullcontext() if current is None else current.shards.whole():
         for index, stage in enumerate(stages):
             state = stage.objective.state_dict()
             tensors |= {f"objective.{index}.{name}": value for name, value in state.items()}
     for name, values in meter.pending.items():  # (steps,), or (processes, steps)
-        tensors[f"window.{name}"] = gather(torch.stack(values), fabric)
+        tensors[f"window.{name}"] = fabric.all_gather(torch.stack(values))
     states = {"cpu": torch.get_rng_state()}
     if fabric.device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(fabric.device)
     for kind, random in states.items():
-        gathered = gather(random, fabric).cpu().view(fabric.world_size, -1)
+        gathered = fabric.all_gather(random).cpu().view(fabric.world_size, -1)
         tensors |= {f"random.{kind}.{rank}": own for rank, own in enumerate(gathered)}
     return tensors, {
         "progress": asdict(progress),
@@ -84,11 +82,8 @@ def restore_progress(checkpoint: Checkpoint, stages: Sequence[Stage], meter: Met
         try:
             stage.objective.load_state_dict(part(tensors, f"objective.{index}."))
         except RuntimeError as error:
-            reason = " ".join(str(error).split())
-            raise InputError(
-                f"{checkpoint.path} does not fit stage {stage.name!r} ({reason}): resume with the settings "
-                "of the run."
-            ) from error
+            unfit = f"{checkpoint.path} does not fit stage {stage.name!r} ({reason(error)})"
+            raise InputError(f"{unfit}: resume with the settings of the run.") from error
         move(stage.objective, fabric)
     meter.sums, meter.counts = state["epoch_sums"], state["epoch_counts"]
     rank = fabric.global_rank

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any, TypeAlias
 
 import torch
@@ -73,41 +74,31 @@ class Stage:
         check_count("batch_size", self.batch_size)
         if self.clip is not None:
             check_number("clip", self.clip, above=0)
-        if self.ema is not None and not 0 <= self.ema < 1:
-            raise InputError(f"`ema` (={self.ema!r}) must lie in [0, 1), e.g. 0.999, or be None.")
-        if isinstance(self.validation, int | float) and not 0 <= self.validation < 1:
-            raise InputError(
-                f"`validation` (={self.validation!r}) must be a part in [0, 1), e.g. 0.1, or data."
-            )
+        if self.ema is not None:
+            check_number("ema", self.ema, least=0, below=1, fix="take 0.999, for instance, or None")
+        held = self.validation
+        if isinstance(held, int | float) and not 0 <= held < 1:
+            raise InputError(f"`validation` (={held!r}) must be a part in [0, 1), e.g. 0.1, or data.")
         if self.patience is not None:
             check_count("patience", self.patience)
             if not self.validation:
                 raise InputError("`patience` needs a validation loss: set `validation`, e.g. to 0.1.")
-        known = {
-            group for player in self.objective.players for group in self.objective.parameter_groups(player)
-        }
-        given = set(self.frozen) | (set(self.optimizers) if isinstance(self.optimizers, Mapping) else set())
-        given.discard("others")
-        if given - known:
-            raise InputError(
-                f"Stage {self.name!r} names the parameter groups {sorted(given - known)}, but its "
-                f"objective has {sorted(known)}: correct `optimizers` or `frozen`."
-            )
+        known = set(chain(*map(self.objective.parameter_groups, self.objective.players)))
+        named = {*self.frozen, *(self.optimizers if isinstance(self.optimizers, Mapping) else ())}
+        unknown = named - known - {"others"}
+        if unknown:
+            names = f"Stage {self.name!r} names the parameter groups {sorted(unknown)}"
+            raise InputError(f"{names}, but its objective has {sorted(known)}: correct them.")
 
     def settings(self, group: str) -> OptimizerSettings:
-        """The optimizer settings of a parameter group.
-
-        Raises:
-            InputError: if there are none.
-        """
+        """The optimizer settings of a parameter group; an InputError if there are none."""
         if isinstance(self.optimizers, OptimizerSettings):
             return self.optimizers
-        if group not in self.optimizers and "others" not in self.optimizers:
-            raise InputError(
-                f"Stage {self.name!r} has no optimizer for the parameter group {group!r}: add it to "
-                "`optimizers`, or name it in `frozen`."
-            )
-        return self.optimizers[group if group in self.optimizers else "others"]
+        for name in (group, "others"):
+            if name in self.optimizers:
+                return self.optimizers[name]
+        missing = f"Stage {self.name!r} has no optimizer for the parameter group {group!r}"
+        raise InputError(f"{missing}: add it to `optimizers`, or name it in `frozen`.")
 
     def split(self, seed: int) -> tuple[Tensors, Tensors | None]:
         """The training and the validation data; which rows are held out follows from `seed`."""
@@ -117,10 +108,8 @@ class Stage:
         size = len(next(iter(tensors.values())))
         count = round(size * self.validation)
         if self.validation and not 0 < count < size:
-            raise InputError(
-                f"`validation` (={self.validation!r}) of {size} examples leaves nothing to validate on or to "
-                "train on: give more examples, or validation=0."
-            )
+            part = f"`validation` (={self.validation!r}) of {size} examples"
+            raise InputError(f"{part} leaves nothing to validate or train on: give more, or validation=0.")
         if not count:
             return tensors, None
         order = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
@@ -173,20 +162,11 @@ def joint_stage(
         chosen = {k: tensors[k] for k in ("x", "context") if k in tensors}
         model.initialize({k: as_input(v[rows.long().to(v.device)]) for k, v in chosen.items()})
 
-    return Stage(
-        name,
-        objective(model),
-        _later(partial(with_context, model), data),
-        epochs,
-        batch_size,
-        OptimizerSettings() if optimizers is None else optimizers,
-        frozen=frozen,
-        ema=ema,
-        clip=clip,
-        validation=_later(partial(with_context, model), validation),
-        patience=patience,
-        initialize=None if "autoencoder" in frozen else start,
-    )
+    change = partial(with_context, model)
+    optimizers = OptimizerSettings() if optimizers is None else optimizers
+    first = None if "autoencoder" in frozen else start
+    stage = partial(Stage, name, objective(model), _later(change, data), epochs, batch_size, optimizers)
+    return stage(frozen, ema, clip, _later(change, validation), patience, initialize=first)
 
 
 def prior_stage(
@@ -234,39 +214,30 @@ def prior_stage(
     def encode(tensors: Tensors) -> Tensors:
         return latents(model, with_context(model, tensors))
 
-    settings = OptimizerSettings(lr=3e-3, weight_decay=1e-5, schedule="one_cycle")
-    return Stage(
-        name,
-        LatentNLL(prior),
-        _later(encode, data),
-        epochs,
-        batch_size,
-        settings if optimizers is None else optimizers,
-        ema=ema,
-        clip=clip,
-        validation=_later(encode, validation),
-        patience=patience,
-        initialize=start if initialize else None,
-    )
+    if optimizers is None:
+        optimizers = OptimizerSettings(lr=3e-3, weight_decay=1e-5, schedule="one_cycle")
+    first = start if initialize else None
+    stage = partial(Stage, name, LatentNLL(prior), _later(encode, data), epochs, batch_size, optimizers)
+    return stage((), ema, clip, _later(encode, validation), patience, initialize=first)
 
 
 def latents(model: Autoencoder | Prior, tensors: Tensors) -> Tensors:
     """ "z" and "context" of `tensors`; for an autoencoder z are the codes of "x", with the posterior's "std"
     about them if it has one, and the context is what the prior sees of it."""
     if isinstance(model, Autoencoder):
-        wanted = ("x", "context") if model.conditional else ("x",)
-        for name in wanted:
-            if name not in tensors:
-                raise InputError(
-                    f"The data of a prior's stage has no {name!r} to encode, only {sorted(tensors)}."
-                )
+        for name in ("x", "context") if model.conditional else ("x",):
+            _check_has(tensors, name)
         contexts = _chunks(tensors["context"]) if model.conditional else None
         codes, std = model.code_distributions(_chunks(tensors["x"]), contexts)
         spread = {} if std is None else {"std": std.cpu()}
         tensors = {"z": codes.cpu()} | spread | _seen_contexts(model, tensors)
-    if "z" not in tensors:
-        raise InputError(f"The data of a prior's stage has no 'z', only {sorted(tensors)}.")
+    _check_has(tensors, "z")
     return {name: tensors[name] for name in ("z", "std", "context") if name in tensors}
+
+
+def _check_has(tensors: Tensors, name: str) -> None:
+    if name not in tensors:
+        raise InputError(f"The data of a prior's stage has no {name!r}, only {sorted(tensors)}.")
 
 
 @torch.no_grad()
@@ -291,15 +262,11 @@ def with_context(model: Autoencoder | Prior, tensors: Tensors) -> Tensors:
         return tensors
     classes = int(tensors["label"].max()) + 1
     if classes > width:
-        raise InputError(
-            f"The labels go up to {classes - 1}, but the prior was built with `context_features` (={width}): "
-            f"it must be at least {classes}."
-        )
-    one_hot = nn.functional.one_hot(tensors["label"].long(), width).float()
-    return {**tensors, "context": one_hot}
+        built = f"the prior was built with `context_features` (={width})"
+        raise InputError(f"The labels go up to {classes - 1}, but {built}: it must be at least {classes}.")
+    return {**tensors, "context": nn.functional.one_hot(tensors["label"].long(), width).float()}
 
 
-def _chunks(x: Tensor, size: int = 512) -> Iterator[Tensor]:
+def _chunks(x: Tensor) -> Iterator[Tensor]:
     """`x` in chunks as a model reads them: bytes become floats in [0, 1]."""
-    for chunk in x.split(size):
-        yield as_input(chunk)
+    return map(as_input, x.split(512))
