@@ -1,5 +1,6 @@
 """Moving averages of weights, and running means of what is logged."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -19,7 +20,7 @@ class WeightAverage:
 
     def __init__(self, parameters: Mapping[str, Tensor], decay: float | None) -> None:
         self._weights = {} if decay is None else {name: p.detach() for name, p in parameters.items()}
-        self._values = _copies(self._weights)
+        self._values = {name: weights.clone() for name, weights in self._weights.items()}
         self._decay = decay or 0.0
 
     def update(self, step: int) -> None:
@@ -31,7 +32,7 @@ class WeightAverage:
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
         """Inside, the parameters hold the average; afterwards, bit by bit, their own values again."""
-        own = _copies(self._weights)
+        own = {name: weights.clone() for name, weights in self._weights.items()}
         self.adopt()
         try:
             yield
@@ -49,26 +50,17 @@ class WeightAverage:
         return {name: whole(value) for name, value in self._values.items()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """What `state` returned."""
         for name, value in self._values.items():
             value.copy_(sharded_as(state[name], value))
-
-
-def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in tensors.items()}
 
 
 class Meter:
     """Collects named scalars without reading them: the device is asked once a window, not once a step."""
 
     def __init__(self) -> None:
-        self.pending: dict[str, list[Tensor]] = {}
+        self.pending: defaultdict[str, list[Tensor]] = defaultdict(list)  # of each step
         self.sums: dict[str, float] = {}  # of the finished windows of this epoch
         self.counts: dict[str, int] = {}
-
-    def add(self, name: str, value: Tensor) -> None:
-        """Note a scalar of this step."""
-        self.pending.setdefault(name, []).append(value)
 
     def close_window(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """The means since the last call, `reduce`d over processes; they also count for the epoch."""
@@ -79,7 +71,7 @@ class Meter:
         for name, values in self.pending.items():
             self.sums[name] = self.sums.get(name, 0.0) + means[name] * len(values)
             self.counts[name] = self.counts.get(name, 0) + len(values)
-        self.pending = {}
+        self.pending.clear()
         return means
 
     def close_epoch(self) -> dict[str, float]:

@@ -1,10 +1,10 @@
 """Checkpoints: a safetensors file each, listed with its SHA-256; written whole or not at all."""
 
-import hashlib
 import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,6 @@ from torch import Tensor, nn
 
 from flowprior.errors import InputError, RunError, reason
 from flowprior.files import write_atomically
-
-log = logging.getLogger(__name__)
 
 FORMAT = 1  # raised when a file written today could no longer be read as it is
 FOLDER, MANIFEST = "checkpoints", "manifest.json"
@@ -43,8 +41,7 @@ def save_checkpoint(
     folder = run / FOLDER
     path = folder / f"step-{step:09d}.safetensors"
     payload = _to_bytes(tensors, state)
-    digest = hashlib.sha256(payload).hexdigest()
-    entry = {"file": path.name, "step": step, "bytes": len(payload), "sha256": digest}
+    entry = {"file": path.name, "step": step, "bytes": len(payload), "sha256": sha256(payload).hexdigest()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         listed, _ = _read_manifest(folder)
@@ -85,7 +82,7 @@ def load_checkpoint(run: Path) -> Checkpoint:
         if isinstance(read, Checkpoint):
             return read
         skipped.append(f"{entry['file']} {read}")
-        log.warning("Skipped checkpoint %s of %s: it %s.", entry["file"], run, read)
+        logging.getLogger(__name__).warning("Skipped checkpoint %s of %s: it %s.", entry["file"], run, read)
     reasons = f" ({'; '.join(skipped)})" if skipped else ""
     raise InputError(f"No valid checkpoint in {folder}{reasons}: start the run again, in another folder.")
 
@@ -165,7 +162,7 @@ def _read(path: Path, entry: Mapping[str, Any]) -> Checkpoint | str:
         return f"cannot be read ({error.strerror})"
     if len(payload) != entry["bytes"]:
         return f"is truncated: {len(payload)} of {entry['bytes']} bytes"
-    if hashlib.sha256(payload).hexdigest() != entry["sha256"]:
+    if sha256(payload).hexdigest() != entry["sha256"]:
         return f"does not match its checksum in {MANIFEST}: at least one bit has flipped"
     length = int.from_bytes(payload[:8], "little")
     meta = json.loads(json.loads(payload[8 : 8 + length])["__metadata__"]["flowprior"])

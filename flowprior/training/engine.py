@@ -39,13 +39,23 @@ def start_fabric(
     resolved = check_engine(device, precision, strategy)
     local = int(os.environ.get("LOCAL_WORLD_SIZE", devices))
     total = int(os.environ.get("WORLD_SIZE", local))
-    fabric = _import_fabric()(
-        accelerator=resolved.type,
-        devices=[resolved.index] if resolved.index is not None and local == 1 else local,
-        num_nodes=max(1, total // local),
-        strategy=_several(strategy, total) if total > 1 else "auto",
-        precision=precision,
-    )
+    before = os.environ.get(NVML_CHECK)
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
+
+    if (
+        before is None
+    ):  # set by the import: each step would open the driver's library to look for a GPU, 0.17 ms
+        os.environ.pop(NVML_CHECK, None)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it greets at every start
+    several: Any = (
+        "auto" if total == 1 else "ddp_find_unused_parameters_true"
+    )  # some may rest, as behind β = 0
+    if total > 1 and strategy == "fsdp":
+        several = ModelParallelStrategy(shard, data_parallel_size=total, tensor_parallel_size=1)
+    plain: Any = {"accelerator": resolved.type, "precision": precision, "num_nodes": max(1, total // local)}
+    own = [resolved.index] if resolved.index is not None and local == 1 else local
+    fabric = Fabric(devices=own, strategy=several, **plain)
     _join_again(resolved, local, total)
     fabric.launch()
     return fabric
@@ -65,15 +75,6 @@ def _join_again(device: torch.device, local: int, total: int) -> None:
     torch.distributed.init_process_group(backend, store=store, rank=int(os.environ["RANK"]), world_size=total)
 
 
-def _several(strategy: Strategy, processes: int) -> Any:
-    """Fabric's strategy for several processes."""
-    if strategy != "fsdp":
-        return "ddp_find_unused_parameters_true"  # a parameter may rest in some steps, as behind β = 0
-    from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
-
-    return ModelParallelStrategy(shard, data_parallel_size=processes, tensor_parallel_size=1)
-
-
 def is_sharded(fabric: Any) -> bool:
     """Whether the strategy shards parameters."""
     from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
@@ -82,11 +83,7 @@ def is_sharded(fabric: Any) -> bool:
 
 
 def check_engine(device: str, precision: str, strategy: Strategy, sync: bool = False) -> torch.device:
-    """The device that is meant; it must be here and able to do the rest; `sync` is `sync_batch_norm`.
-
-    Raises:
-        InputError: if there is no such device, precision or strategy, or the device lacks one.
-    """
+    """The device that is meant; an InputError if it is not here or cannot do the rest (`sync` batch norm)."""
     check_one_of("precision", precision, PRECISIONS)
     check_one_of("strategy", strategy, get_args(Strategy))
     resolved = resolve_device(device)
@@ -97,18 +94,6 @@ def check_engine(device: str, precision: str, strategy: Strategy, sync: bool = F
     if sync and resolved.type != "cuda":
         raise InputError("`sync_batch_norm` (=True) needs CUDA GPUs: leave it out for statistics by process.")
     return resolved
-
-
-def _import_fabric() -> Any:
-    """Lightning's Fabric, without its greeting and an environment variable that its import sets: with that,
-    `torch.cuda.is_available` opens the driver's library at each step: 0.17 ms on a machine without a GPU."""
-    before = os.environ.get(NVML_CHECK)
-    from lightning_fabric import Fabric
-
-    if before is None:
-        os.environ.pop(NVML_CHECK, None)
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    return Fabric
 
 
 def resolve_device(device: str) -> torch.device:
@@ -124,12 +109,9 @@ def resolve_device(device: str) -> torch.device:
     except RuntimeError:
         expected = "'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'"
         raise InputError(f"`device` (={device!r}) must be {expected}.") from None
-    available = {
-        "cpu": True,
-        "cuda": torch.cuda.is_available() and (resolved.index or 0) < torch.cuda.device_count(),
-        "mps": torch.backends.mps.is_available(),
-    }
-    if not available.get(resolved.type, False):
+    cuda = torch.cuda.is_available() and (resolved.index or 0) < torch.cuda.device_count()
+    available = {"cpu": True, "cuda": cuda, "mps": torch.backends.mps.is_available()}
+    if not available.get(resolved.type):
         raise InputError(f"`device` (={device!r}) is not available here: take 'cpu' or 'auto'.")
     return resolved
 
@@ -144,6 +126,16 @@ def copy_from_first_process(tensors: Iterable[Tensor], fabric: Any) -> None:
     if fabric.world_size > 1:
         for tensor in tensors:
             torch.distributed.broadcast(tensor.detach(), src=0)
+
+
+def gather(tensor: Tensor, fabric: Any) -> Tensor:
+    """The tensors of all processes as rows, in order; the tensor itself where there is one process."""
+    if fabric.world_size == 1:
+        return tensor
+    own = tensor.to(fabric.device)
+    rows = [torch.empty_like(own) for _ in range(fabric.world_size)]
+    torch.distributed.all_gather(rows, own)  # Fabric's own calls what torch has deprecated
+    return torch.stack(rows)
 
 
 @contextmanager

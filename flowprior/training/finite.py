@@ -24,7 +24,8 @@ def find_fault(
             return f'batch "{name}" ({int(rows.sum())} of {len(tensor)} rows)'
     for name, tensor in [*objective.named_parameters(), *objective.named_buffers()]:
         if not _finite(tensor):
-            return f'"{name}" of {_owner(objective, name)} before the step'
+            owner = _spell(objective, name.rpartition(".")[0])
+            return f'"{name}" of {owner} before the step'
     with _Watch(objective) as watch, autocast():
         terms = objective.losses(player, batch, step)
     bad = [name for name, value in terms.items() if not _finite(value)]
@@ -35,7 +36,7 @@ def find_fault(
     gradients = torch.autograd.grad(terms["loss"], list(parameters.values()), allow_unused=True)
     for name, gradient in zip(parameters, gradients, strict=True):
         if gradient is not None and not _finite(gradient):
-            source = watch.gradient or _owner(objective, name)
+            source = watch.gradient or _spell(objective, name.rpartition(".")[0])
             return f'the gradient of the loss for "{name}", first seen in {source}'
     return "a loss or gradient of another process, or one that a repetition of the step does not show again"
 
@@ -48,7 +49,7 @@ class _Watch(ExitStack):
         self.output = self.gradient = ""
         for name, module in objective.named_modules():
             if module is not objective:
-                handle = module.register_forward_hook(self._hook(_spell(name, module)))
+                handle = module.register_forward_hook(self._hook(_spell(objective, name)))
                 self.callback(handle.remove)
 
     def _hook(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
@@ -75,10 +76,5 @@ def _finite(tensor: Tensor) -> bool:
     return not tensor.is_floating_point() or bool(tensor.isfinite().all())
 
 
-def _owner(objective: nn.Module, name: str) -> str:
-    path = name.rpartition(".")[0]
-    return _spell(path, objective.get_submodule(path))
-
-
-def _spell(name: str, module: nn.Module) -> str:
-    return f"module `{name or '(objective)'}` ({type(module).__name__})"
+def _spell(objective: nn.Module, path: str) -> str:
+    return f"module `{path or '(objective)'}` ({type(objective.get_submodule(path)).__name__})"

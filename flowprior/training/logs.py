@@ -17,8 +17,7 @@ class MetricsLog(ExitStack):
     Args:
         run: the run folder, or None to write nothing.
         keep: bytes of an earlier metrics.csv to keep: what was written later is cut off.
-        step: the step at which the log continues.
-        tensorboard: whether to write for TensorBoard as well.
+        step: at which the log continues.
 
     Raises:
         RunError: if the file system refuses; so does `write`.

@@ -4,6 +4,7 @@ import math
 import signal
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -72,11 +73,10 @@ def train(
     that was killed at any moment and resumed. The caller's random state stays as it was. SIGTERM ends the run
     after the step it is in, with a checkpoint and exit status 143; so does Ctrl-C, with KeyboardInterrupt.
 
-    Several processes share each batch, and with the global batch of one process they take its steps, but for
-    what a step draws and what looks at more than one example at a time. Each process draws its own noise
-    (from seed + rank), and sees its own share in the statistics of `BatchNorm` (6e-4 of the loss after an
-    epoch of the digits; `sync_batch_norm` removes that), in FactorVAE's permutation, and in the pairs of
-    β-TCVAE, MMD and moment matching. A run continues bit by bit with as many processes as before.
+    Several processes share each batch, and with the global batch of one process they take its steps; but each
+    draws its own noise (from seed + rank), and sees its own share in the statistics of `BatchNorm` (6e-4 of
+    the loss after an epoch of the digits; `sync_batch_norm` removes that), in FactorVAE's permutation and the
+    pairs of β-TCVAE, MMD and moment matching. A run continues bit by bit with as many processes as before.
 
     A loss, gradient or weight that is not finite stops the run before the weights take it in: on a CPU it is
     looked for at every step, on a GPU every `log_every` steps (the device skips the updates until then).
@@ -103,8 +103,7 @@ def train(
         raise InputError("`stages` is empty: give at least one Stage.")
     for name, value in (("checkpoint_every", checkpoint_every), ("keep", keep), ("log_every", log_every)):
         check_count(name, value)
-    if max_steps is not None:
-        check_count("max_steps", max_steps, least=0)
+    limit = math.inf if max_steps is None else check_count("max_steps", max_steps, least=0)
     folder, checkpoint = None if run is None else Path(run), None
     if resume:
         if folder is None:
@@ -115,10 +114,11 @@ def train(
         raise InputError(f"{held}: resume it, or choose another folder.")
     check_engine(device, precision, strategy, sync_batch_norm)
     fabric = start_fabric(device, devices, precision, strategy)
-    if sync_batch_norm:
-        for stage in stages:
+    for stage in stages:
+        if sync_batch_norm:
             torch.nn.SyncBatchNorm.convert_sync_batchnorm(stage.objective)
-    loop = _Loop(stages, fabric, folder, seed, checkpoint_every, keep, log_every, max_steps, on_epoch)
+        move(stage.objective, fabric)
+    loop = _Loop(stages, fabric, folder, seed, checkpoint_every, keep, log_every, limit, on_epoch)
     with own_random_state(fabric.device, seed + fabric.global_rank), _told_to_stop(folder) as loop.received:
         return loop.run(checkpoint, progress and fabric.is_global_zero, tensorboard)
 
@@ -134,16 +134,12 @@ class _Loop:
     checkpoint_every: int
     keep: int
     log_every: int
-    max_steps: int | None
+    limit: float  # of the run's steps
     on_epoch: Callable[[EpochEnd], None] | None
     received: list[int] = field(default_factory=list)  # signals that ask to stop
-
-    def __post_init__(self) -> None:
-        self.progress, self.meter = Progress(), Meter()
-        self.clock = time.perf_counter()
-        self.limit = math.inf if self.max_steps is None else self.max_steps
-        for stage in self.stages:
-            move(stage.objective, self.fabric)
+    progress: Progress = field(default_factory=Progress)
+    meter: Meter = field(default_factory=Meter)
+    clock: float = field(default_factory=time.perf_counter)
 
     def run(self, checkpoint: Checkpoint | None, shown: bool, tensorboard: bool) -> TrainResult:
         """All stages, or what a checkpoint left of them."""
@@ -255,19 +251,15 @@ class _Loop:
 
     def _result(self) -> TrainResult:
         progress = self.progress
-        times: dict[str, list[float]] = {}
+        times = defaultdict(list)
         for entry in progress.history:
-            times.setdefault(entry["stage"], []).append(entry["seconds"])
+            times[entry["stage"]].append(entry["seconds"])
         last = progress.history[-1] if progress.history else {}
-        return TrainResult(
-            steps=progress.step,
-            seconds=self._seconds(),
-            seconds_per_epoch={name: fmean(seconds) for name, seconds in times.items()},
-            metrics={name: value for name, value in last.items() if "/" in name},
-            history=list(progress.history),
-            best_epoch=progress.best_epoch,
-            finished=progress.stage == len(self.stages),
-        )
+        means = {name: fmean(seconds) for name, seconds in times.items()}
+        metrics = {name: value for name, value in last.items() if "/" in name}
+        ended, history = progress.stage == len(self.stages), list(progress.history)
+        seconds, best = self._seconds(), progress.best_epoch
+        return TrainResult(progress.step, seconds, means, metrics, history, best, finished=ended)
 
     def _save(self, current: StageRun | None) -> None:
         """Write a checkpoint; `current` is None between stages."""

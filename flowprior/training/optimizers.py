@@ -89,13 +89,11 @@ class OptimizerSettings:
 
 def _one_cycle(step: int, steps: int) -> float:
     """The factor of `one_cycle`: torch's OneCycleLR with its defaults."""
-    peak, last = 0.3 * steps - 1, steps - 1
+    peak = 0.3 * steps - 1
     if step <= peak:
-        return _anneal(1 / 25, 1.0, step / peak)
-    return _anneal(1.0, 1 / 25e4, min((step - peak) / (last - peak), 1.0)) if last > peak else 1.0
-
-
-def _anneal(start: float, end: float, share: float) -> float:
+        start, end, share = 1 / 25, 1.0, step / peak
+    else:
+        start, end, share = 1.0, 1 / 25e4, min((step - peak) / (steps - 1 - peak), 1.0)
     return end + (start - end) / 2 * (1 + math.cos(math.pi * share))
 
 

@@ -70,7 +70,6 @@ class Player:
         return {f"{index}.{key}": whole(value) for index, entry in entries for key, value in entry.items()}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """What `state` returned."""
         state: dict[int, dict[str, Tensor]] = {}
         for name, value in tensors.items():
             index, _, key = name.partition(".")
@@ -83,11 +82,8 @@ class Player:
 def build_players(stage: Stage, fabric: Any, fused: bool) -> list[Player]:
     """The players of a stage that have something to train; frozen groups stop asking for gradients.
 
-    Every process then has the parameters and buffers of the first one, or its shard of them.
-
-    Raises:
-        InputError: if nothing is left to train, a group has no optimizer settings, or the strategy does not
-            suit.
+    Every process then has the parameters and buffers of the first one, or its shard of them. An InputError if
+    nothing is left to train, a group has no optimizer settings, or the strategy does not suit.
     """
     objective = stage.objective
     for name in objective.players:

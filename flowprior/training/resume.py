@@ -11,7 +11,7 @@ from torch import Tensor
 from flowprior.errors import InputError, reason
 from flowprior.training.averages import Meter
 from flowprior.training.checkpoint import Checkpoint, part
-from flowprior.training.engine import move
+from flowprior.training.engine import gather, move
 from flowprior.training.stage_run import StageRun
 from flowprior.training.stages import Stage
 
@@ -46,38 +46,29 @@ def collect(
             state = stage.objective.state_dict()
             tensors |= {f"objective.{index}.{name}": value for name, value in state.items()}
     for name, values in meter.pending.items():  # (steps,), or (processes, steps)
-        tensors[f"window.{name}"] = fabric.all_gather(torch.stack(values))
+        tensors[f"window.{name}"] = gather(torch.stack(values), fabric)
     states = {"cpu": torch.get_rng_state()}
     if fabric.device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(fabric.device)
     for kind, random in states.items():
-        gathered = fabric.all_gather(random).cpu().view(fabric.world_size, -1)
+        gathered = gather(random, fabric).cpu().view(fabric.world_size, -1)
         tensors |= {f"random.{kind}.{rank}": own for rank, own in enumerate(gathered)}
-    return tensors, {
-        "progress": asdict(progress),
-        "epoch_sums": meter.sums,
-        "epoch_counts": meter.counts,
-        "scaler": fabric.strategy.precision.state_dict(),
-        "window": list(meter.pending),
-        "stages": [stage.name for stage in stages],
-    }
+    means = {"epoch_sums": meter.sums, "epoch_counts": meter.counts, "window": list(meter.pending)}
+    scaler, names = fabric.strategy.precision.state_dict(), [stage.name for stage in stages]
+    return tensors, {"progress": asdict(progress), "scaler": scaler, "stages": names, **means}
 
 
 def restore_progress(checkpoint: Checkpoint, stages: Sequence[Stage], meter: Meter, fabric: Any) -> Progress:
     """Put a checkpoint into the objectives, the meter and the random state; returns where the run stands.
 
-    What belongs to the stage under way is left to `StageRun.load_state`.
-
-    Raises:
-        InputError: if the checkpoint is from other stages.
+    What belongs to the stage under way is left to `StageRun.load_state`. An InputError if the checkpoint is
+    from other stages.
     """
     state, tensors = checkpoint.state, checkpoint.tensors
     names = [stage.name for stage in stages]
     if state["stages"] != names:
-        raise InputError(
-            f"{checkpoint.path} comes from a run with the stages {state['stages']}, and `stages` are "
-            f"{names}: resume with the settings of the run."
-        )
+        other = f"{checkpoint.path} comes from a run with the stages {state['stages']}"
+        raise InputError(f"{other}, and `stages` are {names}: resume with the settings of the run.")
     for index, stage in enumerate(stages):
         try:
             stage.objective.load_state_dict(part(tensors, f"objective.{index}."))

@@ -54,10 +54,6 @@ class Shards:
                 owner._parameters[name] = shards
                 plain.data = plain.data.new_empty(0)
 
-    def own(self, tensors: list[Any]) -> list[Tensor]:
-        """What this process holds of sharded tensors."""
-        return [tensor.to_local() for tensor in tensors] if self.active else tensors
-
     def end(self) -> None:
         """Give the module back its plain parameters, with the values that the shards have."""
         for owner, name, plain in self.slots:

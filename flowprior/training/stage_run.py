@@ -83,7 +83,7 @@ class StageRun:
             if self.stage.clip is not None:
                 options = {"max_norm": self.stage.clip, "error_if_nonfinite": False}
                 norm = self.fabric.clip_gradients(player.objective, player.optimizer, **options)
-                self.meter.add(player.term("gradient_norm"), whole(norm))
+                self.meter.pending[player.term("gradient_norm")].append(whole(norm))
             player.set_rates(stage_step, self.steps, self.steps_per_epoch)
             player.optimizer.step()
         self.average.update(stage_step)
@@ -95,8 +95,9 @@ class StageRun:
         player.optimizer.zero_grad()
         self.fabric.backward(terms["loss"])
         if not self.scaled:
-            gradients = [p.grad for p in player.parameters if p.grad is not None]
-            numbers = [*self.shards.own(gradients), terms["loss"].detach()]
+            gradients: list[Any] = [p.grad for p in player.parameters if p.grad is not None]
+            held = [gradient.to_local() for gradient in gradients] if self.shards.active else gradients
+            numbers = [*held, terms["loss"].detach()]
             torch._amp_foreach_non_finite_check_and_unscale_(numbers, self._bad, self._one)
             if self.fabric.world_size > 1:  # so that all processes stop together
                 self._bad.copy_(self.fabric.all_reduce(self._bad, reduce_op="max"))
@@ -105,15 +106,12 @@ class StageRun:
             elif self._bad.item():
                 self._stop(player, batch, step, random)
         for name, value in terms.items():
-            self.meter.add(player.term(name), value.detach())
+            self.meter.pending[player.term(name)].append(value.detach())
 
     def check(self, step: int, epoch: int, batch: int) -> None:
-        """On a GPU, after the fact: stop if a loss or gradient since the last look was not finite.
+        """On a GPU, after the fact: a RunError if a loss or gradient since the last look was not finite.
 
         `step`, `epoch` and `batch` are the position after the last step.
-
-        Raises:
-            RunError: names the step, the term and the module.
         """
         if self.eager or not self.meter.pending:
             return
@@ -126,11 +124,7 @@ class StageRun:
                 self._stop(player, repeated, step - ago, None)
 
     def check_weights(self, step: int) -> None:
-        """Before a checkpoint: weights that are not finite must not replace good ones.
-
-        Raises:
-            RunError: names the parameter.
-        """
+        """Before a checkpoint: a RunError on weights that are not finite: they must not replace good ones."""
         for name, parameter in self.parameters.items():
             if not whole(parameter).isfinite().all():
                 self._refuse(step, f"the parameter {name!r} is not finite")
@@ -204,7 +198,6 @@ class StageRun:
         return tensors
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """What `state` returned."""
         self.average.load_state(part(tensors, "ema."))
         self.best = {name: value.to(self.fabric.device) for name, value in part(tensors, "best.").items()}
         for player in self.players:

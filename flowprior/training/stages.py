@@ -32,22 +32,20 @@ class Stage:
 
     Args:
         name: in the logs.
-        objective: asked for the losses of each of its players, in order.
         data: named tensors (N, ...), or a function that returns them: it is called when the stage begins, and
-            again when a run is resumed within the stage, and must return the same (for instance the codes of
-            an autoencoder that the stages before have trained).
+            again when a run is resumed within it, and must return the same (the codes, say, of an
+            autoencoder that the stages before have trained).
         epochs: passes over the data at most; 0 only runs `initialize`, all that a mixture by EM needs.
         batch_size: examples a step, over all processes together.
         optimizers: for all parameter groups, or one for each by name; "others" stands for those not named.
-        frozen: names of groups that are not trained in this stage; modules all of whose parameters are frozen
-            stay in evaluation mode, so that batch statistics rest as well.
-        ema: decay a step of an exponential moving average of the weights, less in the first steps (see
-            `WeightAverage`). Validation and `on_epoch` see the averaged weights, and at the end of the stage
-            the model gets them.
+        frozen: groups that are not trained in this stage; modules all of whose parameters are frozen stay in
+            evaluation mode, so that batch statistics rest as well.
+        ema: decay of a moving average of the weights (see `WeightAverage`), which validation, `on_epoch`
+            and, at the end of the stage, the model get.
         clip: largest norm of a player's gradient.
         validation: the part of the data that is held out (its choice follows from the run's seed), or data of
             its own. It is evaluated after every epoch with the same noise each time.
-        patience: stop after so many epochs without a better validation loss; None never stops early.
+        patience: stop after so many epochs without a better validation loss.
         keep_best: at the end of the stage, give the model the weights with the best validation loss.
         initialize: called once when the stage begins, with the training data (the held-out part left out).
 
@@ -148,12 +146,8 @@ def joint_stage(
     with a data-dependent start (`VariationalUnet`) takes it from examples of 4 batches, spread evenly over
     the data, when the stage begins; one that has had it, or is frozen, stays as it is.
 
-    Args:
-        model, data: what is trained, on "x" and, as far as the objective needs them, "label" or "context".
-        objective: makes the objective of the model.
-        optimizers: default Adam, 1e-3 for all groups.
-
-    The other arguments are those of `Stage`.
+    The data is "x" and, as far as `objective` (of the model) needs them, "label" or "context"; the optimizers
+    are Adam, 1e-3, unless given; the other arguments are those of `Stage`.
     """
 
     def start(tensors: Tensors) -> None:
@@ -191,14 +185,10 @@ def prior_stage(
         model: an autoencoder, whose codes of data["x"] are taken when the stage begins, and drawn from their
             posteriors again in each step; or a prior, which is trained on data["z"], with noise of standard
             deviation data["std"] if there is one.
-        data: as for `joint_stage`.
         optimizers: default Adam, one-cycle up to 3e-3, weight decay 1e-5.
-        initialize: give the prior its data-dependent start (`Prior.initialize`). False to continue from
-            where it is.
+        initialize: give the prior its data-dependent start (`Prior.initialize`), or continue where it is.
         standardize: of a FlowPrior in that start: "auto" as it was built, or less ("diagonal", None).
-        seed: of that start.
-
-    The other arguments are those of `Stage`.
+        seed: of that start; the other arguments are those of `Stage`.
     """
     prior = model.prior if isinstance(model, Autoencoder) else model
 
@@ -222,8 +212,8 @@ def prior_stage(
 
 
 def latents(model: Autoencoder | Prior, tensors: Tensors) -> Tensors:
-    """ "z" and "context" of `tensors`; for an autoencoder z are the codes of "x", with the posterior's "std"
-    about them if it has one, and the context is what the prior sees of it."""
+    """ "z", "std" and "context" of `tensors`; of an autoencoder: codes of "x", its posterior's standard
+    deviation about them if it has one, and what its prior sees of the context."""
     if isinstance(model, Autoencoder):
         for name in ("x", "context") if model.conditional else ("x",):
             _check_has(tensors, name)
