@@ -25,9 +25,8 @@ def start_fabric(
     """A launched Fabric. Under `torchrun` the number of processes is torchrun's.
 
     Args:
-        device: as for `resolve_device`.
+        device, precision: as for `resolve_device`; one of `PRECISIONS`.
         devices: how many to use on this machine; Fabric starts a process for each further one.
-        precision: one of `PRECISIONS`.
         strategy: how several processes share a model: "ddp" (or "auto") holds it in each and averages
             gradients; "fsdp" shards weights, gradients and optimizer state, for objectives with one player,
             in "32-true" or "bf16-mixed". One process needs none.

@@ -12,12 +12,8 @@ from flowprior.errors import RunError
 class MetricsLog(ExitStack):
     """`RUN/metrics.csv`, a line a value (step, name, value), and `RUN/tensorboard` with the same.
 
-    Nothing in the CSV depends on the clock, so a resumed run writes the bytes of an uninterrupted one.
-
-    Args:
-        run: the run folder, or None to write nothing.
-        keep: bytes of an earlier metrics.csv to keep: what was written later is cut off.
-        step: at which the log continues.
+    Nothing in the CSV depends on the clock, so a resumed run writes the bytes of an uninterrupted one: it
+    cuts off all but the first `keep` bytes, and continues at `step`. Without a `run` nothing is written.
 
     Raises:
         RunError: if the file system refuses; so does `write`.
@@ -43,9 +39,8 @@ class MetricsLog(ExitStack):
                 board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else None)
                 self._board = self.enter_context(board)
         except OSError as error:
-            raise RunError(
-                f"The logs in {run} cannot be written ({error.strerror}): choose another folder."
-            ) from error
+            refused = f"The logs in {run} cannot be written ({error.strerror})"
+            raise RunError(f"{refused}: choose another folder.") from error
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """One line a value."""

@@ -37,8 +37,7 @@ class Player:
     def losses(self, batch: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
         """The player's named losses of a batch, in the run's precision, through the hooks of the strategy."""
         with self.fabric.autocast():  # so that Fabric leaves losses in 64 bits as they are
-            losses: dict[str, Tensor] = self.objective(self.name, batch, step)
-            return losses
+            return self.objective(self.name, batch, step)
 
     @contextmanager
     def learning(self) -> Iterator[None]:

@@ -22,11 +22,8 @@ from flowprior.training.stages import Stage
 class StageRun:
     """A stage, prepared on this process: its data is fetched here.
 
-    Args:
-        fabric: launched.
-        seed: of the run.
-        meter: where the steps note their terms.
-        fresh: whether the stage begins, rather than being resumed: only then is `stage.initialize` called.
+    `meter` is where the steps note their terms; `seed` is the run's. Only a stage that is `fresh`, not
+    resumed, has `stage.initialize` called.
     """
 
     def __init__(self, stage: Stage, fabric: Any, seed: int, meter: Meter, fresh: bool) -> None:
@@ -40,14 +37,11 @@ class StageRun:
             raise InputError(
                 f"{given} must be a multiple of the {fabric.world_size} processes that share it."
             )
-        training, validation = stage.split(seed)
+        training, held = stage.split(seed)
         share = stage.batch_size // fabric.world_size
-        ranks = {"rank": fabric.global_rank, "world_size": fabric.world_size}
         batches = partial(Batches, seed=seed, device=fabric.device)
-        self.batches = batches(training, share, **ranks)
-        self.validation = None
-        if validation is not None:
-            self.validation = batches(validation, stage.batch_size, drop_last=False)
+        self.batches = batches(training, share, rank=fabric.global_rank, world_size=fabric.world_size)
+        self.validation = None if held is None else batches(held, stage.batch_size, drop_last=False)
         self.modes = {module: module.training for module in self.objective.modules()}
         self.wanted_gradients = {p: p.requires_grad for p in self.objective.parameters()}
         if fresh and stage.initialize is not None:

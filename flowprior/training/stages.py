@@ -28,7 +28,7 @@ INITIAL_BATCHES = 4  # whose examples a data-dependent start sees, as in the Var
 
 @dataclass
 class Stage:
-    """What is trained, on what, how and for how long.
+    """What is trained, on what, how and for how long; an InputError if a value is out of range.
 
     Args:
         name: in the logs.
@@ -48,9 +48,6 @@ class Stage:
         patience: stop after so many epochs without a better validation loss.
         keep_best: at the end of the stage, give the model the weights with the best validation loss.
         initialize: called once when the stage begins, with the training data (the held-out part left out).
-
-    Raises:
-        InputError: if a value is out of range.
     """
 
     name: str
@@ -121,7 +118,6 @@ def _later(change: Callable[[Tensors], Tensors], data: Any) -> Any:
 
 
 def resolve(data: Data) -> Tensors:
-    """`data`, called if it is a function."""
     return data() if callable(data) else data
 
 
@@ -182,9 +178,8 @@ def prior_stage(
     """The prior alone, on frozen codes: GLF's second stage, and extra steps after joint training.
 
     Args:
-        model: an autoencoder, whose codes of data["x"] are taken when the stage begins, and drawn from their
-            posteriors again in each step; or a prior, which is trained on data["z"], with noise of standard
-            deviation data["std"] if there is one.
+        model: an autoencoder, whose codes of data["x"] are taken when the stage begins and drawn from
+            posteriors again in each step; or a prior, trained on data["z"], with noise data["std"] if any.
         optimizers: default Adam, one-cycle up to 3e-3, weight decay 1e-5.
         initialize: give the prior its data-dependent start (`Prior.initialize`), or continue where it is.
         standardize: of a FlowPrior in that start: "auto" as it was built, or less ("diagonal", None).
