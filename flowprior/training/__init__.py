@@ -6,15 +6,5 @@ from flowprior.training.loop import EpochEnd, TrainResult, train
 from flowprior.training.optimizers import OptimizerSettings
 from flowprior.training.stages import Stage, joint_stage, prior_stage
 
-__all__ = [
-    "EpochEnd",
-    "FitResult",
-    "OptimizerSettings",
-    "Stage",
-    "TrainResult",
-    "fit",
-    "joint_stage",
-    "load_weights",
-    "prior_stage",
-    "train",
-]
+__all__ = ["EpochEnd", "FitResult", "OptimizerSettings", "Stage", "TrainResult"]
+__all__ += ["fit", "joint_stage", "load_weights", "prior_stage", "train"]

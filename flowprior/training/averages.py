@@ -1,6 +1,7 @@
 """Moving averages of weights, and running means of what is logged."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -13,76 +14,64 @@ from flowprior.training.shards import sharded_as, whole
 class WeightAverage:
     """Moving average of parameters: after step t = 0, 1, ..., average = d · average + (1 - d) · weights.
 
-    d = min(decay, (1 + t) / (10 + t)), so that a short training is not held back by its first weights.
-
-    Args:
-        parameters: by name; the average starts from their values.
-        decay: None for no average at all, so that every method does nothing.
+    d = min(decay, (1 + t) / (10 + t)), so that a short training is not held back by its first weights, from
+    which the average starts. Without a `decay` there is no average, and every method does nothing.
     """
 
     def __init__(self, parameters: Mapping[str, Tensor], decay: float | None) -> None:
-        self.names = list(parameters) if decay is not None else []
-        self._weights = [parameters[name].detach() for name in self.names]
-        self._values = [weights.clone() for weights in self._weights]
+        self._weights = {} if decay is None else {name: p.detach() for name, p in parameters.items()}
+        self._values = {name: weights.clone() for name, weights in self._weights.items()}
         self._decay = decay or 0.0
 
     def update(self, step: int) -> None:
         """Take the weights after step `step` into the average."""
-        if self.names:
+        if self._values:
             decay = min(self._decay, (1 + step) / (10 + step))
-            get_ema_multi_avg_fn(decay)(self._values, self._weights, None)
+            get_ema_multi_avg_fn(decay)([*self._values.values()], [*self._weights.values()], None)
 
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
         """Inside, the parameters hold the average; afterwards, bit by bit, their own values again."""
-        own = [weights.clone() for weights in self._weights]
+        own = {name: weights.clone() for name, weights in self._weights.items()}
         self.adopt()
         try:
             yield
         finally:
-            _copy(own, self._weights)
+            for name, weights in self._weights.items():
+                weights.copy_(own[name])
 
     def adopt(self) -> None:
         """Give the parameters the average for good."""
-        _copy(self._values, self._weights)
+        for name, weights in self._weights.items():
+            weights.copy_(self._values[name])
 
     def state(self) -> dict[str, Tensor]:
         """The average by name, whole."""
-        return {name: whole(value) for name, value in zip(self.names, self._values, strict=True)}
+        return {name: whole(value) for name, value in self._values.items()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """What `state` returned."""
-        _copy([sharded_as(state[n], v) for n, v in zip(self.names, self._values, strict=True)], self._values)
-
-
-def _copy(source: Sequence[Tensor], target: Sequence[Tensor]) -> None:
-    for new, old in zip(source, target, strict=True):
-        old.copy_(new)
+        for name, value in self._values.items():
+            value.copy_(sharded_as(state[name], value))
 
 
 class Meter:
     """Collects named scalars without reading them: the device is asked once a window, not once a step."""
 
     def __init__(self) -> None:
-        self.pending: dict[str, list[Tensor]] = {}
+        self.pending: defaultdict[str, list[Tensor]] = defaultdict(list)  # of each step
         self.sums: dict[str, float] = {}  # of the finished windows of this epoch
         self.counts: dict[str, int] = {}
-
-    def add(self, name: str, value: Tensor) -> None:
-        """Note a scalar of this step."""
-        self.pending.setdefault(name, []).append(value)
 
     def close_window(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """The means since the last call, `reduce`d over processes; they also count for the epoch."""
         if not self.pending:
             return {}
-        stacked = [torch.stack(values).double().mean() for values in self.pending.values()]
-        means = dict(zip(self.pending, reduce(torch.stack(stacked)).tolist(), strict=True))
-        for name, mean in means.items():
-            count = len(self.pending[name])
-            self.sums[name] = self.sums.get(name, 0.0) + mean * count
-            self.counts[name] = self.counts.get(name, 0) + count
-        self.pending = {}
+        stacked = torch.stack([torch.stack(values).double().mean() for values in self.pending.values()])
+        means = dict(zip(self.pending, reduce(stacked).tolist(), strict=True))
+        for name, values in self.pending.items():
+            self.sums[name] = self.sums.get(name, 0.0) + means[name] * len(values)
+            self.counts[name] = self.counts.get(name, 0) + len(values)
+        self.pending.clear()
         return means
 
     def close_epoch(self) -> dict[str, float]:

@@ -1,19 +1,17 @@
 """Checkpoints: a safetensors file each, listed with its SHA-256; written whole or not at all."""
 
-import hashlib
 import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from flowprior.errors import InputError, RunError
+from flowprior.errors import InputError, RunError, reason
 from flowprior.files import write_atomically
-
-log = logging.getLogger(__name__)
 
 FORMAT = 1  # raised when a file written today could no longer be read as it is
 FOLDER, MANIFEST = "checkpoints", "manifest.json"
@@ -43,12 +41,11 @@ def save_checkpoint(
     folder = run / FOLDER
     path = folder / f"step-{step:09d}.safetensors"
     payload = _to_bytes(tensors, state)
-    digest = hashlib.sha256(payload).hexdigest()
-    entry = {"file": path.name, "step": step, "bytes": len(payload), "sha256": digest}
+    entry = {"file": path.name, "step": step, "bytes": len(payload), "sha256": sha256(payload).hexdigest()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        listed = [old for old in _read_manifest(folder, tolerant=True) if old["file"] != path.name]
-        kept = [*listed, entry][-keep:]
+        listed, _ = _read_manifest(folder)
+        kept = [*(old for old in listed if old["file"] != path.name), entry][-keep:]
         write_atomically(path, payload)
         write_atomically(folder / MANIFEST, (json.dumps({"checkpoints": kept}, indent=2) + "\n").encode())
         names = {old["file"] for old in kept} | {MANIFEST}
@@ -75,13 +72,17 @@ def load_checkpoint(run: Path) -> Checkpoint:
         InputError: if there is none.
     """
     folder = run / FOLDER
+    entries, wrong = _read_manifest(folder)
+    if wrong:
+        manifest = f"{folder / MANIFEST} does not list the checkpoints ({wrong})"
+        raise InputError(f"{manifest}: start the run without resume, in a new folder.")
     skipped = []
-    for entry in reversed(_read_manifest(folder)):
+    for entry in reversed(entries):
         read = _read(folder / entry["file"], entry)
         if isinstance(read, Checkpoint):
             return read
         skipped.append(f"{entry['file']} {read}")
-        log.warning("Skipped checkpoint %s of %s: it %s.", entry["file"], run, read)
+        logging.getLogger(__name__).warning("Skipped checkpoint %s of %s: it %s.", entry["file"], run, read)
     reasons = f" ({'; '.join(skipped)})" if skipped else ""
     raise InputError(f"No valid checkpoint in {folder}{reasons}: start the run again, in another folder.")
 
@@ -97,8 +98,7 @@ def load_weights(run: Path | str, module: nn.Module) -> int:
     """
     checkpoint = load_checkpoint(Path(run))
     step = int(checkpoint.state["progress"]["step"])
-    weights = _delivered(checkpoint)
-    wanted = module.state_dict()
+    weights, wanted = _delivered(checkpoint), module.state_dict()
     if not wanted:
         return step
     first = next(iter(wanted))
@@ -107,34 +107,25 @@ def load_weights(run: Path | str, module: nn.Module) -> int:
         inside = part(weights, prefix)
         if all(name in inside and inside[name].shape == value.shape for name, value in wanted.items()):
             fitting[tuple(id(inside[name]) for name in wanted)] = inside
+    path, kind = checkpoint.path, f"this {type(module).__name__}"
     if len(fitting) > 1:
-        raise InputError(
-            f"{checkpoint.path} holds {len(fitting)} parts that this {type(module).__name__} could be: "
-            "load the whole model."
-        )
-    reason = "no part of the run has these parameters"
+        raise InputError(f"{path} holds {len(fitting)} parts that {kind} could be: load the whole model.")
+    wrong = "no part of the run has these parameters"
     for inside in fitting.values():
         try:
             module.load_state_dict(inside)
             return step
         except RuntimeError as error:
-            reason = " ".join(str(error).split())
-    raise InputError(
-        f"{checkpoint.path} does not fit this {type(module).__name__} ({reason}): build it with the "
-        "settings of the run."
-    )
+            wrong = reason(error)
+    raise InputError(f"{path} does not fit {kind} ({wrong}): build it with the settings of the run.")
 
 
 def _delivered(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """The objectives' tensors; of a stage under way with its best, else its averaged weights put in."""
     tensors = checkpoint.tensors
-    kind = "best." if any(name.startswith("best.") for name in tensors) else "ema."
     current = f"objective.{checkpoint.state['progress']['stage']}."
-    better = {
-        id(tensors[current + name.removeprefix(kind)]): value
-        for name, value in tensors.items()
-        if name.startswith(kind)
-    }
+    kept = part(tensors, "best.") or part(tensors, "ema.")
+    better = {id(tensors[current + name]): value for name, value in kept.items()}
     return {k: better.get(id(v), v) for k, v in tensors.items() if k.startswith("objective.")}
 
 
@@ -155,8 +146,8 @@ def _to_bytes(tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> bytes:
         else:
             first[memory] = name
             stored[name] = tensor.detach().to("cpu", copy=True).contiguous()
-    text = json.dumps({"format": FORMAT, "aliases": aliases, "state": state})
-    return save(stored, metadata={"flowprior": text})
+    meta = {"format": FORMAT, "aliases": aliases, "state": state}
+    return save(stored, metadata={"flowprior": json.dumps(meta)})
 
 
 def _read(path: Path, entry: Mapping[str, Any]) -> Checkpoint | str:
@@ -171,7 +162,7 @@ def _read(path: Path, entry: Mapping[str, Any]) -> Checkpoint | str:
         return f"cannot be read ({error.strerror})"
     if len(payload) != entry["bytes"]:
         return f"is truncated: {len(payload)} of {entry['bytes']} bytes"
-    if hashlib.sha256(payload).hexdigest() != entry["sha256"]:
+    if sha256(payload).hexdigest() != entry["sha256"]:
         return f"does not match its checksum in {MANIFEST}: at least one bit has flipped"
     length = int.from_bytes(payload[:8], "little")
     meta = json.loads(json.loads(payload[8 : 8 + length])["__metadata__"]["flowprior"])
@@ -182,18 +173,12 @@ def _read(path: Path, entry: Mapping[str, Any]) -> Checkpoint | str:
     return Checkpoint(tensors, meta["state"], path)
 
 
-def _read_manifest(folder: Path, tolerant: bool = False) -> list[dict[str, Any]]:
-    """The entries of the manifest, oldest first; with `tolerant`, nothing where there is no readable one."""
-    path = folder / MANIFEST
+def _read_manifest(folder: Path) -> tuple[list[dict[str, Any]], str]:
+    """The entries of the manifest, oldest first, and what is wrong with it, if anything."""
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))["checkpoints"]
-        return [{name: kind(entry[name]) for name, kind in ENTRY.items()} for entry in entries]
+        entries = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["checkpoints"]
+        return [{name: kind(entry[name]) for name, kind in ENTRY.items()} for entry in entries], ""
     except FileNotFoundError:
-        reason = "there is none yet"
+        return [], "there is none yet"
     except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = f"it is damaged: {error}"
-    if tolerant:
-        return []
-    raise InputError(
-        f"{path} does not list the checkpoints ({reason}): start the run without resume, in a new folder."
-    )
+        return [], f"it is damaged: {error}"

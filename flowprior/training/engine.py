@@ -4,7 +4,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,9 @@ from flowprior.errors import InputError
 from flowprior.training.shards import shard
 
 NVML_CHECK = "PYTORCH_NVML_BASED_CUDA_CHECK"
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")
+SHARDED = ("32-true", "bf16-mixed")  # what "fsdp" can do
+PRECISIONS = (*SHARDED, "16-mixed", "64-true")
 Strategy = Literal["auto", "ddp", "fsdp"]
-STRATEGIES: tuple[Strategy, ...] = ("auto", "ddp", "fsdp")
 
 
 def start_fabric(
@@ -25,9 +25,8 @@ def start_fabric(
     """A launched Fabric. Under `torchrun` the number of processes is torchrun's.
 
     Args:
-        device: as for `resolve_device`.
+        device, precision: as for `resolve_device`; one of `PRECISIONS`.
         devices: how many to use on this machine; Fabric starts a process for each further one.
-        precision: one of `PRECISIONS`.
         strategy: how several processes share a model: "ddp" (or "auto") holds it in each and averages
             gradients; "fsdp" shards weights, gradients and optimizer state, for objectives with one player,
             in "32-true" or "bf16-mixed". One process needs none.
@@ -39,14 +38,23 @@ def start_fabric(
     resolved = check_engine(device, precision, strategy)
     local = int(os.environ.get("LOCAL_WORLD_SIZE", devices))
     total = int(os.environ.get("WORLD_SIZE", local))
-    fabric_class = _import_fabric()
-    fabric = fabric_class(
-        accelerator=resolved.type,
-        devices=[resolved.index] if resolved.index is not None and local == 1 else local,
-        num_nodes=max(1, total // local),
-        strategy=_several(strategy, total) if total > 1 else "auto",
-        precision=precision,
-    )
+    before = os.environ.get(NVML_CHECK)
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
+
+    if (
+        before is None
+    ):  # set by the import: each step would open the driver's library to look for a GPU, 0.17 ms
+        os.environ.pop(NVML_CHECK, None)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it greets at every start
+    several: Any = (
+        "auto" if total == 1 else "ddp_find_unused_parameters_true"
+    )  # some may rest, as behind β = 0
+    if total > 1 and strategy == "fsdp":
+        several = ModelParallelStrategy(shard, data_parallel_size=total, tensor_parallel_size=1)
+    plain: Any = {"accelerator": resolved.type, "precision": precision, "num_nodes": max(1, total // local)}
+    own = [resolved.index] if resolved.index is not None and local == 1 else local
+    fabric = Fabric(devices=own, strategy=several, **plain)
     _join_again(resolved, local, total)
     fabric.launch()
     return fabric
@@ -66,15 +74,6 @@ def _join_again(device: torch.device, local: int, total: int) -> None:
     torch.distributed.init_process_group(backend, store=store, rank=int(os.environ["RANK"]), world_size=total)
 
 
-def _several(strategy: Strategy, processes: int) -> Any:
-    """Fabric's strategy for several processes."""
-    if strategy != "fsdp":
-        return "ddp_find_unused_parameters_true"  # a parameter may rest in some steps, as behind β = 0
-    from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
-
-    return ModelParallelStrategy(shard, data_parallel_size=processes, tensor_parallel_size=1)
-
-
 def is_sharded(fabric: Any) -> bool:
     """Whether the strategy shards parameters."""
     from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
@@ -82,48 +81,18 @@ def is_sharded(fabric: Any) -> bool:
     return isinstance(fabric.strategy, ModelParallelStrategy)
 
 
-def check_engine(
-    device: str = "auto",
-    precision: str = "32-true",
-    strategy: Strategy = "auto",
-    sync_batch_norm: bool = False,
-) -> torch.device:
-    """The device that is meant; it must be here and able to do the rest.
-
-    Raises:
-        InputError: if there is no such device, precision or strategy, or the device lacks one.
-    """
+def check_engine(device: str, precision: str, strategy: Strategy, sync: bool = False) -> torch.device:
+    """The device that is meant; an InputError if it is not here or cannot do the rest (`sync` batch norm)."""
     check_one_of("precision", precision, PRECISIONS)
-    check_one_of("strategy", strategy, STRATEGIES)
+    check_one_of("strategy", strategy, get_args(Strategy))
     resolved = resolve_device(device)
     if precision == "16-mixed" and resolved.type == "cpu":
         raise InputError("`precision` (='16-mixed') needs a GPU: take 'bf16-mixed' or '32-true' on the CPU.")
-    if strategy == "fsdp" and precision not in ("32-true", "bf16-mixed"):
-        raise InputError(
-            f"`strategy` (='fsdp') has no precision {precision!r}: take '32-true' or 'bf16-mixed'."
-        )
-    if sync_batch_norm and resolved.type != "cuda":
-        raise InputError(
-            "`sync_batch_norm` (=True) needs CUDA GPUs: leave it out, and batch statistics are those of each "
-            "process's share."
-        )
+    if strategy == "fsdp" and precision not in SHARDED:
+        raise InputError(f"`strategy` (='fsdp') has no precision {precision!r}: take {' or '.join(SHARDED)}.")
+    if sync and resolved.type != "cuda":
+        raise InputError("`sync_batch_norm` (=True) needs CUDA GPUs: leave it out for statistics by process.")
     return resolved
-
-
-def _import_fabric() -> Any:
-    """Lightning's Fabric, without two habits of its import.
-
-    It sets an environment variable after which every call of `torch.cuda.is_available` opens the driver's
-    library again, and torch's optimizers ask that at each step: 0.17 ms on a machine without a GPU. And it
-    greets at every start.
-    """
-    before = os.environ.get(NVML_CHECK)
-    from lightning_fabric import Fabric
-
-    if before is None:
-        os.environ.pop(NVML_CHECK, None)
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    return Fabric
 
 
 def resolve_device(device: str) -> torch.device:
@@ -137,15 +106,11 @@ def resolve_device(device: str) -> torch.device:
     try:
         resolved = torch.device(device)
     except RuntimeError:
-        raise InputError(
-            f"`device` (={device!r}) must be 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'."
-        ) from None
-    available = {
-        "cpu": True,
-        "cuda": torch.cuda.is_available() and (resolved.index or 0) < torch.cuda.device_count(),
-        "mps": torch.backends.mps.is_available(),
-    }
-    if not available.get(resolved.type, False):
+        expected = "'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'"
+        raise InputError(f"`device` (={device!r}) must be {expected}.") from None
+    cuda = torch.cuda.is_available() and (resolved.index or 0) < torch.cuda.device_count()
+    available = {"cpu": True, "cuda": cuda, "mps": torch.backends.mps.is_available()}
+    if not available.get(resolved.type):
         raise InputError(f"`device` (={device!r}) is not available here: take 'cpu' or 'auto'.")
     return resolved
 
@@ -168,7 +133,7 @@ def gather(tensor: Tensor, fabric: Any) -> Tensor:
         return tensor
     own = tensor.to(fabric.device)
     rows = [torch.empty_like(own) for _ in range(fabric.world_size)]
-    torch.distributed.all_gather(rows, own)
+    torch.distributed.all_gather(rows, own)  # Fabric's own calls what torch has deprecated
     return torch.stack(rows)
 
 

@@ -1,7 +1,7 @@
 """When a number is not finite: which step, which term, which module."""
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -11,11 +11,7 @@ from flowprior.objectives import Objective
 
 
 def find_fault(
-    objective: Objective,
-    player: str,
-    batch: Mapping[str, Tensor],
-    step: int,
-    autocast: Callable[[], AbstractContextManager[Any]],
+    objective: Objective, player: str, batch: Mapping[str, Tensor], step: int, autocast: Callable[[], Any]
 ) -> str:
     """The first thing that is not finite in a step, which is repeated, in words.
 
@@ -24,11 +20,12 @@ def find_fault(
     """
     for name, tensor in batch.items():
         if not _finite(tensor):
-            rows = (~tensor.isfinite()).flatten(1).any(1) if tensor.dim() > 1 else ~tensor.isfinite()
+            rows = (~tensor.isfinite()).reshape(len(tensor), -1).any(1)
             return f'batch "{name}" ({int(rows.sum())} of {len(tensor)} rows)'
     for name, tensor in [*objective.named_parameters(), *objective.named_buffers()]:
         if not _finite(tensor):
-            return f'"{name}" of module {_owner(objective, name)} before the step'
+            owner = _spell(objective, name.rpartition(".")[0])
+            return f'"{name}" of {owner} before the step'
     with _Watch(objective) as watch, autocast():
         terms = objective.losses(player, batch, step)
     bad = [name for name, value in terms.items() if not _finite(value)]
@@ -39,7 +36,7 @@ def find_fault(
     gradients = torch.autograd.grad(terms["loss"], list(parameters.values()), allow_unused=True)
     for name, gradient in zip(parameters, gradients, strict=True):
         if gradient is not None and not _finite(gradient):
-            source = watch.gradient or f"module {_owner(objective, name)}"
+            source = watch.gradient or _spell(objective, name.rpartition(".")[0])
             return f'the gradient of the loss for "{name}", first seen in {source}'
     return "a loss or gradient of another process, or one that a repetition of the step does not show again"
 
@@ -52,7 +49,7 @@ class _Watch(ExitStack):
         self.output = self.gradient = ""
         for name, module in objective.named_modules():
             if module is not objective:
-                handle = module.register_forward_hook(self._hook(f"module {_spell(name, module)}"))
+                handle = module.register_forward_hook(self._hook(_spell(objective, name)))
                 self.callback(handle.remove)
 
     def _hook(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
@@ -71,19 +68,13 @@ class _Watch(ExitStack):
 
 
 def _tensors(value: Any) -> Iterable[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    return [item for item in value if isinstance(item, Tensor)] if isinstance(value, tuple | list) else []
+    items = value if isinstance(value, tuple | list) else [value]
+    return [item for item in items if isinstance(item, Tensor)]
 
 
 def _finite(tensor: Tensor) -> bool:
     return not tensor.is_floating_point() or bool(tensor.isfinite().all())
 
 
-def _owner(objective: nn.Module, name: str) -> str:
-    path = name.rpartition(".")[0]
-    return _spell(path, objective.get_submodule(path))
-
-
-def _spell(name: str, module: nn.Module) -> str:
-    return f"`{name or '(objective)'}` ({type(module).__name__})"
+def _spell(objective: nn.Module, path: str) -> str:
+    return f"module `{path or '(objective)'}` ({type(objective.get_submodule(path)).__name__})"

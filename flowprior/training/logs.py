@@ -8,22 +8,18 @@ from typing import Any
 
 from flowprior.errors import RunError
 
-HEADER = b"step,name,value\n"
-
 
 class MetricsLog(ExitStack):
     """`RUN/metrics.csv`, a line a value (step, name, value), and `RUN/tensorboard` with the same.
 
-    Nothing in the CSV depends on the clock, so a resumed run writes the bytes of an uninterrupted one.
+    Nothing in the CSV depends on the clock, so a resumed run writes the bytes of an uninterrupted one: it
+    cuts off all but the first `keep` bytes, and continues at `step`. Without a `run` nothing is written.
 
-    Args:
-        run: the run folder, or None to write nothing.
-        keep: bytes of an earlier metrics.csv to keep: what was written later is cut off.
-        step: the step at which the log continues.
-        tensorboard: whether to write for TensorBoard as well.
+    Raises:
+        RunError: if the file system refuses; so does `write`.
     """
 
-    def __init__(self, run: Path | None, keep: int = 0, step: int = 0, tensorboard: bool = True) -> None:
+    def __init__(self, run: Path | None, keep: int, step: int, tensorboard: bool) -> None:
         super().__init__()
         self._file: Any = None
         self._board: Any = None
@@ -34,9 +30,8 @@ class MetricsLog(ExitStack):
             path = run / "metrics.csv"
             self._file = self.enter_context(path.open("r+b" if keep and path.exists() else "w+b"))
             self._file.truncate(min(keep, path.stat().st_size))
-            self._file.seek(0, 2)
-            if not self._file.tell():
-                self._file.write(HEADER)
+            if not self._file.seek(0, 2):
+                self._file.write(b"step,name,value\n")
                 self._file.flush()
             if tensorboard:
                 from torch.utils.tensorboard import SummaryWriter
@@ -44,21 +39,15 @@ class MetricsLog(ExitStack):
                 board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else None)
                 self._board = self.enter_context(board)
         except OSError as error:
-            raise RunError(
-                f"The logs in {run} cannot be written ({error.strerror}): choose another folder."
-            ) from error
+            refused = f"The logs in {run} cannot be written ({error.strerror})"
+            raise RunError(f"{refused}: choose another folder.") from error
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """One line a value.
-
-        Raises:
-            RunError: if the file system refuses.
-        """
+        """One line a value."""
         if self._file is None:
             return
         try:
-            lines = "".join(f"{step},{name},{value!r}\n" for name, value in values.items())
-            self._file.write(lines.encode())
+            self._file.write("".join(f"{step},{name},{value!r}\n" for name, value in values.items()).encode())
             self._file.flush()
             if self._board is not None:
                 for name, value in values.items():
@@ -78,12 +67,5 @@ def progress_bar(description: str, total: int, initial: int, shown: bool) -> Any
     """A tqdm bar with the time left; where stderr is no terminal, a line every ten seconds."""
     from tqdm import tqdm
 
-    return tqdm(
-        desc=description,
-        total=total,
-        initial=initial,
-        disable=not shown,
-        unit="step",
-        dynamic_ncols=True,
-        mininterval=0.2 if sys.stderr.isatty() else 10.0,
-    )
+    options = {"unit": "step", "dynamic_ncols": True, "mininterval": 0.2 if sys.stderr.isatty() else 10.0}
+    return tqdm(desc=description, total=total, initial=initial, disable=not shown, **options)

@@ -4,10 +4,12 @@ import math
 import signal
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -35,25 +37,15 @@ class EpochEnd:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training did.
+    """What a training did."""
 
-    Args:
-        steps: optimizer steps over all stages.
-        seconds: wall time, over all interruptions.
-        seconds_per_epoch: by stage, validation and logs included.
-        metrics: of the last epoch: "train/loss", "valid/loss", ...
-        history: one entry an epoch: "stage", "epoch", "step", "seconds" and the metrics.
-        best_epoch: of the last stage with validation: the epoch (from 1) with the best validation loss.
-        finished: False if `max_steps` came first.
-    """
-
-    steps: int
-    seconds: float
-    seconds_per_epoch: dict[str, float]
-    metrics: dict[str, float]
-    history: list[dict[str, Any]]
-    best_epoch: int | None
-    finished: bool
+    steps: int  # of the optimizers, over all stages
+    seconds: float  # wall time, over all interruptions
+    seconds_per_epoch: dict[str, float]  # by stage, validation and logs included
+    metrics: dict[str, float]  # of the last epoch: "train/loss", "valid/loss", ...
+    history: list[dict[str, Any]]  # one entry an epoch: "stage", "epoch", "step", "seconds" and the metrics
+    best_epoch: int | None  # of the last stage with validation, from 1: that with the best validation loss
+    finished: bool  # False if `max_steps` came first
 
 
 def train(
@@ -78,36 +70,29 @@ def train(
     """Run the stages in sequence; the models inside the objectives are trained in place.
 
     Everything random follows from `seed`, so two runs on one machine end with equal bits, and so does a run
-    that was killed at any moment and resumed. The caller's random state is left as it was. SIGTERM ends the
-    run after the step it is in, with a checkpoint and exit status 143; so does Ctrl-C, with
-    KeyboardInterrupt.
+    that was killed at any moment and resumed. The caller's random state stays as it was. SIGTERM ends the run
+    after the step it is in, with a checkpoint and exit status 143; so does Ctrl-C, with KeyboardInterrupt.
 
-    Several processes share each batch, and with the global batch of one process they take its steps, but for
-    what a step draws and what looks at more than one example at a time. Each process draws its own noise
-    (from seed + rank), and sees its own share in the statistics of `BatchNorm` (6e-4 of the loss after an
-    epoch of the digits; `sync_batch_norm` removes that), in FactorVAE's permutation, and in the pairs of
-    β-TCVAE, MMD and moment matching. A run continues bit by bit with as many processes as before.
+    Several processes share each batch, and with the global batch of one process they take its steps; but each
+    draws its own noise (from seed + rank), and sees its own share in the statistics of `BatchNorm` (6e-4 of
+    the loss after an epoch of the digits; `sync_batch_norm` removes that), in FactorVAE's permutation and the
+    pairs of β-TCVAE, MMD and moment matching. A run continues bit by bit with as many processes as before.
 
     A loss, gradient or weight that is not finite stops the run before the weights take it in: on a CPU it is
-    looked for at every step, on a GPU every `log_every` steps (the device itself skips the updates until
-    then).
+    looked for at every step, on a GPU every `log_every` steps (the device skips the updates until then).
 
     Args:
-        stages: what to train.
         run: the run folder, for checkpoints and logs; None writes nothing.
         seed: of the batches' order, of noise and of the held-out rows.
         device, devices, precision, strategy: see `start_fabric`.
         sync_batch_norm: on GPUs, make the `BatchNorm` layers of the objectives `SyncBatchNorm`, for good.
-        checkpoint_every: steps between checkpoints; there is one at the beginning and at each stage's end as
-            well.
+        checkpoint_every: steps between checkpoints, beside those at the beginning and at each stage's end.
         keep: how many checkpoints stay.
         log_every: steps that a logged training metric is averaged over; an epoch's end closes a window, too.
-        resume: continue from the newest valid checkpoint of `run`, bit-identical; the stages must be those
-            of the interrupted run, freshly built.
-        max_steps: stop (with a checkpoint) when the run has done so many steps; schedules do not change by
-            it.
-        progress: show a progress bar.
-        tensorboard: write logs for TensorBoard, beside metrics.csv.
+        resume: continue from the newest valid checkpoint of `run`, bit-identical, with the stages of the
+            interrupted run, freshly built.
+        max_steps: stop (with a checkpoint) after so many steps of the run; schedules do not change by it.
+        progress, tensorboard: show a progress bar; write logs for TensorBoard, beside metrics.csv.
         on_epoch: called in the first process after every epoch.
 
     Raises:
@@ -118,28 +103,23 @@ def train(
         raise InputError("`stages` is empty: give at least one Stage.")
     for name, value in (("checkpoint_every", checkpoint_every), ("keep", keep), ("log_every", log_every)):
         check_count(name, value)
-    if max_steps is not None:
-        check_count("max_steps", max_steps, least=0)
-    folder = None if run is None else Path(run)
-    if resume and folder is None:
-        raise InputError("`resume` needs a run folder: give `run`.")
-    if not resume and folder is not None and has_checkpoints(folder):
-        raise InputError(
-            f"`run` (={str(folder)!r}) holds checkpoints already: resume it, or choose another folder."
-        )
-    checkpoint = load_checkpoint(folder) if resume and folder is not None else None
+    limit = math.inf if max_steps is None else check_count("max_steps", max_steps, least=0)
+    folder, checkpoint = None if run is None else Path(run), None
+    if resume:
+        if folder is None:
+            raise InputError("`resume` needs a run folder: give `run`.")
+        checkpoint = load_checkpoint(folder)
+    elif folder is not None and has_checkpoints(folder):
+        held = f"`run` (={str(run)!r}) holds checkpoints already"
+        raise InputError(f"{held}: resume it, or choose another folder.")
     check_engine(device, precision, strategy, sync_batch_norm)
     fabric = start_fabric(device, devices, precision, strategy)
-    if sync_batch_norm:
-        for stage in stages:
+    for stage in stages:
+        if sync_batch_norm:
             torch.nn.SyncBatchNorm.convert_sync_batchnorm(stage.objective)
-    with (
-        own_random_state(fabric.device, seed + fabric.global_rank),
-        _told_to_stop(folder is not None) as interrupted,
-    ):
-        loop = _Loop(
-            stages, fabric, folder, seed, checkpoint_every, keep, log_every, max_steps, on_epoch, interrupted
-        )
+        move(stage.objective, fabric)
+    loop = _Loop(stages, fabric, folder, seed, checkpoint_every, keep, log_every, limit, on_epoch)
+    with own_random_state(fabric.device, seed + fabric.global_rank), _told_to_stop(folder) as loop.received:
         return loop.run(checkpoint, progress and fabric.is_global_zero, tensorboard)
 
 
@@ -154,16 +134,12 @@ class _Loop:
     checkpoint_every: int
     keep: int
     log_every: int
-    max_steps: int | None
+    limit: float  # of the run's steps
     on_epoch: Callable[[EpochEnd], None] | None
-    interrupted: Callable[[], int]
-
-    def __post_init__(self) -> None:
-        self.progress, self.meter = Progress(), Meter()
-        self.clock = time.perf_counter()
-        self.limit = math.inf if self.max_steps is None else self.max_steps
-        for stage in self.stages:
-            move(stage.objective, self.fabric)
+    received: list[int] = field(default_factory=list)  # signals that ask to stop
+    progress: Progress = field(default_factory=Progress)
+    meter: Meter = field(default_factory=Meter)
+    clock: float = field(default_factory=time.perf_counter)
 
     def run(self, checkpoint: Checkpoint | None, shown: bool, tensorboard: bool) -> TrainResult:
         """All stages, or what a checkpoint left of them."""
@@ -219,21 +195,17 @@ class _Loop:
 
     def _save_if_due(self, current: StageRun) -> None:
         """A checkpoint every so many steps, and one before leaving on SIGTERM or Ctrl-C."""
-        stop = self._stopping()
+        stop = bool(self.received)
+        if self.fabric.world_size > 1:  # all processes must stop together: they agree now and then
+            counts = torch.tensor(float(len(self.received)), device=self.fabric.device)
+            due = self.progress.step % self.log_every == 0
+            stop = due and bool(self.fabric.all_reduce(counts, reduce_op="sum"))
         if stop or self.progress.step % self.checkpoint_every == 0:
             self._save(current)
+        if stop and self.received[:1] == [signal.SIGINT]:
+            raise KeyboardInterrupt
         if stop:
-            if self.interrupted() == signal.SIGINT:
-                raise KeyboardInterrupt
             raise SystemExit(128 + signal.SIGTERM)
-
-    def _stopping(self) -> bool:
-        if self.fabric.world_size == 1:
-            return self.interrupted() > 0
-        if self.progress.step % self.log_every:  # all processes must stop together: they agree now and then
-            return False
-        received = torch.tensor(float(self.interrupted() > 0), device=self.fabric.device)
-        return bool(self.fabric.all_reduce(received, reduce_op="sum"))
 
     def _close_window(self, current: StageRun) -> None:
         progress = self.progress
@@ -253,10 +225,8 @@ class _Loop:
             valid = current.validate(progress.step)
             monitored = valid.get(current.players[0].term("loss", "valid"), math.inf)
             if math.isnan(monitored):
-                raise RunError(
-                    f"The validation loss of stage {stage.name!r} after epoch {progress.epoch} is not a "
-                    "number: look for such values in the validation data."
-                )
+                loss = f"The validation loss of stage {stage.name!r} after epoch {progress.epoch}"
+                raise RunError(f"{loss} is not a number: look for such values in the validation data.")
             if monitored < (math.inf if progress.best is None else progress.best):
                 progress.best, progress.best_epoch = monitored, progress.epoch
                 if stage.keep_best:
@@ -268,16 +238,10 @@ class _Loop:
                 with current.shards.whole():
                     if self.fabric.is_global_zero:
                         self.on_epoch(EpochEnd(stage, progress.epoch, progress.step, metrics))
-        progress.history.append(
-            {
-                "stage": stage.name,
-                "epoch": progress.epoch,
-                "step": progress.step,
-                "seconds": self._seconds() - progress.epoch_began,
-                **metrics,
-            }
-        )
-        progress.epoch_began = self._seconds()
+        entry = {"stage": stage.name, "epoch": progress.epoch, "step": progress.step}
+        seconds = self._seconds()
+        progress.history.append({**entry, "seconds": seconds - progress.epoch_began, **metrics})
+        progress.epoch_began = seconds
         current.train_mode()
         waited = 0 if progress.best is None else progress.epoch - (progress.best_epoch or 0)
         return progress.epoch >= stage.epochs or (stage.patience is not None and waited >= stage.patience)
@@ -287,19 +251,15 @@ class _Loop:
 
     def _result(self) -> TrainResult:
         progress = self.progress
-        last = progress.history[-1] if progress.history else {}
-        times: dict[str, list[float]] = {}
+        times = defaultdict(list)
         for entry in progress.history:
-            times.setdefault(entry["stage"], []).append(entry["seconds"])
-        return TrainResult(
-            steps=progress.step,
-            seconds=self._seconds(),
-            seconds_per_epoch={name: sum(seconds) / len(seconds) for name, seconds in times.items()},
-            metrics={name: value for name, value in last.items() if "/" in name},
-            history=list(progress.history),
-            best_epoch=progress.best_epoch,
-            finished=progress.stage == len(self.stages),
-        )
+            times[entry["stage"]].append(entry["seconds"])
+        last = progress.history[-1] if progress.history else {}
+        means = {name: fmean(seconds) for name, seconds in times.items()}
+        metrics = {name: value for name, value in last.items() if "/" in name}
+        ended, history = progress.stage == len(self.stages), list(progress.history)
+        seconds, best = self._seconds(), progress.best_epoch
+        return TrainResult(progress.step, seconds, means, metrics, history, best, finished=ended)
 
     def _save(self, current: StageRun | None) -> None:
         """Write a checkpoint; `current` is None between stages."""
@@ -317,14 +277,11 @@ class _Loop:
 
 
 @contextmanager
-def _told_to_stop(listen: bool) -> Iterator[Callable[[], int]]:
-    """Inside, the first SIGTERM or Ctrl-C only raises a flag: the yielded function says which signal, or 0.
+def _told_to_stop(run: Path | None) -> Iterator[list[int]]:
+    """Inside, the first SIGTERM or Ctrl-C only enters the yielded list; a second Ctrl-C stops at once.
 
-    A second Ctrl-C stops at once. In other threads than the main one signals are left alone.
+    Without a run folder, and in other threads than the main one, signals are left alone.
     """
-    if not listen or threading.current_thread() is not threading.main_thread():
-        yield lambda: 0
-        return
     received: list[int] = []
 
     def note(number: int, frame: Any) -> None:
@@ -332,9 +289,11 @@ def _told_to_stop(listen: bool) -> Iterator[Callable[[], int]]:
             raise KeyboardInterrupt
         received.append(number)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    listen = run is not None and threading.current_thread() is threading.main_thread()
+    numbers = (signal.SIGTERM, signal.SIGINT) if listen else ()
+    before = {number: signal.signal(number, note) for number in numbers}
     try:
-        yield lambda: received[0] if received else 0
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

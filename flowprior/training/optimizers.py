@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import nn
@@ -12,13 +12,8 @@ from flowprior.checks import check_count, check_number, check_one_of
 from flowprior.errors import InputError
 
 RateSchedule = Literal["constant", "cosine", "linear", "one_cycle", "halving"]
-RATE_SCHEDULES: tuple[RateSchedule, ...] = ("constant", "cosine", "linear", "one_cycle", "halving")
-
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-
-ONE_CYCLE_RISE = 0.3  # share of the steps in which one_cycle climbs to `lr`
-ONE_CYCLE_START = 25  # it begins at lr / 25 ...
-ONE_CYCLE_END = 25e4  # ... and ends at lr / 25e4, as torch's OneCycleLR
+ADAM = ("lr", "betas", "eps", "weight_decay")  # what torch's optimizers take
 
 
 @dataclass(frozen=True)
@@ -29,19 +24,17 @@ class OptimizerSettings:
       - "constant": lr.
       - "cosine": lr (1 + cos πt/T) / 2.
       - "linear": lr up to step linear_after · T, then linearly to 0.
-      - "one_cycle": cosine rise from lr/25 to lr in the first 30 % of the steps, then cosine fall to almost 0
+      - "one_cycle": cosine rise from lr/25 to lr in the first 30 % of the steps, then cosine fall to lr/25e4
         (Smith & Topin 2017, as torch's `OneCycleLR`).
       - "halving": lr 2^-⌊epoch / halve_every⌋.
 
     Args:
         lr: the (peak) learning rate.
         betas, eps: Adam's.
-        weight_decay: decoupled for "adamw", an L2 term in the gradient for "adam".
-        schedule: one of the above.
+        weight_decay: decoupled for kind="adamw", an L2 term in the gradient for "adam".
         halve_every: epochs between halvings.
         linear_after: the share of the steps after which "linear" falls; 0.01 for the Variational U-net.
         warmup: steps in which the rate rises linearly from 0 to what the schedule says.
-        kind: "adam" or "adamw".
 
     Raises:
         InputError: if a value is out of range or does not go with the others.
@@ -62,24 +55,18 @@ class OptimizerSettings:
         check_number("eps", self.eps, above=0)
         check_number("weight_decay", self.weight_decay, least=0)
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise InputError(
-                f"`betas` (={self.betas!r}) must be two numbers in [0, 1), such as (0.9, 0.999)."
-            )
-        check_one_of("schedule", self.schedule, RATE_SCHEDULES)
+            raise InputError(f"`betas` (={self.betas!r}) must be two numbers in [0, 1), e.g. (0.9, 0.999).")
+        check_one_of("schedule", self.schedule, get_args(RateSchedule))
         check_one_of("kind", self.kind, OPTIMIZERS)
         if (self.schedule == "halving") != (self.halve_every is not None):
-            raise InputError(
-                f"`halve_every` (={self.halve_every!r}) goes with 'halving' (schedule={self.schedule!r}): "
-                "give both or none, e.g. 'halving' and 50."
-            )
+            given = f"`halve_every` (={self.halve_every!r}) goes with 'halving' (schedule={self.schedule!r})"
+            raise InputError(f"{given}: give both or none, e.g. 'halving' and 50.")
         if self.halve_every is not None:
             check_count("halve_every", self.halve_every)
-        check_number("linear_after", self.linear_after, least=0)
-        if self.linear_after >= 1 or (self.linear_after and self.schedule != "linear"):
-            raise InputError(
-                f"`linear_after` (={self.linear_after!r}) must be a share in [0, 1) and goes with 'linear' "
-                f"(schedule={self.schedule!r}): e.g. 'linear' and 0.5."
-            )
+        check_number("linear_after", self.linear_after, least=0, below=1)
+        if self.linear_after and self.schedule != "linear":
+            given = f"`linear_after` (={self.linear_after!r}) goes with 'linear' (schedule={self.schedule!r})"
+            raise InputError(f"{given}: give both or none, e.g. 'linear' and 0.5.")
         check_count("warmup", self.warmup, least=0)
 
     def rate(self, step: int, steps: int, steps_per_epoch: int) -> float:
@@ -102,22 +89,16 @@ class OptimizerSettings:
 
 def _one_cycle(step: int, steps: int) -> float:
     """The factor of `one_cycle`: torch's OneCycleLR with its defaults."""
-    peak, last = ONE_CYCLE_RISE * steps - 1, steps - 1
-    start, end = 1 / ONE_CYCLE_START, 1 / ONE_CYCLE_END
+    peak = 0.3 * steps - 1
     if step <= peak:
-        return _anneal(start, 1.0, step / peak)
-    return _anneal(1.0, end, min((step - peak) / (last - peak), 1.0)) if last > peak else 1.0
-
-
-def _anneal(start: float, end: float, share: float) -> float:
+        start, end, share = 1 / 25, 1.0, step / peak
+    else:
+        start, end, share = 1.0, 1 / 25e4, min((step - peak) / (steps - 1 - peak), 1.0)
     return end + (start - end) / 2 * (1 + math.cos(math.pi * share))
 
 
 def build_optimizer(
-    groups: Mapping[str, list[nn.Parameter]],
-    settings: Mapping[str, OptimizerSettings],
-    *,
-    fused: bool = True,
+    groups: Mapping[str, list[nn.Parameter]], settings: Mapping[str, OptimizerSettings], fused: bool = True
 ) -> torch.optim.Optimizer:
     """One optimizer of a player, with a torch parameter group for each of `groups`.
 
@@ -129,17 +110,6 @@ def build_optimizer(
     kinds = {settings[name].kind for name in groups}
     if len(kinds) > 1:
         raise InputError("`kind` differs between the groups of one player: take 'adam' or 'adamw' for all.")
-    return OPTIMIZERS[kinds.pop()](
-        [
-            {
-                "params": parameters,
-                "name": name,
-                "lr": settings[name].lr,
-                "betas": tuple(settings[name].betas),
-                "eps": settings[name].eps,
-                "weight_decay": settings[name].weight_decay,
-            }
-            for name, parameters in groups.items()
-        ],
-        fused=fused,
-    )
+    options = {name: {key: getattr(settings[name], key) for key in ADAM} for name in groups}
+    described = [{"params": own, "name": name, **options[name]} for name, own in groups.items()]
+    return OPTIMIZERS[kinds.pop()](described, fused=fused)

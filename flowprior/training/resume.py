@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowprior.errors import InputError
+from flowprior.errors import InputError, reason
 from flowprior.training.averages import Meter
 from flowprior.training.checkpoint import Checkpoint, part
 from flowprior.training.engine import gather, move
@@ -40,9 +40,7 @@ def collect(
     Every process calls it: what differs between them, open windows and random states, is gathered.
     """
     progress.under_way = current is not None
-    tensors: dict[str, Tensor] = {}
-    if current is not None:
-        tensors |= current.state()
+    tensors = {} if current is None else current.state()
     with nullcontext() if current is None else current.shards.whole():
         for index, stage in enumerate(stages):
             state = stage.objective.state_dict()
@@ -55,40 +53,28 @@ def collect(
     for kind, random in states.items():
         gathered = gather(random, fabric).cpu().view(fabric.world_size, -1)
         tensors |= {f"random.{kind}.{rank}": own for rank, own in enumerate(gathered)}
-    return tensors, {
-        "progress": asdict(progress),
-        "epoch_sums": meter.sums,
-        "epoch_counts": meter.counts,
-        "scaler": fabric.strategy.precision.state_dict(),
-        "window": list(meter.pending),
-        "stages": [stage.name for stage in stages],
-    }
+    means = {"epoch_sums": meter.sums, "epoch_counts": meter.counts, "window": list(meter.pending)}
+    scaler, names = fabric.strategy.precision.state_dict(), [stage.name for stage in stages]
+    return tensors, {"progress": asdict(progress), "scaler": scaler, "stages": names, **means}
 
 
 def restore_progress(checkpoint: Checkpoint, stages: Sequence[Stage], meter: Meter, fabric: Any) -> Progress:
     """Put a checkpoint into the objectives, the meter and the random state; returns where the run stands.
 
-    What belongs to the stage under way is left to `StageRun.load_state`.
-
-    Raises:
-        InputError: if the checkpoint is from other stages.
+    What belongs to the stage under way is left to `StageRun.load_state`. An InputError if the checkpoint is
+    from other stages.
     """
     state, tensors = checkpoint.state, checkpoint.tensors
     names = [stage.name for stage in stages]
     if state["stages"] != names:
-        raise InputError(
-            f"{checkpoint.path} comes from a run with the stages {state['stages']}, and `stages` are "
-            f"{names}: resume with the settings of the run."
-        )
+        other = f"{checkpoint.path} comes from a run with the stages {state['stages']}"
+        raise InputError(f"{other}, and `stages` are {names}: resume with the settings of the run.")
     for index, stage in enumerate(stages):
         try:
             stage.objective.load_state_dict(part(tensors, f"objective.{index}."))
         except RuntimeError as error:
-            reason = " ".join(str(error).split())
-            raise InputError(
-                f"{checkpoint.path} does not fit stage {stage.name!r} ({reason}): resume with the settings "
-                "of the run."
-            ) from error
+            unfit = f"{checkpoint.path} does not fit stage {stage.name!r} ({reason(error)})"
+            raise InputError(f"{unfit}: resume with the settings of the run.") from error
         move(stage.objective, fabric)
     meter.sums, meter.counts = state["epoch_sums"], state["epoch_counts"]
     rank = fabric.global_rank

@@ -31,16 +31,10 @@ def shard(objective: nn.Module, mesh: Any) -> Any:
 
 
 class Shards:
-    """The parameters of a module that is about to be sharded, as plain ones.
-
-    Args:
-        module: not yet sharded.
-        active: whether it will be; otherwise every method does nothing.
-    """
+    """The plain parameters of a module that is about to be sharded; if not `active`, nothing is done."""
 
     def __init__(self, module: nn.Module, active: bool) -> None:
         self.active = active
-        owners = module.modules() if active else []
         owners = list(module.modules()) if active else []
         self.slots = [(o, name, p) for o in owners for name, p in o._parameters.items() if p is not None]
         self.hooks = [(o._load_state_dict_post_hooks, {*o._load_state_dict_post_hooks}) for o in owners]
@@ -59,10 +53,6 @@ class Shards:
             for (owner, name, plain), shards in zip(self.slots, sharded, strict=True):
                 owner._parameters[name] = shards
                 plain.data = plain.data.new_empty(0)
-
-    def own(self, tensors: list[Any]) -> list[Tensor]:
-        """What this process holds of sharded tensors."""
-        return [tensor.to_local() for tensor in tensors] if self.active else tensors
 
     def end(self) -> None:
         """Give the module back its plain parameters, with the values that the shards have."""

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -13,20 +14,16 @@ from flowprior.training.averages import Meter, WeightAverage
 from flowprior.training.checkpoint import part
 from flowprior.training.engine import copy_from_first_process, is_sharded, own_random_state
 from flowprior.training.finite import find_fault
-from flowprior.training.players import Player, build_players, rest_frozen
+from flowprior.training.players import Player, build_players
 from flowprior.training.shards import Shards, whole
 from flowprior.training.stages import Stage
 
 
 class StageRun:
-    """A stage, prepared on this process.
+    """A stage, prepared on this process: its data is fetched here.
 
-    Args:
-        stage: what to run; its data is fetched here.
-        fabric: launched.
-        seed: of the run.
-        meter: where the steps note their terms.
-        fresh: whether the stage begins, rather than being resumed: only then is `stage.initialize` called.
+    `meter` is where the steps note their terms; `seed` is the run's. Only a stage that is `fresh`, not
+    resumed, has `stage.initialize` called.
     """
 
     def __init__(self, stage: Stage, fabric: Any, seed: int, meter: Meter, fresh: bool) -> None:
@@ -36,19 +33,15 @@ class StageRun:
         self.scaled = self.precision.precision == "16-mixed"  # then overflowing gradients are expected
         self.eager = reading_is_free(fabric.device)  # then each step is looked at before it is taken
         if stage.batch_size % fabric.world_size:
+            given = f"`batch_size` (={stage.batch_size}) of stage {stage.name!r}"
             raise InputError(
-                f"`batch_size` (={stage.batch_size}) of stage {stage.name!r} must be a multiple of the "
-                f"{fabric.world_size} processes that share a batch."
+                f"{given} must be a multiple of the {fabric.world_size} processes that share it."
             )
-        training, validation = stage.split(seed)
+        training, held = stage.split(seed)
         share = stage.batch_size // fabric.world_size
-        ranks = {"rank": fabric.global_rank, "world_size": fabric.world_size}
-        self.batches = Batches(training, share, seed=seed, device=fabric.device, **ranks)
-        self.validation = None
-        if validation is not None:
-            self.validation = Batches(
-                validation, stage.batch_size, drop_last=False, seed=seed, device=fabric.device
-            )
+        batches = partial(Batches, seed=seed, device=fabric.device)
+        self.batches = batches(training, share, rank=fabric.global_rank, world_size=fabric.world_size)
+        self.validation = None if held is None else batches(held, stage.batch_size, drop_last=False)
         self.modes = {module: module.training for module in self.objective.modules()}
         self.wanted_gradients = {p: p.requires_grad for p in self.objective.parameters()}
         if fresh and stage.initialize is not None:
@@ -62,15 +55,19 @@ class StageRun:
         self.steps_per_epoch = len(self.batches)
         self.steps = stage.epochs * self.steps_per_epoch
         self._one = torch.ones((), device=fabric.device)
-        self._bad = torch.zeros((), device=fabric.device)  # 1 from the first number on that is not finite
-        self._bad_steps = torch.zeros((), device=fabric.device)
+        self._bad = torch.zeros_like(self._one)  # 1 from the first number on that is not finite
+        self._bad_steps = torch.zeros_like(self._one)
         if not self.eager and not self.scaled:
             for player in self.players:  # fused Adam reads it on the device and then leaves the weights alone
                 player.optimizer.optimizer.found_inf = self._bad
 
     def train_mode(self) -> None:
-        """Before the steps of an epoch."""
-        rest_frozen(self.objective)
+        """Training mode, but evaluation mode for modules all of whose parameters are frozen."""
+        self.objective.train()
+        for module in self.objective.modules():
+            parameters = list(module.parameters())
+            if parameters and not any(parameter.requires_grad for parameter in parameters):
+                module.eval()
 
     def step(self, batch: Mapping[str, Tensor], step: int, stage_step: int) -> None:
         """One step of every player, in order."""
@@ -78,10 +75,9 @@ class StageRun:
             with player.learning():
                 self._take_gradients(player, batch, step)
             if self.stage.clip is not None:
-                norm = self.fabric.clip_gradients(
-                    player.objective, player.optimizer, max_norm=self.stage.clip, error_if_nonfinite=False
-                )
-                self.meter.add(player.term("gradient_norm"), whole(norm))
+                options = {"max_norm": self.stage.clip, "error_if_nonfinite": False}
+                norm = self.fabric.clip_gradients(player.objective, player.optimizer, **options)
+                self.meter.pending[player.term("gradient_norm")].append(whole(norm))
             player.set_rates(stage_step, self.steps, self.steps_per_epoch)
             player.optimizer.step()
         self.average.update(stage_step)
@@ -90,10 +86,12 @@ class StageRun:
         """The player's terms and gradients, looked at where that costs nothing."""
         random = torch.get_rng_state() if self.eager else None
         terms = player.losses(batch, step)
-        player.clear_gradients()
+        player.optimizer.zero_grad()
         self.fabric.backward(terms["loss"])
         if not self.scaled:
-            numbers = [*self.shards.own(player.gradients()), terms["loss"].detach()]
+            gradients: list[Any] = [p.grad for p in player.parameters if p.grad is not None]
+            held = [gradient.to_local() for gradient in gradients] if self.shards.active else gradients
+            numbers = [*held, terms["loss"].detach()]
             torch._amp_foreach_non_finite_check_and_unscale_(numbers, self._bad, self._one)
             if self.fabric.world_size > 1:  # so that all processes stop together
                 self._bad.copy_(self.fabric.all_reduce(self._bad, reduce_op="max"))
@@ -102,16 +100,12 @@ class StageRun:
             elif self._bad.item():
                 self._stop(player, batch, step, random)
         for name, value in terms.items():
-            self.meter.add(player.term(name), value.detach())
+            self.meter.pending[player.term(name)].append(value.detach())
 
     def check(self, step: int, epoch: int, batch: int) -> None:
-        """On a GPU, after the fact: stop if a loss or gradient since the last look was not finite.
+        """On a GPU, after the fact: a RunError if a loss or gradient since the last look was not finite.
 
-        Args:
-            step, epoch, batch: the position after the last step.
-
-        Raises:
-            RunError: names the step, the term and the module.
+        `step`, `epoch` and `batch` are the position after the last step.
         """
         if self.eager or not self.meter.pending:
             return
@@ -124,18 +118,10 @@ class StageRun:
                 self._stop(player, repeated, step - ago, None)
 
     def check_weights(self, step: int) -> None:
-        """Before a checkpoint: weights that are not finite must not replace good ones.
-
-        Raises:
-            RunError: names the parameter.
-        """
+        """Before a checkpoint: a RunError on weights that are not finite: they must not replace good ones."""
         for name, parameter in self.parameters.items():
             if not whole(parameter).isfinite().all():
-                raise RunError(
-                    f"Step {step} of stage {self.stage.name!r}: the parameter {name!r} is not finite; no "
-                    "checkpoint was written, and the last good one stays: lower the learning rate or "
-                    "set `clip`."
-                )
+                self._refuse(step, f"the parameter {name!r} is not finite")
 
     def _stop(self, player: Player, batch: Mapping[str, Tensor], step: int, random: Tensor | None) -> None:
         if random is not None:
@@ -143,9 +129,12 @@ class StageRun:
         batch = self.precision.convert_input(batch)
         with player.learning():
             fault = find_fault(self.objective, player.name, batch, step, self.fabric.autocast)
+        self._refuse(step, f"not finite: {fault}")
+
+    def _refuse(self, step: int, what: str) -> NoReturn:
         raise RunError(
-            f"Step {step} of stage {self.stage.name!r}: not finite: {fault}. The last good checkpoint stays: "
-            "repair the data, lower the learning rate, or set `clip`."
+            f"Step {step} of stage {self.stage.name!r}: {what}. The last good checkpoint stays: repair the "
+            "data, lower the learning rate, or set `clip`."
         )
 
     @contextmanager
@@ -203,7 +192,6 @@ class StageRun:
         return tensors
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """What `state` returned."""
         self.average.load_state(part(tensors, "ema."))
         self.best = {name: value.to(self.fabric.device) for name, value in part(tensors, "best.").items()}
         for player in self.players:

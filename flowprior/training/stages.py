@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any, TypeAlias
 
 import torch
@@ -27,31 +28,26 @@ INITIAL_BATCHES = 4  # whose examples a data-dependent start sees, as in the Var
 
 @dataclass
 class Stage:
-    """What is trained, on what, how and for how long.
+    """What is trained, on what, how and for how long; an InputError if a value is out of range.
 
     Args:
         name: in the logs.
-        objective: asked for the losses of each of its players, in order.
         data: named tensors (N, ...), or a function that returns them: it is called when the stage begins, and
-            again when a run is resumed within the stage, and must return the same (for instance the codes of
-            an autoencoder that the stages before have trained).
+            again when a run is resumed within it, and must return the same (the codes, say, of an
+            autoencoder that the stages before have trained).
         epochs: passes over the data at most; 0 only runs `initialize`, all that a mixture by EM needs.
         batch_size: examples a step, over all processes together.
         optimizers: for all parameter groups, or one for each by name; "others" stands for those not named.
-        frozen: names of groups that are not trained in this stage; modules all of whose parameters are frozen
-            stay in evaluation mode, so that batch statistics rest as well.
-        ema: decay a step of an exponential moving average of the weights, less in the first steps (see
-            `WeightAverage`). Validation and `on_epoch` see the averaged weights, and at the end of the stage
-            the model gets them.
+        frozen: groups that are not trained in this stage; modules all of whose parameters are frozen stay in
+            evaluation mode, so that batch statistics rest as well.
+        ema: decay of a moving average of the weights (see `WeightAverage`), which validation, `on_epoch`
+            and, at the end of the stage, the model get.
         clip: largest norm of a player's gradient.
         validation: the part of the data that is held out (its choice follows from the run's seed), or data of
             its own. It is evaluated after every epoch with the same noise each time.
-        patience: stop after so many epochs without a better validation loss; None never stops early.
+        patience: stop after so many epochs without a better validation loss.
         keep_best: at the end of the stage, give the model the weights with the best validation loss.
         initialize: called once when the stage begins, with the training data (the held-out part left out).
-
-    Raises:
-        InputError: if a value is out of range.
     """
 
     name: str
@@ -73,41 +69,31 @@ class Stage:
         check_count("batch_size", self.batch_size)
         if self.clip is not None:
             check_number("clip", self.clip, above=0)
-        if self.ema is not None and not 0 <= self.ema < 1:
-            raise InputError(f"`ema` (={self.ema!r}) must lie in [0, 1), e.g. 0.999, or be None.")
-        if isinstance(self.validation, int | float) and not 0 <= self.validation < 1:
-            raise InputError(
-                f"`validation` (={self.validation!r}) must be a part in [0, 1), e.g. 0.1, or data."
-            )
+        if self.ema is not None:
+            check_number("ema", self.ema, least=0, below=1, fix="take 0.999, for instance, or None")
+        held = self.validation
+        if isinstance(held, int | float) and not 0 <= held < 1:
+            raise InputError(f"`validation` (={held!r}) must be a part in [0, 1), e.g. 0.1, or data.")
         if self.patience is not None:
             check_count("patience", self.patience)
             if not self.validation:
                 raise InputError("`patience` needs a validation loss: set `validation`, e.g. to 0.1.")
-        known = {
-            group for player in self.objective.players for group in self.objective.parameter_groups(player)
-        }
-        given = set(self.frozen) | (set(self.optimizers) if isinstance(self.optimizers, Mapping) else set())
-        given.discard("others")
-        if given - known:
-            raise InputError(
-                f"Stage {self.name!r} names the parameter groups {sorted(given - known)}, but its "
-                f"objective has {sorted(known)}: correct `optimizers` or `frozen`."
-            )
+        known = set(chain(*map(self.objective.parameter_groups, self.objective.players)))
+        named = {*self.frozen, *(self.optimizers if isinstance(self.optimizers, Mapping) else ())}
+        unknown = named - known - {"others"}
+        if unknown:
+            names = f"Stage {self.name!r} names the parameter groups {sorted(unknown)}"
+            raise InputError(f"{names}, but its objective has {sorted(known)}: correct them.")
 
     def settings(self, group: str) -> OptimizerSettings:
-        """The optimizer settings of a parameter group.
-
-        Raises:
-            InputError: if there are none.
-        """
+        """The optimizer settings of a parameter group; an InputError if there are none."""
         if isinstance(self.optimizers, OptimizerSettings):
             return self.optimizers
-        if group not in self.optimizers and "others" not in self.optimizers:
-            raise InputError(
-                f"Stage {self.name!r} has no optimizer for the parameter group {group!r}: add it to "
-                "`optimizers`, or name it in `frozen`."
-            )
-        return self.optimizers[group if group in self.optimizers else "others"]
+        for name in (group, "others"):
+            if name in self.optimizers:
+                return self.optimizers[name]
+        missing = f"Stage {self.name!r} has no optimizer for the parameter group {group!r}"
+        raise InputError(f"{missing}: add it to `optimizers`, or name it in `frozen`.")
 
     def split(self, seed: int) -> tuple[Tensors, Tensors | None]:
         """The training and the validation data; which rows are held out follows from `seed`."""
@@ -117,10 +103,8 @@ class Stage:
         size = len(next(iter(tensors.values())))
         count = round(size * self.validation)
         if self.validation and not 0 < count < size:
-            raise InputError(
-                f"`validation` (={self.validation!r}) of {size} examples leaves nothing to validate on or to "
-                "train on: give more examples, or validation=0."
-            )
+            part = f"`validation` (={self.validation!r}) of {size} examples"
+            raise InputError(f"{part} leaves nothing to validate or train on: give more, or validation=0.")
         if not count:
             return tensors, None
         order = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
@@ -134,7 +118,6 @@ def _later(change: Callable[[Tensors], Tensors], data: Any) -> Any:
 
 
 def resolve(data: Data) -> Tensors:
-    """`data`, called if it is a function."""
     return data() if callable(data) else data
 
 
@@ -159,12 +142,8 @@ def joint_stage(
     with a data-dependent start (`VariationalUnet`) takes it from examples of 4 batches, spread evenly over
     the data, when the stage begins; one that has had it, or is frozen, stays as it is.
 
-    Args:
-        model, data: what is trained, on "x" and, as far as the objective needs them, "label" or "context".
-        objective: makes the objective of the model.
-        optimizers: default Adam, 1e-3 for all groups.
-
-    The other arguments are those of `Stage`.
+    The data is "x" and, as far as `objective` (of the model) needs them, "label" or "context"; the optimizers
+    are Adam, 1e-3, unless given; the other arguments are those of `Stage`.
     """
 
     def start(tensors: Tensors) -> None:
@@ -173,20 +152,11 @@ def joint_stage(
         chosen = {k: tensors[k] for k in ("x", "context") if k in tensors}
         model.initialize({k: as_input(v[rows.long().to(v.device)]) for k, v in chosen.items()})
 
-    return Stage(
-        name,
-        objective(model),
-        _later(partial(with_context, model), data),
-        epochs,
-        batch_size,
-        OptimizerSettings() if optimizers is None else optimizers,
-        frozen=frozen,
-        ema=ema,
-        clip=clip,
-        validation=_later(partial(with_context, model), validation),
-        patience=patience,
-        initialize=None if "autoencoder" in frozen else start,
-    )
+    change = partial(with_context, model)
+    optimizers = OptimizerSettings() if optimizers is None else optimizers
+    first = None if "autoencoder" in frozen else start
+    stage = partial(Stage, name, objective(model), _later(change, data), epochs, batch_size, optimizers)
+    return stage(frozen, ema, clip, _later(change, validation), patience, initialize=first)
 
 
 def prior_stage(
@@ -208,17 +178,12 @@ def prior_stage(
     """The prior alone, on frozen codes: GLF's second stage, and extra steps after joint training.
 
     Args:
-        model: an autoencoder, whose codes of data["x"] are taken when the stage begins, and drawn from their
-            posteriors again in each step; or a prior, which is trained on data["z"], with noise of standard
-            deviation data["std"] if there is one.
-        data: as for `joint_stage`.
+        model: an autoencoder, whose codes of data["x"] are taken when the stage begins and drawn from
+            posteriors again in each step; or a prior, trained on data["z"], with noise data["std"] if any.
         optimizers: default Adam, one-cycle up to 3e-3, weight decay 1e-5.
-        initialize: give the prior its data-dependent start (`Prior.initialize`). False to continue from
-            where it is.
+        initialize: give the prior its data-dependent start (`Prior.initialize`), or continue where it is.
         standardize: of a FlowPrior in that start: "auto" as it was built, or less ("diagonal", None).
-        seed: of that start.
-
-    The other arguments are those of `Stage`.
+        seed: of that start; the other arguments are those of `Stage`.
     """
     prior = model.prior if isinstance(model, Autoencoder) else model
 
@@ -234,39 +199,30 @@ def prior_stage(
     def encode(tensors: Tensors) -> Tensors:
         return latents(model, with_context(model, tensors))
 
-    settings = OptimizerSettings(lr=3e-3, weight_decay=1e-5, schedule="one_cycle")
-    return Stage(
-        name,
-        LatentNLL(prior),
-        _later(encode, data),
-        epochs,
-        batch_size,
-        settings if optimizers is None else optimizers,
-        ema=ema,
-        clip=clip,
-        validation=_later(encode, validation),
-        patience=patience,
-        initialize=start if initialize else None,
-    )
+    if optimizers is None:
+        optimizers = OptimizerSettings(lr=3e-3, weight_decay=1e-5, schedule="one_cycle")
+    first = start if initialize else None
+    stage = partial(Stage, name, LatentNLL(prior), _later(encode, data), epochs, batch_size, optimizers)
+    return stage((), ema, clip, _later(encode, validation), patience, initialize=first)
 
 
 def latents(model: Autoencoder | Prior, tensors: Tensors) -> Tensors:
-    """ "z" and "context" of `tensors`; for an autoencoder z are the codes of "x", with the posterior's "std"
-    about them if it has one, and the context is what the prior sees of it."""
+    """ "z", "std" and "context" of `tensors`; of an autoencoder: codes of "x", its posterior's standard
+    deviation about them if it has one, and what its prior sees of the context."""
     if isinstance(model, Autoencoder):
-        wanted = ("x", "context") if model.conditional else ("x",)
-        for name in wanted:
-            if name not in tensors:
-                raise InputError(
-                    f"The data of a prior's stage has no {name!r} to encode, only {sorted(tensors)}."
-                )
+        for name in ("x", "context") if model.conditional else ("x",):
+            _check_has(tensors, name)
         contexts = _chunks(tensors["context"]) if model.conditional else None
         codes, std = model.code_distributions(_chunks(tensors["x"]), contexts)
         spread = {} if std is None else {"std": std.cpu()}
         tensors = {"z": codes.cpu()} | spread | _seen_contexts(model, tensors)
-    if "z" not in tensors:
-        raise InputError(f"The data of a prior's stage has no 'z', only {sorted(tensors)}.")
+    _check_has(tensors, "z")
     return {name: tensors[name] for name in ("z", "std", "context") if name in tensors}
+
+
+def _check_has(tensors: Tensors, name: str) -> None:
+    if name not in tensors:
+        raise InputError(f"The data of a prior's stage has no {name!r}, only {sorted(tensors)}.")
 
 
 @torch.no_grad()
@@ -291,15 +247,11 @@ def with_context(model: Autoencoder | Prior, tensors: Tensors) -> Tensors:
         return tensors
     classes = int(tensors["label"].max()) + 1
     if classes > width:
-        raise InputError(
-            f"The labels go up to {classes - 1}, but the prior was built with `context_features` (={width}): "
-            f"it must be at least {classes}."
-        )
-    one_hot = nn.functional.one_hot(tensors["label"].long(), width).float()
-    return {**tensors, "context": one_hot}
+        built = f"the prior was built with `context_features` (={width})"
+        raise InputError(f"The labels go up to {classes - 1}, but {built}: it must be at least {classes}.")
+    return {**tensors, "context": nn.functional.one_hot(tensors["label"].long(), width).float()}
 
 
-def _chunks(x: Tensor, size: int = 512) -> Iterator[Tensor]:
+def _chunks(x: Tensor) -> Iterator[Tensor]:
     """`x` in chunks as a model reads them: bytes become floats in [0, 1]."""
-    for chunk in x.split(size):
-        yield as_input(chunk)
+    return map(as_input, x.split(512))

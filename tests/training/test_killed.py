@@ -1,12 +1,9 @@
 """Runs that are killed at any moment and resumed end as if nothing had happened."""
 
-import json
 import random
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,48 +12,11 @@ import torch
 
 from flowprior.training.checkpoint import load_checkpoint
 
-WORKER = Path(__file__).with_name("worker.py")
 KILLED = -signal.SIGKILL
 
 
-class Server:
-    """Runs in processes of their own, forked from one that has imported everything."""
-
-    def __init__(self) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, str(WORKER), "serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def start(self, folder: Path, resume: bool = False, **task: Any) -> int:
-        """Begin a run; returns its process id."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps({"folder": str(folder), "resume": resume, **task}) + "\n")
-        self.process.stdin.flush()
-        return self._answer()
-
-    def wait(self) -> int:
-        """The exit status of the run that was started last."""
-        return self._answer()
-
-    def run(self, folder: Path, resume: bool = False, **task: Any) -> int:
-        self.start(folder, resume, **task)
-        return self.wait()
-
-    def _answer(self) -> int:
-        assert self.process.stdout is not None
-        return int(self.process.stdout.readline())
-
-
 @pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    server = Server()
-    yield server
-    with server.process as process:
-        process.stdin.close()
-
-
-@pytest.fixture(scope="module")
-def whole(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(server: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nobody interrupted, stopped in the middle of its second stage."""
     folder = tmp_path_factory.mktemp("whole")
     assert server.run(folder) == 0
@@ -84,7 +44,7 @@ STEPS = {"first stage": CHOOSE.sample(range(1, 20), 3), "second stage": CHOOSE.s
 
 
 @pytest.mark.parametrize("step", [step for steps in STEPS.values() for step in steps])
-def test_killed_at_a_step(server: Server, whole: Path, tmp_path: Path, step: int) -> None:
+def test_killed_at_a_step(server: Any, whole: Path, tmp_path: Path, step: int) -> None:
     assert server.run(tmp_path, plan={"step": step}) == KILLED
     assert server.run(tmp_path, resume=True) == 0
     same(whole, tmp_path)
@@ -94,7 +54,7 @@ def test_killed_at_a_step(server: Server, whole: Path, tmp_path: Path, step: int
     "plan", [{"write": 5}, {"write": 18}, {"fsync": 9}, {"replace": 7}, {"replace": 8}], ids=str
 )
 def test_killed_while_a_checkpoint_is_written(
-    server: Server, whole: Path, tmp_path: Path, plan: dict[str, int]
+    server: Any, whole: Path, tmp_path: Path, plan: dict[str, int]
 ) -> None:
     assert server.run(tmp_path, plan=plan) == KILLED
     assert server.run(tmp_path, resume=True) == 0
@@ -103,7 +63,7 @@ def test_killed_while_a_checkpoint_is_written(
     assert len(kept) == 4, "three checkpoints and the manifest; what the killed write left is gone"
 
 
-def test_killed_again_and_again(server: Server, whole: Path, tmp_path: Path) -> None:
+def test_killed_again_and_again(server: Any, whole: Path, tmp_path: Path) -> None:
     assert server.run(tmp_path, plan={"step": 6}) == KILLED
     for step in (9, 13, 21, 22, 28):
         assert server.run(tmp_path, resume=True, plan={"step": step}) == KILLED
@@ -113,7 +73,7 @@ def test_killed_again_and_again(server: Server, whole: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("name", ["TERM", "INT"])
 def test_a_signal_lets_the_step_finish_and_leaves_a_checkpoint(
-    server: Server, whole: Path, tmp_path: Path, name: str
+    server: Any, whole: Path, tmp_path: Path, name: str
 ) -> None:
     child = server.start(tmp_path, options={"max_steps": 10**9, "checkpoint_every": 10**9, "slow": True})
     deadline = time.monotonic() + 60

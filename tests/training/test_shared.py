@@ -1,10 +1,9 @@
-"""Runs under torchrun, with two processes that share each batch, are the runs of one process."""
+"""Runs under torchrun's agent, with two processes that share each batch, are the runs of one process."""
 
 import csv
-import os
-import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,21 +22,11 @@ sys.path.pop(0)
 QUIET = {"progress": False, "tensorboard": False, "device": "cpu"}
 
 
-def torchrun(task: str, folder: Path, *options: str) -> None:
-    """Two processes of worker.py."""
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *options]
-    subprocess.run(
-        [sys.executable, *launch, str(Path(worker.__file__)), task, str(folder)],
-        check=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-
-
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def two(server: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the runs of two processes."""
     folder = tmp_path_factory.mktemp("two")
-    torchrun("shared", folder)
+    assert server.run(folder, shared=True) == 0
     return folder
 
 
@@ -69,9 +58,8 @@ def test_two_processes_end_as_one(two: Path, tmp_path: Path, strategy: str, clos
     assert not torch.equal(both["random.cpu.0"], both["random.cpu.1"]), "each process has its own noise"
 
 
-def test_a_process_that_is_killed_leaves_no_trace(two: Path, tmp_path: Path) -> None:
-    torchrun("restarted", tmp_path, "--max-restarts=1")
-    same(two / "undisturbed", tmp_path)
+def test_a_process_that_is_killed_leaves_no_trace(two: Path) -> None:
+    same(two / "undisturbed", two / "restarted")
 
 
 def test_a_batch_must_split_evenly(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,6 @@
 """What the tests of killed and distributed runs start in processes of their own; not a test itself.
 
-`worker.py serve` forks a child for each JSON line on its standard input, so that torch is imported once.
-`worker.py shared FOLDER` and `worker.py restarted FOLDER` are processes that `torchrun` starts.
+It forks a child for each JSON line on its standard input, so that torch is imported once.
 """
 
 import json
@@ -125,7 +124,8 @@ def _count(name: str, calls: int) -> None:
 
 def serve() -> None:
     """For each line {"folder", "resume", "plan"} on stdin: fork, run, answer with the child's exit status."""
-    import lightning_fabric  # noqa: F401  (imported once, before the forks)
+    import torch.distributed.launcher.api
+    import torch.distributed.tensor  # noqa: F401  (all imported once, before the forks)
 
     for line in sys.stdin:
         task = json.loads(line)
@@ -133,8 +133,12 @@ def serve() -> None:
         if child == 0:
             status = 1
             try:
-                arm(task.get("plan", {}))
-                run(task["folder"], task["resume"], **task.get("options", {}))
+                os.dup2(2, 1)  # standard output is for answers
+                if task.get("shared"):
+                    shared(task["folder"])
+                else:
+                    arm(task.get("plan", {}))
+                    run(task["folder"], task["resume"], **task.get("options", {}))
                 status = 0
             except SystemExit as leaving:
                 status = int(leaving.code or 0)
@@ -148,7 +152,26 @@ def serve() -> None:
 
 
 def shared(folder: str) -> None:
-    """What two processes of torchrun do together; the first one saves the weights of the resumed run."""
+    """Two processes under torchrun's agent, which starts both again after the second one has died."""
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    options = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "run_id": "shared"}
+    config = LaunchConfig(1, 1, 2, **options, start_method="fork", max_restarts=1, monitor_interval=0.1)
+    elastic_launch(config, process)(folder)
+
+
+def process(folder: str) -> None:
+    """What each does: first all that is to end well, then the run in which the second process dies."""
+    if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        undisturbed(folder)
+        if os.environ["RANK"] == "1":
+            arm({"step": 26})
+    restarted = Path(folder) / "restarted"
+    run(str(restarted), resume=(restarted / "checkpoints").exists())
+
+
+def undisturbed(folder: str) -> None:
+    """What two processes do together; the first one saves the weights of the resumed run."""
     from safetensors.torch import save_file
 
     options = {"progress": False, "tensorboard": False, "device": "cpu"}
@@ -162,13 +185,6 @@ def shared(folder: str) -> None:
             train(stages, resume=resume, max_steps=None if resume else 7, **more)
         if os.environ["RANK"] == "0":
             save_file(dict(model.state_dict()), f"{folder}/{strategy}.safetensors")
-
-
-def restarted(folder: str) -> None:
-    """A process of a run whose second process dies once; torchrun starts both again."""
-    if os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
-        arm({"step": 26})
-    run(folder, resume=(Path(folder) / "checkpoints").exists())
 
 
 STRATEGIES = {"ddp": "64-true", "fsdp": "32-true"}
@@ -239,4 +255,4 @@ def quiet() -> tuple[Autoencoder, list[Stage]]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    {"serve": serve, "shared": shared, "restarted": restarted}[sys.argv[1]](*sys.argv[2:])
+    serve()
