@@ -167,16 +167,12 @@ class _Tensors(nn.Module):
     def __init__(self, transform: Any) -> None:
         super().__init__()
         self.transform = transform
-        self.names: list[str] = []
         _forget(transform)
-        for name, value in vars(transform).items():
-            if isinstance(value, nn.Parameter):
-                self.register_parameter(name, value)
-            elif isinstance(value, Tensor):
-                self.register_buffer(name, value)
-            else:
-                continue
-            self.names.append(name)
+        self.names = [name for name, value in vars(transform).items() if isinstance(value, Tensor)]
+        for name in self.names:
+            value = getattr(transform, name)
+            register = self.register_parameter if isinstance(value, nn.Parameter) else self.register_buffer
+            register(name, value)
 
     def hand_over(self) -> None:
         """Give the transform the tensors as they are now, after a load or a move."""

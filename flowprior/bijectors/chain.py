@@ -70,11 +70,10 @@ class Splitting(nn.Module):
         """The half that changes, mapped, and the log-scales of that direction."""
 
     def _order(self) -> Halves:
-        kept, changed = self._channels(self.identity_features), self._channels(self.transform_features)
+        kept, changed = self.identity_features, self.transform_features
+        if self.size > 1:
+            kept, changed = kept[:: self.size] // self.size, changed[:: self.size] // self.size
         return (changed, kept) if self.flipped else (kept, changed)
-
-    def _channels(self, columns: Tensor) -> Tensor:
-        return columns if self.size == 1 else columns[:: self.size] // self.size
 
 
 class Chain(Bijector):

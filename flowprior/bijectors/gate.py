@@ -27,15 +27,8 @@ class Gate(nn.Module):
 
     Its floating-point parameters and buffers stay float32 or float64: `.half()`, `.bfloat16()` and
     `.to(torch.bfloat16)`, its own or those of a module that holds it, leave them in float32, because flows
-    and densities lose their meaning below that. Half-precision inputs are cast up.
-
-    Args:
-        event_shape: shape of one z, an int or a tuple such as (4, 8, 8).
-        context_features: width of the context (*batch, C), or the shape (K, H, W) of context maps
-            (*batch, K, H, W); None without a context. `context_shape` is either as a shape.
-
-    Raises:
-        InputError: if an argument is not of that kind.
+    and densities lose their meaning below that. Half-precision inputs are cast up. The arguments are those of
+    `Bijector`; `context_shape` is `context_features` as a shape, (C,) or (K, H, W), or None.
     """
 
     kind = "module"  # how error messages call it
@@ -136,15 +129,12 @@ class Gate(nn.Module):
         own = self.dtype
         if value.dtype == own:
             return value
-        if not value.is_floating_point():
+        floating = value.is_floating_point()
+        if not floating or torch.promote_types(value.dtype, own) != own:
+            other = f" or `{self.kind}.to({value.dtype})`" if floating else ""
             raise InputError(
-                f"`{name}` has dtype {value.dtype} but must be floating point, as the {self.kind} computes "
-                f"in {own}: convert it with `{name}.to({own})`."
-            )
-        if torch.promote_types(value.dtype, own) != own:
-            raise InputError(
-                f"`{name}` has dtype {value.dtype} but the {self.kind} computes in {own}: convert one, "
-                f"`{name}.to({own})` or `{self.kind}.to({value.dtype})`."
+                f"`{name}` has dtype {value.dtype} but the {self.kind} computes in {own}: convert it with "
+                f"`{name}.to({own})`{other}."
             )
         return value.to(own)
 

@@ -20,12 +20,8 @@ class AffineCoupling(Splitting, CouplingTransform):
     """z_b -> z_b exp(log_scale) + shift; the log-determinant is the sum of log_scale itself.
 
     nflows' own affine coupling fixes the scale to sigmoid(s + 2) + 1e-3 and takes its logarithm; here the
-    conditioner gives (shift, log_scale), so the scale is what the recipe says and nothing underflows.
-
-    Args:
-        mask: (D,), true where a feature is changed.
-        conditioner: from the kept features and the context to shift and log-scale.
-        size: columns of a feature, the positions of a channel.
+    conditioner gives (shift, log_scale), so the scale is what the recipe says and nothing underflows. `mask`
+    (D,) is true where a feature is changed; a feature has `size` columns, the positions of a channel.
     """
 
     transform_net: nn.Module
