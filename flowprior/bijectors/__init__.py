@@ -7,13 +7,5 @@ from flowprior.bijectors.permutation import Permutation
 from flowprior.bijectors.recipes import RECIPES, Recipe, as_recipe
 from flowprior.bijectors.whitening import Whitening
 
-__all__ = [
-    "RECIPES",
-    "Bijector",
-    "Permutation",
-    "Recipe",
-    "Whitening",
-    "as_bijector",
-    "as_recipe",
-    "build_bijector",
-]
+__all__ = ["RECIPES", "Bijector", "Permutation", "Recipe", "Whitening"]
+__all__ += ["as_bijector", "as_recipe", "build_bijector"]

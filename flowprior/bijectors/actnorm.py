@@ -8,23 +8,25 @@ from torch import Tensor, nn
 class ActNormBase(nn.Module):
     """Parameters and data-dependent start of an actnorm, z0 = exp(log_scale) z + shift, for both backends.
 
-    It starts as the identity and stays there until it is trained or `initialize` is called: nothing
-    happens by itself, in training, in evaluation, or while sampling.
+    It starts as the identity and stays there until it is trained or `initialize` is called; nflows' own
+    starts by itself, on the first training batch.
 
     Reference: Kingma & Dhariwal, Glow (2018), section 3.1; identity start as in Morrow & Chiu, A.1.
     """
 
     initialized: Tensor
-    log_scale: nn.Parameter
-    shift: nn.Parameter
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.register_buffer("initialized", torch.tensor(False))
+        self.log_scale = nn.Parameter(torch.zeros(features))
+        self.shift = nn.Parameter(torch.zeros(features))
 
     @torch.no_grad()
     def initialize(self, z: Tensor) -> None:
-        """Make the outputs on z (N, D) zero-mean and unit-variance, once.
+        """Make the outputs on z (N, D) of all ranks zero-mean and unit-variance, once and for all.
 
-        A feature that does not vary (or a batch of one) is centered and keeps scale 1. In a distributed
-        run the statistics are those of all ranks. An actnorm that was started before, in this process or
-        before it was saved, is left alone.
+        A feature that does not vary (or a batch of one) is centered and keeps scale 1.
         """
         if self.initialized:
             return

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -38,13 +39,12 @@ def as_bijector(
     (tensor([1., 1., 1.]), 2.0794)
     """
     if isinstance(transform, Bijector):
-        return _checked(transform, event_shape, context_features)
-    if isinstance(transform, _class("nflows.transforms.base", "Transform")):
+        return _checked(transform, as_event_shape(event_shape), as_context_shape(context_features))
+    if isinstance(transform, _nflows("Transform")):
         return NflowsBijector(transform, event_shape, context_features)
     parts = list(transform) if isinstance(transform, (list, tuple)) else [transform]
-    conditional = _class("pyro.distributions.conditional", "ConditionalTransform")
     for part in parts:
-        if not isinstance(part, (Transform, *conditional)):
+        if not isinstance(part, (Transform, *_pyro("ConditionalTransform"))):
             raise InputError(
                 f"`bijector` (a {type(part).__name__}) must be an nflows Transform, a torch or Pyro "
                 "Transform, a Pyro conditional transform, a list of the last two, or a flowprior Bijector."
@@ -53,29 +53,17 @@ def as_bijector(
 
 
 class NflowsBijector(Bijector):
-    """An nflows transform: its call is `to_base`, its `inverse` is `from_base`.
+    """An nflows transform over (N, *event): its call is `to_base`, its `inverse` is `from_base`."""
 
-    Args:
-        transform: an nflows `Transform` over (N, *event), or over (N, D) -> (N, D) for a flat event.
-        event_shape, context_features: as in `Bijector`; the context goes to every part of the transform.
-    """
-
-    def __init__(
-        self,
-        transform: nn.Module,
-        event_shape: int | Sequence[int],
-        context_features: int | Sequence[int] | None = None,
-    ) -> None:
-        super().__init__(event_shape, context_features)
+    def __init__(self, transform: nn.Module, *shapes: Any) -> None:
+        super().__init__(*shapes)
         self.transform = transform
         _follow(self)
         # nflows' multiscale transform takes images and gives vectors
-        self.flat_base = isinstance(
-            transform, _class("nflows.transforms.base", "MultiscaleCompositeTransform")
-        )
+        self.flat_base = isinstance(transform, _nflows("MultiscaleCompositeTransform"))
 
     def _to_base(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        if not len(z):  # the libraries' reshapes are ambiguous there
+        if not len(z):
             return z, z.new_zeros(0)
         z0, logabsdet = self.transform(z, _flat(context))
         return z0.reshape(z.shape), logabsdet
@@ -95,28 +83,19 @@ class TorchBijector(Bijector):
     changed; what they remember is cleared before and after each evaluation, which also keeps `deepcopy` and
     `pickle` working. Tensor attributes of transforms that are no modules (an `AffineTransform`'s loc, a
     Pyro `Permute`'s permutation) are registered, so that they are saved and moved.
-
-    Args:
-        parts: transforms over (N, *event), each a torch or Pyro `Transform` or a Pyro conditional one.
-        event_shape, context_features: as in `Bijector`; the context goes to the conditional parts.
     """
 
-    def __init__(
-        self,
-        parts: Sequence[Any],
-        event_shape: int | Sequence[int],
-        context_features: int | Sequence[int] | None = None,
-    ) -> None:
-        super().__init__(event_shape, context_features)
+    def __init__(self, parts: Sequence[Any], *shapes: Any) -> None:
+        super().__init__(*shapes)
         self.parts = [leaf for part in parts for leaf in _leaves(part)]
-        conditional = [not isinstance(part, Transform) for part, _ in self.parts]
-        if any(conditional) and context_features is None:
+        conditional = not all(isinstance(part, Transform) for part, _ in self.parts)
+        if conditional and self.context_shape is None:
             raise InputError(
                 "`context_features` (=None) must be the width C of the context of a conditional `bijector`."
             )
-        if context_features is not None and not any(conditional):
+        if self.context_shape is not None and not conditional:
             raise InputError(
-                f"`context_features` (={context_features}) needs a conditional transform, but none of "
+                f"`context_features` (={self.context_features}) needs a conditional transform, but none of "
                 "`bijector` is one: leave it out, or pass a Pyro ConditionalTransform."
             )
         shape = self.event_shape
@@ -127,11 +106,10 @@ class TorchBijector(Bijector):
             raise InputError(
                 f"`bijector` maps event shape {tuple(self.event_shape)} to {tuple(shape)}: it must keep it."
             )
-        tensors = (_Tensors(part) for leaf, _ in self.parts for part in _nested(leaf))
-        self.transforms = nn.ModuleList(
-            [part for leaf, _ in self.parts for part in _nested(leaf) if isinstance(part, nn.Module)]
-        )
-        self.tensors = nn.ModuleList([holder for holder in tensors if holder.names])
+        nested = [part for leaf, _ in self.parts for part in _nested(leaf)]
+        self.transforms = nn.ModuleList([part for part in nested if isinstance(part, nn.Module)])
+        holders = [_Tensors(part) for part in nested if not isinstance(part, nn.Module)]
+        self.tensors = nn.ModuleList([holder for holder in holders if holder.names])
         _follow(self)
 
     def _shape_after(self, part: Transform, inverted: bool, shape: torch.Size) -> torch.Size:
@@ -153,7 +131,7 @@ class TorchBijector(Bijector):
 
     def _run(self, parts: list[tuple[Transform, bool]], value: Tensor) -> tuple[Tensor, Tensor]:
         total = value.new_zeros(len(value))
-        if not len(value):
+        if not len(value):  # the libraries' reshapes are ambiguous there
             return value, total
         for holder in self.tensors:
             holder.hand_over()  # type: ignore[operator]
@@ -162,8 +140,7 @@ class TorchBijector(Bijector):
             mapped = _inverse(part, value) if inverted else part(value)
             x, y = (mapped, value) if inverted else (value, mapped)
             logabsdet = part.log_abs_det_jacobian(x, y)
-            # One number an event, or a constant: expand to the batch. StackTransform reports one an element
-            # of its event: those are summed as well.
+            # a constant is expanded to the batch; what StackTransform reports for each element is summed
             batch_dims = x.dim() - part.domain.event_dim
             if logabsdet.dim() <= batch_dims:
                 logabsdet = logabsdet.expand(x.shape[:batch_dims])
@@ -189,26 +166,18 @@ class _Tensors(nn.Module):
 
     def __init__(self, transform: Any) -> None:
         super().__init__()
-        self.transform = [transform]  # in a list, so that a module is not registered twice
-        self.names: list[str] = []
-        if isinstance(transform, nn.Module):
-            return
-        _drop_lazy(transform)
+        self.transform = transform
         _forget(transform)
-        for name, value in vars(transform).items():
-            if isinstance(value, nn.Parameter):
-                self.register_parameter(name, value)
-            elif isinstance(value, Tensor):
-                self.register_buffer(name, value)
-            else:
-                continue
-            self.names.append(name)
+        self.names = [name for name, value in vars(transform).items() if isinstance(value, Tensor)]
+        for name in self.names:
+            value = getattr(transform, name)
+            register = self.register_parameter if isinstance(value, nn.Parameter) else self.register_buffer
+            register(name, value)
 
     def hand_over(self) -> None:
         """Give the transform the tensors as they are now, after a load or a move."""
-        _drop_lazy(self.transform[0])
         for name in self.names:
-            setattr(self.transform[0], name, getattr(self, name))
+            setattr(self.transform, name, getattr(self, name))
 
 
 def _leaves(part: Any, inverted: bool = False) -> list[tuple[Any, bool]]:
@@ -216,18 +185,16 @@ def _leaves(part: Any, inverted: bool = False) -> list[tuple[Any, bool]]:
 
     torch's inverse and compose wrappers hide parameters and do not survive a copy: they are unwrapped.
     """
-    if isinstance(part, _InverseTransform):
+    inverses: tuple[Any, ...] = (_InverseTransform, *_pyro("_ConditionalInverseTransformModule"))
+    if isinstance(part, inverses):
         return _leaves(part.inv, not inverted)
-    if isinstance(part, _class("pyro.distributions.conditional", "_ConditionalInverseTransformModule")):
-        return _leaves(part.inv, not inverted)
-    if isinstance(part, _class("pyro.distributions.conditional", "ConstantConditionalTransform")):
+    if isinstance(part, _pyro("ConstantConditionalTransform")):
         return _leaves(part.transform, inverted)
-    children = None
     if isinstance(part, ComposeTransform):
         children = part.parts
-    elif isinstance(part, _class("pyro.distributions.conditional", "ConditionalComposeTransformModule")):
+    elif isinstance(part, _pyro("ConditionalComposeTransformModule")):
         children = part.transforms
-    if children is None:
+    else:
         return [(part, inverted)]
     return [leaf for child in (children[::-1] if inverted else children) for leaf in _leaves(child, inverted)]
 
@@ -247,25 +214,19 @@ def _nested(part: Any) -> Iterator[Any]:
     """`part` and the transforms that it holds, as torch's `IndependentTransform` and `CatTransform` do."""
     yield part
     if isinstance(part, Transform) and not isinstance(part, nn.Module):
-        held = [*vars(part).get("transforms", ()), vars(part).get("base_transform")]
-        for child in held:
+        for child in (*vars(part).get("transforms", ()), vars(part).get("base_transform")):
             if isinstance(child, Transform):
                 yield from _nested(child)
 
 
 def _forget(part: Transform) -> None:
-    """Clear what a transform remembers of its last evaluation, in attributes called `_cache...`."""
+    """Clear what a transform remembers: `_cache...`, and lazy attributes such as an inverse permutation."""
     for transform in _nested(part):
-        for name in [name for name in vars(transform) if name.startswith("_cache") and name != "_cache_size"]:
-            setattr(transform, name, (None, None) if name == "_cached_x_y" else None)
-
-
-def _drop_lazy(transform: Any) -> None:
-    """Delete lazily computed attributes, such as the inverse of a permutation that may have changed."""
-    for name in [
-        name for name in vars(transform) if isinstance(getattr(type(transform), name, None), lazy_property)
-    ]:
-        delattr(transform, name)
+        for name in list(vars(transform)):
+            if isinstance(getattr(type(transform), name, None), lazy_property):
+                delattr(transform, name)
+            elif name.startswith("_cache") and name != "_cache_size":
+                setattr(transform, name, (None, None) if name == "_cached_x_y" else None)
 
 
 def _follow(bijector: Bijector) -> None:
@@ -286,16 +247,18 @@ def _class(module: str, name: str) -> tuple[Any, ...]:
     return () if loaded is None else (getattr(loaded, name),)
 
 
-def _checked(
-    bijector: Bijector, event_shape: int | Sequence[int], context_features: int | Sequence[int] | None
-) -> Bijector:
-    wanted = as_context_shape(context_features)
-    if bijector.event_shape != as_event_shape(event_shape):
+_nflows, _pyro = (
+    partial(_class, name) for name in ("nflows.transforms.base", "pyro.distributions.conditional")
+)
+
+
+def _checked(bijector: Bijector, event: torch.Size, context: torch.Size | None) -> Bijector:
+    if bijector.event_shape != event:
+        shape = tuple(bijector.event_shape)
+        raise InputError(f"`bijector` has event shape {shape} but {tuple(event)} was asked for.")
+    if bijector.context_shape not in (context, context and torch.Size([numel(context)])):
+        asked = context and tuple(context)
         raise InputError(
-            f"`bijector` has event shape {tuple(bijector.event_shape)} but {event_shape!r} was asked for."
-        )
-    if bijector.context_shape not in (wanted, wanted and torch.Size([numel(wanted)])):
-        raise InputError(
-            f"`bijector` has context_features {bijector.context_features} but {context_features!r} was asked."
+            f"`bijector` has context_features {bijector.context_features} but {asked} was asked for."
         )
     return bijector

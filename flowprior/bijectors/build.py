@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from types import ModuleType
+from importlib import import_module
 from typing import Any
 
 from torch import nn
 
 from flowprior.bijectors.bijector import Bijector
 from flowprior.bijectors.chain import Chain
-from flowprior.bijectors.conditioner import AffineConditioner, MapNetwork, Network
+from flowprior.bijectors.conditioner import AffineConditioner, Network
 from flowprior.bijectors.permutation import Permutation
 from flowprior.bijectors.recipes import Recipe, as_recipe, as_widths, check_choice
 from flowprior.bijectors.spatial import ByPosition
@@ -32,21 +32,16 @@ def build_bijector(
 ) -> Bijector:
     """The flow that a recipe describes, on a backend.
 
-    Every conditioner of a conditional flow sees the context beside the features that its coupling passes
-    on. With one feature there is nothing to pass on: each coupling changes it, with parameters that depend
-    on the context alone, or are free if there is none. Equal parameters give equal maps on both backends,
-    and their state dicts have the same keys. Context maps are seen by a spatial coupling as maps, resized to
-    its own (averaged down, repeated up), a context vector at every position; other couplings see the maps
-    flattened.
+    Every conditioner sees the context beside the features that its coupling passes on: in spatial couplings
+    as maps of their size (`context_maps`), in others flat. With one feature there is nothing to pass on: each
+    coupling changes it, with parameters that depend on the context alone, or are free if there is none. Equal
+    parameters give equal maps on both backends, and their state dicts have the same keys.
 
     Args:
         event_shape: an int or a tuple such as (4, 8, 8); spatial couplings need maps of two channels or more.
         recipe: as for `as_recipe`.
-        transforms: number of couplings, at least 1; the recipe's own if None.
-        hidden_features: widths (channels, in spatial couplings) of the conditioners' hidden layers; the
-            recipe's own if None.
-        context_features: width of the context vectors or shape (K, H, W) of context maps, None for an
-            unconditional flow.
+        transforms, hidden_features: as in `Recipe`, whose own they replace.
+        context_features: as in `Bijector`.
         backend: "nflows" or "pyro".
         reversible: compute activations again in the backward pass, through the inverse, instead of keeping
             them: a third more arithmetic, and memory that does not grow with `transforms`.
@@ -61,8 +56,7 @@ def build_bijector(
     >>> z0.shape, logabsdet.shape
     (torch.Size([5, 4, 8, 8]), torch.Size([5]))
     """
-    event_shape = as_event_shape(event_shape)
-    context_shape = as_context_shape(context_features)
+    event_shape, context_shape = as_event_shape(event_shape), as_context_shape(context_features)
     recipe = as_recipe(recipe)
     check_choice("backend", backend, BACKENDS)
     if recipe.coupling == "spline" and backend == "pyro":
@@ -80,33 +74,29 @@ def build_bijector(
         )
     features = event_shape[0] if spatial else numel(event_shape)  # what masks and permutations speak of
     size = numel(event_shape) // features  # columns of a feature: the positions of a channel
-    width = None if context_shape is None else context_shape[0] if spatial else numel(context_shape)
-    library = _library(backend)
-
-    def network(inputs: int, outputs: int) -> nn.Module:
-        return (MapNetwork if spatial else Network)(inputs, outputs, hidden, width, recipe)
-
+    width = 0 if context_shape is None else context_shape[0] if spatial else numel(context_shape)
+    library = import_module(f"flowprior.bijectors.{backend}_backend")  # only now: both are slow to import
     steps: list[nn.Module] = []
     for index in range(count):
         if recipe.actnorm_every and index % recipe.actnorm_every == 0:
-            actnorm = library.actnorm(features)
+            actnorm = library.ActNorm(features)
             steps.append(ByPosition(actnorm) if spatial else actnorm)
         mask = _mask(features, recipe.mask, index)
         changed = sum(mask)
-        of_kept = partial(network, features - changed)
+        network = partial(Network, features - changed + width, hidden_features=hidden, recipe=recipe)
         if recipe.coupling == "spline":
-            parameters = of_kept(changed * (3 * recipe.bins - 1))
-            steps.append(library.spline_coupling(mask, parameters, recipe.bins, recipe.tail_bound))
+            parameters = network(changed * (3 * recipe.bins - 1))
+            steps.append(library.SplineCoupling(mask, parameters, recipe.bins, recipe.tail_bound))
         else:
-            conditioner = AffineConditioner(of_kept, changed, recipe)
-            steps.append(library.affine_coupling(mask, conditioner, size))
+            steps.append(library.AffineCoupling(mask, AffineConditioner(network, changed, recipe), size))
         if recipe.permute_every and (index + 1) % recipe.permute_every == 0:
             steps.append(Permutation.random(features, recipe.permutation_seed + index, size))
+    from_data = recipe.actnorm_start == "data"
     return Chain(
         event_shape,
         steps,
         context_features,
-        start_from_data=recipe.actnorm_start == "data",
+        start_from_data=from_data,
         spatial=spatial,
         reversible=reversible,
     )
@@ -116,17 +106,7 @@ def _mask(features: int, kind: str, index: int) -> list[bool]:
     """True where coupling `index` changes the feature; both parts are non-empty unless there is only one."""
     if features == 1:
         return [True]
-    changed = [
-        feature >= (features + 1) // 2 if kind == "halves" else feature % 2 == 1
-        for feature in range(features)
+    half, flipped = (features + 1) // 2, index % 2 == 1
+    return [
+        (feature >= half if kind == "halves" else feature % 2 == 1) != flipped for feature in range(features)
     ]
-    return changed if index % 2 == 0 else [not each for each in changed]
-
-
-def _library(backend: str) -> ModuleType:
-    """The backend's module, imported when it is first needed."""
-    if backend == "nflows":
-        import flowprior.bijectors.nflows_backend as library
-    else:
-        import flowprior.bijectors.pyro_backend as library  # type: ignore[no-redef]
-    return library

@@ -24,21 +24,20 @@ class Splitting(nn.Module):
     that swap the roles of two halves can follow each other without putting them together in between.
 
     A subclass has the buffers of nflows' coupling transform, `identity_features` and `transform_features`,
-    and calls `note_mask` when they are there. In maps (N, C, h, w) they count columns of the flattened maps,
-    `size` = h w for each channel.
+    and calls `note_mask` when they are there and after each load. In maps (N, C, h, w) they count columns of
+    the flattened maps, `size` = h w for each channel.
     """
 
     identity_features: Tensor
     transform_features: Tensor
     size: int = 1
 
-    def note_mask(self) -> None:
+    def note_mask(self, incompatible_keys: object = None) -> None:
         """Read the mask from its buffers, as a load may have changed it."""
         if self.transform_features.is_meta:
             return
-        kept, changed = self._channels(self.identity_features), self._channels(self.transform_features)
-        self.flipped = 0 in changed.tolist()  # it is the first half that changes
-        first, second = (changed, kept) if self.flipped else (kept, changed)
+        self.flipped = 0 in self.transform_features.tolist()  # it is the first half that changes
+        first, second = self._order()
         self.widths = len(first), len(second)
         self.first = tuple(first.tolist())
         self.contiguous = self.first == tuple(range(len(self.first)))
@@ -71,11 +70,10 @@ class Splitting(nn.Module):
         """The half that changes, mapped, and the log-scales of that direction."""
 
     def _order(self) -> Halves:
-        kept, changed = self._channels(self.identity_features), self._channels(self.transform_features)
+        kept, changed = self.identity_features, self.transform_features
+        if self.size > 1:
+            kept, changed = kept[:: self.size] // self.size, changed[:: self.size] // self.size
         return (changed, kept) if self.flipped else (kept, changed)
-
-    def _channels(self, columns: Tensor) -> Tensor:
-        return columns if self.size == 1 else columns[:: self.size] // self.size
 
 
 class Chain(Bijector):
@@ -102,7 +100,6 @@ class Chain(Bijector):
         super().__init__(event_shape, context_features)
         self.steps = nn.ModuleList(steps)
         self.start_from_data, self.spatial, self.reversible = start_from_data, spatial, reversible
-        self.register_load_state_dict_post_hook(_note_masks)
 
     def forward(self, value: Tensor, context: Tensor | None, to_base: bool) -> tuple[Tensor, Tensor]:
         """Either direction on what the steps see."""
@@ -171,10 +168,3 @@ class Chain(Bijector):
             if isinstance(step, ActNormBase | ByPosition):
                 step.initialize(rows)
             rows, _ = self.run([step], rows, context, True)
-
-
-def _note_masks(chain: Chain, incompatible_keys: object) -> None:
-    """After a load the masks may be others."""
-    for step in chain.steps:
-        if isinstance(step, Splitting):
-            step.note_mask()

@@ -10,32 +10,28 @@ from flowprior.bijectors.recipes import ACTIVATIONS, Recipe
 
 
 class Network(nn.Module):
-    """Fully connected network from the unchanged features and the context to a coupling's parameters.
+    """Network from the unchanged features and the context to a coupling's parameters.
 
-    (N, in_features), (N, context_features) -> (N, out_features). Where there is nothing to read (one
-    feature, no context) the outputs are free parameters, the same for every row.
+    (N, in, ...) in all -> (N, out_features, ...), fully connected or, for maps, convolutional. Where there is
+    nothing to read (one feature, no context) the outputs are free parameters, the same for every row.
     """
 
     def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        hidden_features: tuple[int, ...],
-        context_features: int | None,
-        recipe: Recipe,
+        self, in_features: int, out_features: int, hidden_features: tuple[int, ...], recipe: Recipe
     ) -> None:
         super().__init__()
-        widths = [in_features + (context_features or 0), *hidden_features, out_features]
         self.constant: nn.Parameter | None = None
-        layers: list[nn.Module] = []
-        if widths[0] == 0:
+        if in_features == 0:
             self.constant = nn.Parameter(torch.zeros(out_features))
+            return
+        if recipe.coupling == "spatial":
+            self.layers = convolutions(in_features, out_features, hidden_features, recipe.activation)
         else:
-            for fan_in, fan_out in pairwise(widths):
+            layers: list[nn.Module] = []
+            for fan_in, fan_out in pairwise((in_features, *hidden_features, out_features)):
                 layers += [nn.Linear(fan_in, fan_out), _activation(recipe.activation)]
-            layers.pop()
-            start(layers, recipe)
-        self.layers = nn.Sequential(*layers)
+            self.layers = nn.Sequential(*layers[:-1])
+        _start(self.layers, recipe)
 
     def forward(self, unchanged: Tensor, context: Tensor | None = None) -> Tensor:
         if self.constant is not None:
@@ -48,33 +44,7 @@ class Network(nn.Module):
     @torch.no_grad()
     def add_to_last_bias(self, value: Tensor) -> None:
         """Shift the outputs at initialization by `value` (out_features,)."""
-        if self.constant is not None:
-            self.constant.add_(value)
-        else:
-            self.layers[-1].bias.add_(value)  # type: ignore[operator]
-
-
-class MapNetwork(nn.Module):
-    """Convolutional network from the unchanged channels and the context to a coupling's parameters.
-
-    (N, in_channels, h, w), context maps (N, K, h, w) or None -> (N, out_channels, h, w).
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        hidden_features: tuple[int, ...],
-        context_channels: int | None,
-        recipe: Recipe,
-    ) -> None:
-        super().__init__()
-        channels = in_channels + (context_channels or 0)
-        self.layers = convolutions(channels, out_channels, hidden_features, recipe.activation)
-        start(self.layers, recipe)
-
-    def forward(self, unchanged: Tensor, context: Tensor | None = None) -> Tensor:
-        return self.layers(unchanged if context is None else torch.cat((unchanged, context), dim=1))
+        (self.layers[-1].bias if self.constant is None else self.constant).add_(value)  # type: ignore[operator]
 
 
 def convolutions(
@@ -95,7 +65,7 @@ def _activation(name: str) -> nn.Module:
 
 
 @torch.no_grad()
-def start(layers: Sequence[nn.Module] | nn.Sequential, recipe: Recipe) -> None:
+def _start(layers: nn.Sequential, recipe: Recipe) -> None:
     """Give the layers of a network the first weights that the recipe asks for."""
     weighted = [layer for layer in layers if isinstance(layer, nn.Linear | nn.Conv2d)]
     if recipe.initialization == "glorot":
@@ -109,27 +79,19 @@ def start(layers: Sequence[nn.Module] | nn.Sequential, recipe: Recipe) -> None:
 class AffineConditioner(nn.Module):
     """Shift and log-scale of an affine coupling, z_b exp(log_scale) + shift.
 
-    Unchanged (N, in, ...), context (N, ...) or None -> shift and log_scale, each (N, out, ...). One network
-    with two outputs a feature, or one for each (`recipe.separate_networks`). With `recipe.shift_first` the
-    map is exp(log_scale) (z_b + t), and shift = t exp(log_scale).
-
-    Args:
-        network: makes a network of so many outputs.
-        outputs: of the shift, and of the scale.
-        recipe: the flow's.
+    Unchanged (N, in, ...), context (N, ...) or None -> shift and log_scale, each (N, outputs, ...), by what
+    `network` makes for a number of outputs. With `recipe.shift_first` the map is exp(log_scale) (z_b + t),
+    and shift = t exp(log_scale).
     """
 
     def __init__(self, network: Callable[[int], nn.Module], outputs: int, recipe: Recipe) -> None:
         super().__init__()
-        widths = {"shift": outputs, "scale": outputs}
-        if not recipe.separate_networks:
-            widths = {"shift_and_scale": 2 * outputs}
+        apart = recipe.separate_networks
+        widths = {"shift": outputs, "scale": outputs} if apart else {"shift_and_scale": 2 * outputs}
         self.networks = nn.ModuleDict({name: network(width) for name, width in widths.items()})
-        self.outputs, self.separate = outputs, recipe.separate_networks
-        self.sigmoid_scale = recipe.scale == "sigmoid"
-        self.shift_first = recipe.shift_first
-        self.tanh_outputs = recipe.output_activation == "tanh"
-        self.log_scale_limit = recipe.log_scale_limit
+        self.outputs, self.separate = outputs, apart
+        self.sigmoid_scale, self.shift_first = recipe.scale == "sigmoid", recipe.shift_first
+        self.tanh_outputs, self.log_scale_limit = recipe.output_activation == "tanh", recipe.log_scale_limit
 
     def forward(self, unchanged: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         networks = self.networks

@@ -27,21 +27,11 @@ class Gate(nn.Module):
 
     Its floating-point parameters and buffers stay float32 or float64: `.half()`, `.bfloat16()` and
     `.to(torch.bfloat16)`, its own or those of a module that holds it, leave them in float32, because flows
-    and densities lose their meaning below that. Half-precision inputs are cast up.
-
-    Args:
-        event_shape: shape of one z, an int or a tuple such as (4, 8, 8).
-        context_features: width of the context (*batch, C), or the shape (K, H, W) of context maps
-            (*batch, K, H, W); None without a context. `context_shape` is either as a shape.
-
-    Raises:
-        InputError: if an argument is not of that kind.
+    and densities lose their meaning below that. Half-precision inputs are cast up. The arguments are those of
+    `Bijector`; `context_shape` is `context_features` as a shape, (C,) or (K, H, W), or None.
     """
 
     kind = "module"  # how error messages call it
-    event_shape: torch.Size
-    context_features: int | tuple[int, ...] | None
-    context_shape: torch.Size | None
     _anchor: Tensor
 
     def __init__(
@@ -88,19 +78,16 @@ class Gate(nn.Module):
     def _enter(
         self, name: str, value: Tensor, context: Tensor | None
     ) -> tuple[Tensor, Tensor | None, torch.Size]:
-        """Rows of value and context as the hooks take them, and the batch shape that they had.
-
-        Raises:
-            InputError: if a shape or dtype does not fit, or a context is missing or not wanted.
-        """
+        """Rows of value and context as the hooks take them, and the batch shape that they had."""
         batch = batch_shape_of(value, self.event_shape, name)
         value = self._cast(name, value)
         rows, own = self._read(context)
-        if rows is not None:
+        if rows is not None and own != batch:
+            batch = broadcast_batches(batch, own, name, "context")
+            value = value.expand(batch + self.event_shape)
             if own != batch:
-                batch = broadcast_batches(batch, own, name, "context")
-                value = value.expand(batch + self.event_shape)
-            rows = _spread(rows, own, batch)
+                shape = rows.shape[1:]
+                rows = rows.reshape(own + shape).expand(batch + shape).reshape(numel(batch), *shape)
         return value if len(batch) == 1 else value.reshape(numel(batch), *self.event_shape), rows, batch
 
     def _read(self, context: Tensor | None) -> tuple[Tensor | None, torch.Size]:
@@ -127,9 +114,8 @@ class Gate(nn.Module):
                 f"shape {_with_batch(wanted)}."
             )
         if not isinstance(context, Tensor):
-            raise InputError(
-                f"`context` (a {type(context).__name__}) must be a tensor: torch.as_tensor makes one."
-            )
+            kind = type(context).__name__
+            raise InputError(f"`context` (a {kind}) must be a tensor: torch.as_tensor makes one.")
         split = context.dim() - len(wanted)
         if split < 0 or context.shape[split:] != wanted:
             raise InputError(
@@ -143,15 +129,12 @@ class Gate(nn.Module):
         own = self.dtype
         if value.dtype == own:
             return value
-        if not value.is_floating_point():
+        floating = value.is_floating_point()
+        if not floating or torch.promote_types(value.dtype, own) != own:
+            other = f" or `{self.kind}.to({value.dtype})`" if floating else ""
             raise InputError(
-                f"`{name}` has dtype {value.dtype} but must be floating point, as the {self.kind} computes "
-                f"in {own}: convert it with `{name}.to({own})`."
-            )
-        if torch.promote_types(value.dtype, own) != own:
-            raise InputError(
-                f"`{name}` has dtype {value.dtype} but the {self.kind} computes in {own}: convert one, "
-                f"`{name}.to({own})` or `{self.kind}.to({value.dtype})`."
+                f"`{name}` has dtype {value.dtype} but the {self.kind} computes in {own}: convert it with "
+                f"`{name}.to({own})`{other}."
             )
         return value.to(own)
 
@@ -178,7 +161,7 @@ class Invertible(Gate, ABC):
             context: (*batch, *context_shape) if it is conditional, else None; the batches broadcast.
 
         Returns:
-            z0 (*batch, *event) and logabsdet (*batch,) in nats. Inside autocast both stay in full precision.
+            z0 (*batch, *event) and logabsdet (*batch,) in nats, inside autocast too in full precision.
 
         Raises:
             InputError: if a shape or a dtype does not fit, or a context is missing or not wanted.
@@ -202,14 +185,6 @@ class Invertible(Gate, ABC):
         if len(batch) == 1:
             return mapped, logabsdet
         return mapped.reshape(batch + self.event_shape), logabsdet.reshape(batch)
-
-
-def _spread(rows: Tensor, own: torch.Size, batch: torch.Size) -> Tensor:
-    """Context rows of the batch shape `own`, repeated for the batch shape that it broadcasts to."""
-    if own == batch:
-        return rows
-    shape = rows.shape[1:]
-    return rows.reshape(own + shape).expand(batch + shape).reshape(numel(batch), *shape)
 
 
 def _with_batch(shape: torch.Size) -> str:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import torch
 from nflows.transforms.coupling import CouplingTransform, PiecewiseRationalQuadraticCouplingTransform
-from nflows.transforms.normalization import ActNorm
 from torch import Tensor, nn
 
 from flowprior.bijectors.actnorm import ActNormBase
@@ -21,24 +20,20 @@ class AffineCoupling(Splitting, CouplingTransform):
     """z_b -> z_b exp(log_scale) + shift; the log-determinant is the sum of log_scale itself.
 
     nflows' own affine coupling fixes the scale to sigmoid(s + 2) + 1e-3 and takes its logarithm; here the
-    conditioner gives (shift, log_scale), so the scale is what the recipe says and nothing underflows.
-
-    Args:
-        mask: (D,), true where a feature is changed.
-        conditioner: from the kept features and the context to shift and log-scale.
-        size: columns of a feature, the positions of a channel.
+    conditioner gives (shift, log_scale), so the scale is what the recipe says and nothing underflows. `mask`
+    (D,) is true where a feature is changed; a feature has `size` columns, the positions of a channel.
     """
 
+    transform_net: nn.Module
+
     def __init__(self, mask: Sequence[bool], conditioner: nn.Module, size: int = 1) -> None:
+        columns = [changed for changed in mask for _ in range(size)]
         with torch.device("cpu"):  # nflows reads the mask, which the meta device could not
-            super().__init__(
-                [changed for changed in mask for _ in range(size)], lambda kept, outputs: conditioner
-            )
+            super().__init__(columns, lambda kept, outputs: conditioner)
         self.size = size
         self.note_mask()
+        self.register_load_state_dict_post_hook(Splitting.note_mask)
         _to_default_device(self)
-
-    transform_net: nn.Module
 
     def change(
         self, kept: Tensor, changed: Tensor, context: Tensor | None, to_base: bool
@@ -64,21 +59,21 @@ class AffineCoupling(Splitting, CouplingTransform):
 
 
 class SplineCoupling(PiecewiseRationalQuadraticCouplingTransform):
-    """Monotonic rational-quadratic spline on [-tail_bound, tail_bound], the identity outside.
+    """nflows' layer around `rational_quadratic_spline`, whose docstring says why.
 
-    nflows' layer around `rational_quadratic_spline`, whose comment says why.
+    `network` starts it as the identity if its last layer is zero.
     """
 
     def __init__(self, mask: Sequence[bool], network: Network, bins: int, tail_bound: float) -> None:
+        settings = {"num_bins": bins, "tails": "linear", "tail_bound": tail_bound}
         with torch.device("cpu"):
-            super().__init__(
-                list(mask),
-                lambda kept, outputs: network,
-                num_bins=bins,
-                tails="linear",
-                tail_bound=tail_bound,
-            )
+            super().__init__(list(mask), lambda kept, outputs: network, **settings)
         _to_default_device(self)
+        start = torch.zeros(sum(mask), 3 * bins - 1)
+        start[:, 2 * bins :] = math.log(
+            math.expm1(1.0 - MIN_SLOPE)
+        )  # slope 1 at the inner knots, by softplus
+        network.add_to_last_bias(start.flatten())
 
     def _coupling_transform(
         self, inputs: Tensor, transform_params: Tensor, inverse: bool = False
@@ -92,8 +87,8 @@ class SplineCoupling(PiecewiseRationalQuadraticCouplingTransform):
         return mapped, log_slope.sum(-1)
 
 
-class FencedActNorm(ActNormBase, ActNorm):
-    """nflows' ActNorm without its start by the first training batch; see `ActNormBase`."""
+class ActNorm(ActNormBase):
+    """The learned elementwise affine map, with the arithmetic of nflows."""
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return inputs * self.log_scale.exp() + self.shift, self.log_scale.sum().expand(inputs.shape[0])
@@ -101,26 +96,6 @@ class FencedActNorm(ActNormBase, ActNorm):
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         logabsdet = -self.log_scale.sum().expand(inputs.shape[0])
         return (inputs - self.shift) * self.log_scale.neg().exp(), logabsdet
-
-
-def affine_coupling(mask: Sequence[bool], conditioner: nn.Module, size: int = 1) -> nn.Module:
-    """The step that changes the features where `mask` (D,) is true; a feature has `size` columns."""
-    return AffineCoupling(mask, conditioner, size)
-
-
-def actnorm(features: int) -> nn.Module:
-    """The learned elementwise affine step."""
-    return FencedActNorm(features)
-
-
-def spline_coupling(mask: Sequence[bool], network: Network, bins: int, tail_bound: float) -> nn.Module:
-    """The spline step; `network` starts it as the identity if its last layer is zero."""
-    step = SplineCoupling(mask, network, bins, tail_bound)
-    slope_of_one = math.log(math.expm1(1.0 - MIN_SLOPE))  # through softplus, at the inner knots
-    start = torch.zeros(sum(mask), 3 * bins - 1)
-    start[:, 2 * bins :] = slope_of_one
-    network.add_to_last_bias(start.flatten())
-    return step
 
 
 def _to_default_device(step: CouplingTransform) -> None:

@@ -11,13 +11,8 @@ from flowprior.errors import InputError
 class Permutation(nn.Module):
     """Reorder the features: z0 = z[:, permutation], a volume-preserving map.
 
-    The order is a buffer, so that it is saved, loaded and moved with the module; both backends use it.
-
-    Args:
-        permutation: the D indices, each once.
-
-    Shapes:
-        (N, D), or maps of D elements, to the same and a zero logabsdet (N,); calling it is `to_base`.
+    The order is a buffer, so that it is saved, loaded and moved with the module. Calling it is `to_base`:
+    (N, D), or maps of D elements, to the same and a zero logabsdet (N,).
 
     Raises:
         InputError: if `permutation` does not hold each of 0 ... D-1 once.

@@ -7,16 +7,15 @@ answer with old values after the parameters change, keep graphs alive and fail i
 Import this module lazily: Pyro is slow to import.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.distributions.transforms import AffineTransform
+from torch.distributions.transforms import AffineTransform, Transform
 
 from flowprior.bijectors.actnorm import ActNormBase
 from flowprior.pyro_names import AffineCoupling as PyroAffineCoupling
-
-INFINITY = float("inf")
 
 
 class AffineCoupling(nn.Module):
@@ -38,65 +37,41 @@ class AffineCoupling(nn.Module):
         self.transform_net = conditioner
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        if not len(z):  # Pyro's reshapes are ambiguous there
-            return z, z.new_zeros(0)
-        transform, order = self._transform(context, z.shape[2:]), self._order()
-        ordered = z.flatten(1).index_select(1, order)
-        mapped = transform(ordered)
-        logabsdet = transform.log_abs_det_jacobian(ordered, mapped)
-        return mapped.index_select(1, order.argsort()).view_as(z), logabsdet
+        return self._map(z, context, True)
 
     def inverse(self, z0: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        if not len(z0):
-            return z0, z0.new_zeros(0)
-        transform, order = self._transform(context, z0.shape[2:]), self._order()
-        ordered = z0.flatten(1).index_select(1, order)
-        mapped = transform.inv(ordered)
-        logabsdet = -transform.log_abs_det_jacobian(mapped, ordered)
-        return mapped.index_select(1, order.argsort()).view_as(z0), logabsdet
+        return self._map(z0, context, False)
 
-    def _order(self) -> Tensor:
-        return torch.cat((self.identity_features, self.transform_features))
+    def _map(self, value: Tensor, context: Tensor | None, to_base: bool) -> tuple[Tensor, Tensor]:
+        if not len(value):  # Pyro's reshapes are ambiguous there
+            return value, value.new_zeros(0)
 
-    def _transform(self, context: Tensor | None, size: Sequence[int]) -> PyroAffineCoupling:
         def conditioner(kept: Tensor) -> tuple[Tensor, Tensor]:
-            shift, log_scale = self.transform_net(kept.unflatten(1, (-1, *size)), context)
+            shift, log_scale = self.transform_net(kept.unflatten(1, (-1, *value.shape[2:])), context)
             return shift.flatten(1), log_scale.flatten(1)
 
-        return PyroAffineCoupling(
+        transform = PyroAffineCoupling(
             len(self.identity_features),
             conditioner,
-            log_scale_min_clip=-INFINITY,
-            log_scale_max_clip=INFINITY,
+            log_scale_min_clip=-math.inf,
+            log_scale_max_clip=math.inf,
         )
+        order = torch.cat((self.identity_features, self.transform_features))
+        ordered = value.flatten(1).index_select(1, order)
+        mapped, logabsdet = _evaluate(transform if to_base else transform.inv, ordered)
+        return mapped.index_select(1, order.argsort()).view_as(value), logabsdet
 
 
 class ActNorm(ActNormBase):
     """The learned elementwise affine map, by torch's `AffineTransform`."""
 
-    def __init__(self, features: int) -> None:
-        super().__init__()
-        self.register_buffer("initialized", torch.tensor(False))
-        self.log_scale = nn.Parameter(torch.zeros(features))
-        self.shift = nn.Parameter(torch.zeros(features))
-
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        transform = self._transform()
-        return transform(z), transform.log_abs_det_jacobian(z, z)
+        return _evaluate(AffineTransform(self.shift, self.log_scale.exp(), event_dim=1), z)
 
     def inverse(self, z0: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        transform = self._transform()
-        return transform.inv(z0), -transform.log_abs_det_jacobian(z0, z0)
-
-    def _transform(self) -> AffineTransform:
-        return AffineTransform(self.shift, self.log_scale.exp(), event_dim=1)
+        return _evaluate(AffineTransform(self.shift, self.log_scale.exp(), event_dim=1).inv, z0)
 
 
-def affine_coupling(mask: Sequence[bool], conditioner: nn.Module, size: int = 1) -> nn.Module:
-    """The step that changes the features where `mask` (D,) is true; a feature has `size` columns."""
-    return AffineCoupling(mask, conditioner, size)
-
-
-def actnorm(features: int) -> nn.Module:
-    """The learned elementwise affine step."""
-    return ActNorm(features)
+def _evaluate(transform: Transform, value: Tensor) -> tuple[Tensor, Tensor]:
+    mapped = transform(value)
+    return mapped, transform.log_abs_det_jacobian(value, mapped)

@@ -1,7 +1,7 @@
 """The seeds' flows as parameter sets; `build_bijector` makes the flow that one describes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -9,22 +9,11 @@ from torch import nn
 from flowprior.checks import check_count, check_number, nearest
 from flowprior.errors import InputError
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "relu": nn.ReLU,
-    "leaky_relu": nn.LeakyReLU,
-    "elu": nn.ELU,
-    "silu": nn.SiLU,
-    "tanh": nn.Tanh,
-}
-MOST_BINS = 500  # each bin of a spline has at least a thousandth of the width
+ACTIVATIONS = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "elu": nn.ELU, "silu": nn.SiLU, "tanh": nn.Tanh}
 
 
 def check_choice(name: str, value: Any, options: Sequence[str]) -> None:
-    """Refuse a `value` that is none of `options`, with the nearest of them.
-
-    Raises:
-        InputError: naming the argument, its value and the options.
-    """
+    """Refuse a `value` that is none of `options`, with all and the nearest of them (InputError)."""
     if value not in options:
         hint = nearest(str(value), options) or f": choose, for instance, `{options[0]}`."
         raise InputError(f"`{name}` (={value!r}) must be one of {', '.join(map(repr, options))}{hint}")
@@ -33,10 +22,8 @@ def check_choice(name: str, value: Any, options: Sequence[str]) -> None:
 def as_widths(value: Any) -> tuple[int, ...]:
     """`hidden_features` as a tuple, once it is known to hold positive ints."""
     if not isinstance(value, Sequence) or isinstance(value, str):
-        raise InputError(
-            f"`hidden_features` (={value!r}) must be a tuple of positive ints, one a hidden layer, "
-            "such as (64, 64)."
-        )
+        expected = "a tuple of positive ints, one a hidden layer, such as (64, 64)"
+        raise InputError(f"`hidden_features` (={value!r}) must be {expected}.")
     return tuple(check_count("hidden_features", width) for width in value)
 
 
@@ -46,28 +33,26 @@ class Recipe:
 
     Attributes:
         coupling: "affine" (z_b exp(log_scale) + shift), "spline" (rational-quadratic, nflows only), or
-            "spatial": affine on the channels of maps (C, h, w), with convolutional networks (3x3, then 1x1,
-            the last 3x3). Masks, permutations and actnorms are then those of whole channels.
+            "spatial": affine on maps (C, h, w), with `convolutions` for networks; masks, permutations and
+            actnorms are then those of whole channels.
         scale: log_scale = s ("exp") or log sigmoid(s + 2) ("sigmoid"; it can only shrink on the way to z0).
         shift_first: scale (z_b + t) instead of scale z_b + t.
         mask: the features that a coupling passes on: "halves" (first or last) or "alternating" (even or
             odd). Successive couplings swap the two parts, so that every feature is changed.
-        permute_every: a fixed random permutation after every that many couplings; 0 for none.
-        permutation_seed: what the permutations are drawn from.
-        actnorm_every: a learned elementwise affine before every that many couplings, the first included;
-            0 for none.
+        permute_every, permutation_seed: a fixed random permutation after every that many couplings; 0: none.
+        actnorm_every: a learned elementwise affine before every that many, the first included; 0: none.
         actnorm_start: "identity", or "data": `Bijector.initialize` standardizes the activations.
         separate_networks: one network for s and one for t instead of one for both.
         activation: of the hidden layers, a name in `ACTIVATIONS`.
         output_activation: "none", or "tanh" on both s and t.
-        initialization: of the layers: "torch" (its default for Linear) or "glorot" (uniform, zero biases).
+        initialization: of the layers: "torch" (its default) or "glorot" (uniform, zero biases).
         last_layer_gain: factor on the last layers' first weights and biases; 0 starts as the identity (for
             scale "sigmoid": as a factor sigmoid(2)).
         log_scale_limit: bound c of a smooth clamp s -> c tanh(s / c), which keeps exp(s) finite far from the
             data; None for the plain s.
         bins, tail_bound: of the spline: bins in [-tail_bound, tail_bound], the identity outside.
-        transforms: default number of couplings.
-        hidden_features: default widths of a conditioner's hidden layers.
+        transforms: number of couplings, at least 1.
+        hidden_features: widths (channels, in spatial couplings) of the conditioners' hidden layers.
 
     Raises:
         InputError: if a value is none of these.
@@ -103,8 +88,7 @@ class Recipe:
         for name in ("permute_every", "permutation_seed", "actnorm_every"):
             check_count(name, getattr(self, name), least=0)
         check_count("transforms", self.transforms)
-        if check_count("bins", self.bins, least=2) > MOST_BINS:
-            raise InputError(f"`bins` (={self.bins}) must be at most {MOST_BINS}, for instance 8.")
+        check_count("bins", self.bins, least=2, most=500)  # each has at least a thousandth of the width
         check_number("tail_bound", self.tail_bound, above=0)
         check_number("last_layer_gain", self.last_layer_gain, least=0)
         if self.log_scale_limit is not None:
@@ -112,11 +96,12 @@ class Recipe:
         object.__setattr__(self, "hidden_features", as_widths(self.hidden_features))
 
 
+_GLF = Recipe(permute_every=2, last_layer_gain=0.1, log_scale_limit=2.0)
 RECIPES: dict[str, Recipe] = {
     # Generative Latent Flow, section 3.1 and Fig. 1b: blocks of two couplings and a permutation, exp(s). The
     # paper's s is unbounded and overflows away from the data (measured on moons: a quarter of the densities
     # at radius 5 were NaN); the clamp is that of a public GLF script. log_scale_limit=None is the plain s.
-    "glf": Recipe(permute_every=2, last_layer_gain=0.1, log_scale_limit=2.0),
+    "glf": _GLF,
     # Morrow & Chiu, A.1. The paper splits z in the same way each time; the halves swap here from one
     # coupling to the next, without which one of them would never be changed.
     "actnorm": Recipe(
@@ -136,15 +121,7 @@ RECIPES: dict[str, Recipe] = {
     "spline": Recipe(coupling="spline", permute_every=2, last_layer_gain=0.0, transforms=6),
     # For latents that are maps (C, h, w): the affine couplings of "glf" with convolutions, and the actnorm of
     # each channel that Glow has.
-    "spatial": Recipe(
-        coupling="spatial",
-        permute_every=2,
-        actnorm_every=2,
-        actnorm_start="data",
-        activation="elu",
-        last_layer_gain=0.1,
-        log_scale_limit=2.0,
-    ),
+    "spatial": replace(_GLF, coupling="spatial", actnorm_every=2, actnorm_start="data", activation="elu"),
 }
 
 
@@ -158,9 +135,8 @@ def as_recipe(recipe: str | Recipe | Mapping[str, Any]) -> Recipe:
         try:
             return Recipe(**recipe)
         except TypeError:
-            raise InputError(
-                f"`recipe` (={dict(recipe)!r}) must hold fields of Recipe, and nothing else."
-            ) from None
+            sentence = f"`recipe` (={dict(recipe)!r}) must hold fields of Recipe, and nothing else."
+            raise InputError(sentence) from None
     if isinstance(recipe, Recipe):
         return recipe
     check_choice("recipe", recipe, tuple(RECIPES))

@@ -1,13 +1,18 @@
 """The gradient of a chain of invertible steps without its activations."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.compiler import is_compiling
 from torch.func import functional_call
 
 from flowprior.tensors import without_autocast
+
+_Named = dict[str, Tensor]
+_Tensors = tuple[Tensor, ...]
 
 
 def through_inverse(
@@ -21,11 +26,7 @@ def through_inverse(
 
     Reference: Gomez et al., The Reversible Residual Network (2017), section 3.1.
     """
-    if (
-        torch.compiler.is_compiling()
-        or torch._C._are_functorch_transforms_active()
-        or forward_ad._current_level >= 0
-    ):
+    if is_compiling() or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return chain(value, context, to_base)
     return _ThroughInverse.apply(chain, to_base, value, context, *chain.parameters())
 
@@ -43,69 +44,53 @@ class _ThroughInverse(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         mapped, value, context, *parameters = ctx.saved_tensors
-        names = [name for name, _ in ctx.chain.named_parameters()]
-        named = dict(zip(names, parameters, strict=True))
-        back = _again if torch.is_grad_enabled() else _by_step
+        named = {name: each for (name, _), each in zip(ctx.chain.named_parameters(), parameters, strict=True)}
+        again = torch.is_grad_enabled()
         with without_autocast(value.device.type):
-            start = value if torch.is_grad_enabled() else mapped
+            back, start = (_again, value) if again else (_by_step, mapped)
             return None, None, *back(ctx.chain, ctx.to_base, start, context, named, gradients)
 
 
 def _again(
-    chain: Any,
-    to_base: bool,
-    value: Tensor,
-    context: Tensor | None,
-    parameters: dict[str, Tensor],
-    gradients: tuple[Tensor, ...],
+    chain: Any, to_base: bool, value: Tensor, context: Tensor | None, named: _Named, gradients: _Tensors
 ) -> list[Tensor | None]:
     """The gradients with a graph of their own, by a second run.
 
     It differentiates with respect to aliases of the inputs, on which only this run depends: the value itself
     may have been computed from the parameters.
     """
-    value, *seen = (each.view_as(each) for each in ([value] if context is None else [value, context]))
-    named = {name: parameter.view_as(parameter) for name, parameter in parameters.items()}
-    results = functional_call(chain, named, (value, seen[0] if seen else None, to_base))
-    each = _gradients(results, [value, *seen, *named.values()], gradients, create_graph=True)
-    return each if seen else [each[0], None, *each[1:]]
+    value, seen = value.view_as(value), None if context is None else context.view_as(context)
+    named = {name: parameter.view_as(parameter) for name, parameter in named.items()}
+    results = functional_call(chain, named, (value, seen, to_base))
+    return _gradients(results, (value, seen, *named.values()), gradients, create_graph=True)
 
 
 def _by_step(
-    chain: Any,
-    to_base: bool,
-    mapped: Tensor,
-    context: Tensor | None,
-    parameters: dict[str, Tensor],
-    gradients: tuple[Tensor, ...],
+    chain: Any, to_base: bool, value: Tensor, context: Tensor | None, named: _Named, gradients: _Tensors
 ) -> list[Tensor | None]:
     """The gradients from the results, one step at a time; `gradients` are those of value and logabsdet."""
     gradient, of_logabsdet = gradients
-    of_parameters: dict[str, Tensor | None] = {}
     of_context: Tensor | None = None
-    value = mapped
+    of_parameters: dict[str, Tensor | None] = {}
     for index in reversed(range(len(chain.steps))) if to_base else range(len(chain.steps)):
-        prefix = f"{index}."
-        named = {
-            name.removeprefix(f"steps.{prefix}"): parameter.detach().requires_grad_(parameter.requires_grad)
-            for name, parameter in parameters.items()
-            if name.startswith(f"steps.{prefix}")
+        step, home = _Step(chain, chain.steps[index]), f"steps.{index}."
+        own = {name: each for name, each in named.items() if name.startswith(home)}
+        leaves = {
+            f"step.{name.removeprefix(home)}": each.detach().requires_grad_(each.requires_grad)
+            for name, each in own.items()
         }
-        step = _Step(chain, chain.steps[index])
-        own = {f"step.{name}": parameter for name, parameter in named.items()}
         with torch.no_grad():
-            value, _ = functional_call(step, own, (value, context, not to_base))
+            value, _ = functional_call(step, leaves, (value, context, not to_base))
         with torch.enable_grad():
             before = value.detach().requires_grad_()
             seen = None if context is None else context.detach().requires_grad_()
-            results = functional_call(step, own, (before, seen, to_base))
-            inputs = [before, *([] if seen is None else [seen]), *named.values()]
-            each = _gradients(results, inputs, (gradient, of_logabsdet))
-        gradient = each.pop(0)  # type: ignore[assignment]
-        if seen is not None and (more := each.pop(0)) is not None:
+            results = functional_call(step, leaves, (before, seen, to_base))
+            inputs = (before, seen, *leaves.values())
+            gradient, more, *rest = _gradients(results, inputs, (gradient, of_logabsdet))
+        if more is not None:
             of_context = more if of_context is None else of_context + more
-        of_parameters |= {f"steps.{prefix}{name}": each.pop(0) for name in named}
-    return [gradient, of_context, *(of_parameters[name] for name in parameters)]
+        of_parameters |= zip(own, rest, strict=True)
+    return [gradient, of_context, *(of_parameters[name] for name in named)]
 
 
 class _Step(nn.Module):
@@ -120,14 +105,11 @@ class _Step(nn.Module):
 
 
 def _gradients(
-    results: tuple[Tensor, ...],
-    inputs: list[Tensor],
-    gradients: tuple[Tensor, ...],
-    create_graph: bool = False,
-) -> list[Tensor | None]:
-    """Of each input, None where it is frozen or does not matter."""
-    asked = [each for each in inputs if each.requires_grad]
+    results: _Tensors, inputs: Sequence[Tensor | None], gradients: _Tensors, create_graph: bool = False
+) -> list[Any]:
+    """Of each input, None where it is absent or frozen or does not matter."""
+    asked = [each for each in inputs if each is not None and each.requires_grad]
     pairs = [pair for pair in zip(results, gradients, strict=True) if pair[0].requires_grad]
     outputs, weights = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     answers = iter(torch.autograd.grad(outputs, asked, weights, create_graph=create_graph, allow_unused=True))
-    return [next(answers) if each.requires_grad else None for each in inputs]
+    return [next(answers) if each is not None and each.requires_grad else None for each in inputs]

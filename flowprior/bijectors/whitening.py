@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from flowprior.bijectors.bijector import Bijector
-from flowprior.checks import check_one_of
+from flowprior.checks import check_finite, check_one_of
 from flowprior.errors import InputError
 from flowprior.tensors import batch_shape_of, numel
 
@@ -61,8 +61,7 @@ class Whitening(Bijector):
         """The whitening of `latents` (N, *event), in at least float32.
 
         Args:
-            latents: (N, *event), at least one row, finite.
-            mode: "full" or "diagonal".
+            latents: at least one row, finite.
             event_shape: of one latent; all but the first dimension of `latents` if None.
 
         Raises:
@@ -94,8 +93,7 @@ class Whitening(Bijector):
         rows = z.detach().reshape(numel(batch_shape_of(z, self.event_shape, "latents")), self.features)
         if len(rows) == 0:
             raise InputError(f"`latents` of shape {tuple(z.shape)} has no rows: pass at least one.")
-        if not bool(torch.isfinite(rows).all()):
-            raise InputError("`latents` holds NaN or infinite values: remove those rows first.")
+        check_finite("latents", rows, "remove those rows first")
         rows = rows.cpu().double()  # once a fit: exact statistics are worth the copy
         mean = rows.mean(0)
         centered = rows - mean
