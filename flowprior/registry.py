@@ -191,7 +191,7 @@ def restored() -> Iterator[None]:
     finally:
         for table, content in zip(tables, before, strict=True):
             for key, entry in table.items():
-                if _target(entry).__module__.startswith("flowprior."):
+                if str(_target(entry).__module__).startswith("flowprior."):
                     content[key] = entry
             table.clear()
             table.update(content)
