@@ -62,12 +62,8 @@ def contestant(
         (-log_prob(z).mean()).backward()
         optimizer.step()
 
-    no_grad = torch.no_grad()
-    calls: dict[str, Call] = {
-        "log_prob": no_grad(partial(log_prob, z)),
-        "sample": no_grad(partial(sample, size.batch)),
-        "step": step,
-    }
+    free = map(torch.no_grad(), (partial(log_prob, z), partial(sample, size.batch)))
+    calls: dict[str, Call] = dict(zip(OPERATIONS, (*free, step), strict=True))
     if mode == "reduce-overhead":  # the output of a graph may be overwritten by its next run
         calls = {operation: partial(_next_graph, call) for operation, call in calls.items()}
     return Contestant(name, calls, [p for p in flow.parameters() if p.requires_grad])
@@ -91,15 +87,9 @@ def flowpriors(
 
 
 def measure(
-    size: Size,
-    contestants: Callable[[Size, str], Iterable[Contestant]] = flowpriors,
-    *,
-    device: str = "cpu",
-    precision: str = "float32",
-    seconds: float = 2.0,
-    least: int = 5,
-    seed: int = 0,
-) -> list[Row]:
+    size: Size, contestants: Callable[[Size, str], Iterable[Contestant]] = flowpriors, *, device: str = "cpu",
+    precision: str = "float32", seconds: float = 2.0, least: int = 5, seed: int = 0,
+) -> list[Row]:  # fmt: skip
     """A row for each operation of each contestant (see `MEASURED`).
 
     Args:

@@ -18,9 +18,8 @@ def appearance(run: FigureRun) -> Sheet:
     (first, last), (shapes, others) = halves(run, LINES)
     start, end = appearance_of(run, first, shapes), appearance_of(run, last, others)
     points = run.line(start, end, torch.linspace(0, 1, STEPS))  # (steps, N, D)
-    return appearance_rows(
-        shapes, first, last, torch.stack([at_conditions(run, z0, shapes) for z0 in points])
-    )
+    steps = torch.stack([at_conditions(run, z0, shapes) for z0 in points])
+    return appearance_rows(shapes, first, last, steps)
 
 
 def appearance_rows(contexts: Tensor, first: Tensor, last: Tensor, steps: Tensor) -> Sheet:

@@ -23,10 +23,9 @@ FACTORS, VALUES, REACH = 5, 11, 5.0  # dimensions, images a row, standard deviat
 def factors(run: FigureRun) -> Sheet:
     """The first reconstruction, moved along the dimensions of z that say most about the data (dpVAE, Fig. 6).
 
-    Dimensions are ranked by the variance of the posterior mean over the mean posterior variance, r, which the
-    scale of a dimension does not change; beside each row stands ½ log(1 + r), the nats that a Gaussian
-    channel of that ratio carries. A row moves by `REACH` standard deviations of the aggregate posterior from
-    the reconstruction in its middle.
+    Dimensions are ranked by the variance of the posterior mean over the mean posterior variance, r, and
+    labeled with ½ log(1 + r), the nats that a Gaussian channel of that ratio carries. A row moves by `REACH`
+    standard deviations of the aggregate posterior from the reconstruction in its middle.
     """
     model, aggregate = run.model, run.aggregate
     noise = aggregate.scale.square().flatten(1).mean(0)

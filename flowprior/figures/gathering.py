@@ -17,8 +17,7 @@ Pair = tuple[Tensor, Tensor]
 
 def between(run: FigureRun, start: Tensor, end: Tensor, steps: int) -> Paths:
     """The paths through z and through z0 between codes (N, *event)."""
-    prior = run.invertible
-    return both_paths(prior.to_base, prior.from_base, start, end, steps, run.line)
+    return both_paths(run.invertible.to_base, run.invertible.from_base, start, end, steps, run.line)
 
 
 def rows_between(run: FigureRun, start: Tensor, end: Tensor, steps: int) -> dict[str, Tensor]:
@@ -59,12 +58,8 @@ def chosen(attributes: Attributes) -> list[int]:
 
 
 def examples(run: FigureRun, count: int) -> Pair:
-    """Evenly spaced test images and their contexts, as the model reads them.
-
-    Raises:
-        NotApplicable: if the model needs no contexts.
-    """
-    rows = thin(len(run.source.test()), count)
+    """Evenly spaced test images and their contexts; `NotApplicable` if the model needs none."""
+    rows = thin(len(run.test), count)
     context = run.context(rows)
     if context is None:
         raise NotApplicable("it is for conditional models.")
@@ -72,16 +67,13 @@ def examples(run: FigureRun, count: int) -> Pair:
 
 
 def halves(run: FigureRun, count: int) -> tuple[Pair, Pair]:
-    """`count` test images and as many others, or fewer if there are not so many; and their contexts.
-
-    Raises:
-        NotApplicable: if there is only one test image.
-    """
-    x, context = examples(run, 2 * count)
-    half = len(x) // 2
+    """At most `count` test images and as many others, and their contexts; `NotApplicable` if there is one."""
+    both = examples(run, 2 * count)
+    half = len(both[0]) // 2
     if half == 0:
         raise NotApplicable("it needs two test images.")
-    return (x[:half], x[half : 2 * half]), (context[:half], context[half : 2 * half])
+    x, context = ((each[:half], each[half : 2 * half]) for each in both)
+    return x, context
 
 
 def appearance_of(run: FigureRun, x: Tensor, context: Tensor) -> Tensor:

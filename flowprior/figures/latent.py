@@ -14,7 +14,7 @@ from flowprior.tensors import as_input
 @figure("latent", needs=("2-D latents", "unconditional", "density"))
 def latent(run: FigureRun) -> Figure:
     """Codes in z0 and z by class, the prior's density and its samples (Morrow & Chiu, Fig. 2)."""
-    model, prior, test = run.model, run.model.prior, run.source.test()
+    model, prior, test = run.model, run.model.prior, run.test
     codes = model.codes(as_input(test.x))
     return latent_panels(
         lambda z: prior.log_prob(z.to(model.device)),
