@@ -14,19 +14,12 @@ from flowprior.data.garments import edges, silhouette
 from flowprior.data.stick_figures import FACTORS, recover_factors, true_factors
 from flowprior.evaluation.context import Evaluation, Result, backbone
 from flowprior.evaluation.spaces import DISTANCES
+from flowprior.metrics import edge_agreement, silhouette_iou
 from flowprior.metrics.pose import joint_distances
 from flowprior.registry import Better, metric
 from flowprior.tensors import as_input
 
 EACH = 10  # samples at each condition, for the spread of factors
-
-
-def _silhouettes(images: Tensor, given: Tensor) -> Tensor:
-    return 1 - metrics.silhouette_iou(silhouette(images), given)
-
-
-def _edges(images: Tensor, given: Tensor) -> Tensor:
-    return 1 - metrics.edge_agreement(edges(images), given).f_score
 
 
 def _joints(images: Tensor, given: Tensor, network: metrics.FeatureNetwork) -> Tensor:
@@ -35,8 +28,8 @@ def _joints(images: Tensor, given: Tensor, network: metrics.FeatureNetwork) -> T
 
 
 CONDITIONS: dict[str, tuple[str, Callable[..., Tensor]]] = {
-    "fashion_silhouettes": ("1 - intersection over union", _silhouettes),
-    "fashion_edges": ("1 - F-score within a pixel", _edges),
+    "fashion_silhouettes": ("1 - intersection over union", lambda x, y: 1 - silhouette_iou(silhouette(x), y)),
+    "fashion_edges": ("1 - F-score within a pixel", lambda x, y: 1 - edge_agreement(edges(x), y).f_score),
     "stick_figures": ("pixels from joint to joint", _joints),
 }
 """Data whose condition can be read back from images: the unit, and the errors (n,) of images."""

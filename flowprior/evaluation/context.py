@@ -92,7 +92,6 @@ class Evaluation(Trained):
     """A model on a data set: all that its metrics share.
 
     Args:
-        model, source: what is measured.
         count: samples drawn.
         weights: folder of the feature networks' weights; by default FLOWPRIOR_WEIGHTS.
         download: whether the Inception weights may be downloaded.

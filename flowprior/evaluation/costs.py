@@ -96,7 +96,6 @@ def measure(
         contestants: (size, device) -> who is measured; the first one must have every operation.
         device: "cpu", "cuda" or "cuda:1".
         seconds, least: how long the rounds of each operation last, and how many there are at least.
-        seed: of parameters and inputs.
 
     Raises:
         RunError: if torch.compile fails.

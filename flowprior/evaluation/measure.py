@@ -37,10 +37,8 @@ def measure(
     Raises:
         InputError: on an unknown name, one that does not suit the data or the model, or missing weights.
     """
-    measured, evaluation = (
-        Measured(),
-        Evaluation(model, source, count, weights, download, seed, importance_samples),
-    )
+    evaluation = Evaluation(model, source, count, weights, download, seed, importance_samples)
+    measured = Measured()
     with torch.random.fork_rng(), torch.no_grad():
         make_ready(evaluation, names)
         for name in dict.fromkeys(names):
@@ -86,10 +84,8 @@ def _measured(record: Metric, evaluation: Evaluation) -> Result:
                 raise
             worst = record.values if record.undefined == "worst" else (record.name,)
             values, facts = {value: record.worst(value) for value in worst}, {"notes": [str(error)]}
-    undeclared = values.keys() - {record.name, *record.values}
-    if undeclared:
-        raise InputError(
-            f"The metric '{record.name}' returned '{min(undeclared)}': name it in `values` of its decorator."
-        )
+    if undeclared := values.keys() - {record.name, *record.values}:
+        wrong = f"The metric '{record.name}' returned '{min(undeclared)}'"
+        raise InputError(f"{wrong}: name it in `values` of its decorator.")
     notes = sorted({str(warning.message) for warning in caught}) + facts.get("notes", [])
     return values, {"unit": record.unit} | facts | ({"notes": notes} if notes else {})

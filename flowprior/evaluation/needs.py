@@ -24,15 +24,14 @@ _DETERMINISTIC = (
     "a posterior with a density, such as GaussianPosterior(), but this model's is a "
     "{.posterior.__class__.__name__}"
 )
+_UNCONDITIONAL = "a conditional model, but this one has no context"
 _CONDITIONAL = "one prior for all examples, but this model is conditional"
 NEEDS = {
     "images": Need("source", lambda s: len(s.image_shape) == 3, "images, but {.name!r} holds vectors"),
     "labels": Need("examples", lambda s: s.train().label is not None, "labels, but {.name!r} has none"),
     "prior density": Need("model", lambda m: m.prior.has_density, _NO_DENSITY),
     "posterior density": Need("model", lambda m: not m.posterior.deterministic, _DETERMINISTIC),
-    "conditional model": Need(
-        "model", lambda m: m.conditional, "a conditional model, but this one has no context"
-    ),
+    "conditional model": Need("model", lambda m: m.conditional, _UNCONDITIONAL),
     "unconditional model": Need("model", lambda m: not m.conditional, _CONDITIONAL),
 }
 

@@ -1,6 +1,7 @@
 """The figure "conditions": many samples at one condition, of a run and of the twins of a study."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from einops import rearrange
 from torch import Tensor
@@ -56,11 +57,7 @@ def condition_sheet(
     fronts = {"condition": contexts} | ({} if originals is None else {"data": originals})
     drawn = [colored(each, 5) for each in samples.values()]
     cells = rearrange(drawn, "model n cond ... -> (cond model) n ...")
-    return draw_sheet(
-        [*(first_rows(front, len(samples)) for front in fronts.values()), cells],
-        row_group=len(samples),
-        sides=list(samples) * len(contexts) if any(samples) else (),
-        tops=dict(enumerate([*fronts, "samples"])),
-        bands=names,
-        title=title,
-    )
+    texts: dict[str, Any] = {"tops": dict(enumerate([*fronts, "samples"])), "bands": names, "title": title}
+    sides = list(samples) * len(contexts) if any(samples) else ()
+    blocks = [*(first_rows(front, len(samples)) for front in fronts.values()), cells]
+    return draw_sheet(blocks, row_group=len(samples), sides=sides, **texts)

@@ -3,7 +3,7 @@
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import torch
 
@@ -16,7 +16,6 @@ from flowprior.files import write_atomically
 from flowprior.registry import FIGURES
 from flowprior.registry import Figure as Record
 
-Picture: TypeAlias = "Figure | Sheet"
 OF_TRAINING = ("samples", "reconstructions", "curves")  # what training leaves in a run folder, if it applies
 AT_TOP = ("samples", "reconstructions")  # beside the config; the others lie in RUN/figures
 
@@ -87,7 +86,7 @@ def describe_figures() -> str:
     return "\n".join(lines)
 
 
-def save(picture: Picture, path: Path) -> None:
+def save(picture: "Figure | Sheet", path: Path) -> None:
     """Write a matplotlib figure or a Pillow image as PNG, whole or not at all."""
     from PIL.Image import Image
 

@@ -42,7 +42,6 @@ class FigureRun(Trained):
     """A trained run, as its figures take it; what several figures need is computed once.
 
     Args:
-        model, source: with its weights, in evaluation mode; the data that it was trained on.
         folder: of the run, where the figures go.
         name: of the experiment, such as "glf/digits".
     """
@@ -113,44 +112,34 @@ class FigureRun(Trained):
         return None if self.of_images else train[thin(len(train), DOTS)]
 
 
+def _has_normal_base(run: FigureRun) -> bool:
+    return isinstance(run.model.prior, InvertiblePrior) and run.model.prior.has_normal_base
+
+
+_VECTORS = "{0.source.name!r} holds vectors, not images."
 _NO_PLANE = "it needs images or 2-dimensional data, and {0.source.name!r} has neither."
+_NOT_2D = "it is for 2-dimensional latents, and z has {1}."
+_NO_DENSITY = "it shows the density of the prior, and {0.model.prior.__class__.__name__} has only samples."
+_NO_BASE = "it needs a prior with a z0, and a {0.model.prior.__class__.__name__} has none."
 _NO_SPHERE = (
     "its paths run along the sphere of z0 ~ N(0, I), which this {0.model.prior.__class__.__name__} does not "
     "map z to: train a FlowPrior with `FlowPrior.base = 'normal'`."
 )
+_NO_SPREAD = "it needs a posterior with a density, and this one is a {0.model.posterior.__class__.__name__}."
+_NO_PICTURES = "it is for models whose conditions are pictures."
+_NO_LABELS = "it needs labels, and {0.source.name!r} has none."
 NEEDS: dict[str, tuple[Callable[[FigureRun], bool], str]] = {
-    "images": (lambda run: run.of_images, "{0.source.name!r} holds vectors, not images."),
+    "images": (lambda run: run.of_images, _VECTORS),
     "images or 2-D data": (lambda run: run.of_images or tuple(run.source.image_shape) == (2,), _NO_PLANE),
-    "2-D latents": (
-        lambda run: tuple(run.model.prior.event_shape) == (2,),
-        "it is for 2-dimensional latents, and z has {1}.",
-    ),
-    "density": (
-        lambda run: run.model.prior.has_density,
-        "it shows the density of the prior, and {0.model.prior.__class__.__name__} has only samples.",
-    ),
-    "invertible prior": (
-        lambda run: isinstance(run.model.prior, InvertiblePrior),
-        "it needs a prior with a z0, and a {0.model.prior.__class__.__name__} has none.",
-    ),
-    "normal base": (
-        lambda run: isinstance(run.model.prior, InvertiblePrior) and run.model.prior.has_normal_base,
-        _NO_SPHERE,
-    ),
-    "posterior density": (
-        lambda run: not run.model.posterior.deterministic,
-        "it needs a posterior with a density, and this one is a {0.model.posterior.__class__.__name__}.",
-    ),
+    "2-D latents": (lambda run: tuple(run.model.prior.event_shape) == (2,), _NOT_2D),
+    "density": (lambda run: run.model.prior.has_density, _NO_DENSITY),
+    "invertible prior": (lambda run: isinstance(run.model.prior, InvertiblePrior), _NO_BASE),
+    "normal base": (_has_normal_base, _NO_SPHERE),
+    "posterior density": (lambda run: not run.model.posterior.deterministic, _NO_SPREAD),
     "unconditional": (lambda run: not run.model.conditional, "it is for unconditional models."),
     "conditional": (lambda run: run.model.conditional, "it is for conditional models."),
-    "pictures as conditions": (
-        lambda run: len(run.model.context_shape or ()) == 3,
-        "it is for models whose conditions are pictures.",
-    ),
-    "labels": (
-        lambda run: run.source.train().label is not None,
-        "it needs labels, and {0.source.name!r} has none.",
-    ),
+    "pictures as conditions": (lambda run: len(run.model.context_shape or ()) == 3, _NO_PICTURES),
+    "labels": (lambda run: run.source.train().label is not None, _NO_LABELS),
     "attributes": (lambda run: len(run.attributes) > 0, "it needs attributes."),
 }
 """Name -> whether a run has it, and the sentence if not. A figure's needs are checked in its own order."""
@@ -206,10 +195,5 @@ def variant(row: str) -> str:
 
 
 def short(row: str) -> str:
-    """The name of a row without its variant."""
+    """The name of a row without its variant; "factor..." is a FactorVAE, whose traversals dpVAE shows."""
     return row.rpartition("/")[2]
-
-
-def is_factor_vae(row: str) -> bool:
-    """Whether a row is called a FactorVAE, whose traversals and factors the dpVAE paper shows."""
-    return short(row).startswith("factor")

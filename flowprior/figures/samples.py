@@ -18,11 +18,7 @@ def samples(run: FigureRun) -> Sheet:
 
 
 def sample_sheet(run: FigureRun, title: str | None = None, seed: int = 0, count: int = COUNT) -> Sheet:
-    """`count` samples; the same draws each time.
-
-    Raises:
-        NotApplicable: on vectors.
-    """
+    """`count` samples, the same draws each time; `NotApplicable` on vectors."""
     check_needs(("images",), run)
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from flowprior.data.dataset import Dataset
-from flowprior.figures.runs import DOTS, FigureRun, NotApplicable, StudyRuns, is_factor_vae, refusal_as_reason
+from flowprior.figures.runs import DOTS, FigureRun, NotApplicable, StudyRuns, refusal_as_reason, short
 from flowprior.figures.sheet import image_grid
 from flowprior.figures.style import COLORS, Axes, Figure, as_array, cloud, ruled, shade, square, tidy
 from flowprior.latent import crossing_depth, lerp
@@ -59,7 +59,7 @@ def traversal_of_twins(runs: StudyRuns) -> Figure:
     suitable = runs.twins_with((*NEEDS, "2-D latents"))
     if not suitable:
         raise NotApplicable("it needs a pair of twins with 2-dimensional latents.")
-    return _traversals(max(suitable, key=lambda pair: is_factor_vae(next(iter(pair)))))
+    return _traversals(max(suitable, key=lambda pair: short(next(iter(pair))).startswith("factor")))
 
 
 def _traversals(runs: Mapping[str, FigureRun]) -> Figure:
