@@ -134,11 +134,7 @@ def in_precision(precision: str) -> Iterator[None]:
 
 
 def rounds(calls: Mapping[str, Call], device: str, seconds: float, least: int) -> dict[str, list[float]]:
-    """Seconds a call, of each in turn, round after round for about `seconds`, and `least` times at least.
-
-    Raises:
-        RunError: if torch.compile fails.
-    """
+    """Seconds a call, of each in turn, for about `seconds` and `least` rounds; raises as `measure`."""
     from torch._dynamo.exc import TorchDynamoException
 
     repeats, turn = {}, min(TURN, seconds / 20)

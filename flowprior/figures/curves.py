@@ -61,10 +61,7 @@ def read_metrics(path: Path) -> Metrics:
 
 
 def training_curves(metrics: Metrics, title: str) -> Figure:
-    """One panel per term, one line per split, as GLF Fig. 3 and 4.
-
-    A metric's name ends in its term, "validation/nll" in "nll"; what stands before it labels the line.
-    """
+    """One panel per term, the end of a metric's name, one line per split, its beginning (GLF, Fig. 3, 4)."""
     terms: dict[str, list[Line]] = {}
     for name, points in metrics.items():
         *split, term = name.split("/")

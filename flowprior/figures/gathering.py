@@ -20,10 +20,8 @@ def between(run: FigureRun, start: Tensor, end: Tensor, steps: int) -> Paths:
 
 
 def added_attributes(run: FigureRun, count: int) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Some attributes: their name, their vector in z, and at most `count` random test images without them.
-
-    Raises:
-        NotApplicable: at the end, if no attribute is one that some examples have and others lack.
+    """Some attributes: their name, their vector in z, and at most `count` random test images without them;
+    `NotApplicable` at the end if there is none that some examples have and others lack.
     """
     training, testing = run.attributes
     codes, rows = run.training_codes()
