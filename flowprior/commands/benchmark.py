@@ -26,20 +26,13 @@ SHOWN = (*LEAST, "operation", "contestant", "precision", "ms", "to_first", "memo
 
 
 def run(
-    sweep: Mapping[str, Sequence[Any]],
-    *,
-    device: str,
-    threads: int | None,
-    folder: Path,
-    command: str,
+    sweep: Mapping[str, Sequence[Any]], *, device: str, threads: int | None, folder: Path, command: str,
     **options: Any,
-) -> None:
+) -> None:  # fmt: skip
     """Measure all combinations of `sweep`; print a table and write it, as JSON and CSV, and a figure.
 
-    Args:
-        sweep: the values of each of `LEAST` and `KNOWN`.
-        command: what repeats it.
-        options: `seconds`, `least` and `seed` of `costs.measure`.
+    `sweep` holds the values of each of `LEAST` and `KNOWN`, and `command` repeats it; options are
+    `seconds`, `least` and `seed` of `costs.measure`.
 
     Raises:
         InputError: if a value is unknown or out of range, or is not available on the device.

@@ -10,21 +10,14 @@ from flowprior.experiments.config import load_study, settings
 
 
 def run(
-    study: str,
-    *,
-    bindings: Sequence[str] = (),
-    plugins: Sequence[str] = (),
-    size: str | None = None,
-    data_root: Path | None = None,
-    out: Path | None = None,
-    **options: Any,
-) -> dict[str, Any]:
+    study: str, *, bindings: Sequence[str] = (), plugins: Sequence[str] = (), size: str | None = None,
+    data_root: Path | None = None, out: Path | None = None, **options: Any,
+) -> dict[str, Any]:  # fmt: skip
     """Run or resume the study of a config; returns its table.
 
     Args:
         study: a shipped name or a path.
-        bindings, plugins: for all rows, as for `load_study`.
-        size, data_root: bindings of their own, over the others.
+        bindings, plugins: for all rows, as for `load_study`; `size` and `data_root` are bindings over these.
         out: the study's folder, by default runs/compare/<study>-<size>.
         options: as for `run_study`.
 
@@ -35,25 +28,13 @@ def run(
     all_rows = [*bindings, *settings(size=size, data_root=data_root)]
     rows, sized = load_study(study, all_rows, plugins)
     name = (Path(study).stem if Path(study).is_file() else study).removesuffix(".gin")
-    shown = {
-        "seeds": options.get("seeds", 1),
-        "size": sized,
-        "data-root": data_root and "DATA",
-        "weights": options.get("weights") and "WEIGHTS",
-    }
+    shown = {"seeds": options.get("seeds", 1), "size": sized}
+    shown |= {"data-root": data_root and "DATA", "weights": options.get("weights") and "WEIGHTS"}
     words = ["flowprior compare", Path(study).name if Path(study).is_absolute() else study]
     words += [f"--{option} {value}" for option, value in shown.items() if value]
     words += [f"--row {row}" for row in options.get("rows", ())]
     words += [f"--plugin {plugin}" for plugin in plugins]
     words += [f"-b {shlex.quote(binding)}" for binding in bindings]
-    return run_study(
-        rows,
-        name=name,
-        config=study,
-        folder=out or Path("runs/compare") / f"{name}-{sized}".removesuffix("-"),
-        size=sized,
-        command=" ".join(words),
-        bindings=all_rows,
-        plugins=plugins,
-        **options,
-    )
+    options |= {"command": " ".join(words), "bindings": all_rows, "plugins": plugins}
+    folder = out or Path("runs/compare") / f"{name}-{sized}".removesuffix("-")
+    return run_study(rows, name=name, config=study, folder=folder, size=sized, **options)

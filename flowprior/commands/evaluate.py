@@ -14,11 +14,7 @@ def run(
 ) -> dict[str, float]:
     """Measure the run in `folder`; returns the values by name.
 
-    Args:
-        experiment: built from the run's config.
-        metrics: names with commas between them.
-        device: the device of the model.
-        options: as for `measure`.
+    `metrics` has commas between the names; the options are as for `measure`.
 
     Raises:
         InputError: on an unknown metric, missing data or weights, or no valid checkpoint.

@@ -7,14 +7,10 @@ from flowprior.experiments.shipped import shipped, summary
 
 
 def run(what: str | None = None, plugins: Sequence[str] = ()) -> None:
-    """Print the shipped experiments and the parts of the plugins; or the metrics, or the figures.
-
-    Args:
-        what: "metrics", "figures", or None for the experiments.
-        plugins: modules to import first.
+    """Print the "metrics" or the "figures", or else the shipped experiments and the parts of the plugins.
 
     Raises:
-        InputError: if a plugin cannot be imported.
+        InputError: if a plugin, which is imported first, cannot be.
     """
     if plugins:
         from flowprior.experiments.plugins import import_plugins
@@ -24,14 +20,13 @@ def run(what: str | None = None, plugins: Sequence[str] = ()) -> None:
         from flowprior.evaluation import describe_metrics
 
         print(describe_metrics())
-        return
-    if what == "figures":
+    elif what == "figures":
         from flowprior.figures import describe_figures
 
         print(describe_figures())
-        return
-    lines = {name: summary(path) for name, path in shipped().items()}
-    lines |= {name: (part.__doc__ or "").strip().split("\n")[0] for name, part in registry.PARTS.items()}
-    width = max(map(len, lines), default=0)
-    for name, line in lines.items():
-        print(f"{name:<{width}}  {line}".rstrip())
+    else:
+        lines = {name: summary(path) for name, path in shipped().items()}
+        lines |= {name: (part.__doc__ or "").strip().split("\n")[0] for name, part in registry.PARTS.items()}
+        width = max(map(len, lines), default=0)
+        for name, line in lines.items():
+            print(f"{name:<{width}}  {line}".rstrip())

@@ -11,25 +11,15 @@ from flowprior.experiments.runs import CONFIG
 
 
 def run(
-    configs: Sequence[str],
-    *,
-    bindings: Sequence[str] = (),
-    plugins: Sequence[str] = (),
-    size: str | None = None,
-    seed: int | None = None,
-    steps: int | None = None,
-    precision: str | None = None,
-    data_root: Path | None = None,
-    out: Path | None = None,
-    resume: bool = False,
-    **options: Any,
-) -> dict[str, Any]:
+    configs: Sequence[str], *, bindings: Sequence[str] = (), plugins: Sequence[str] = (),
+    size: str | None = None, seed: int | None = None, steps: int | None = None, precision: str | None = None,
+    data_root: Path | None = None, out: Path | None = None, resume: bool = False, **options: Any,
+) -> dict[str, Any]:  # fmt: skip
     """Train what the configs say; returns the report.
 
     Args:
         configs: shipped names or paths; those after the first add to it.
-        bindings, plugins: as for `load`.
-        size, seed, steps, precision, data_root: bindings of their own, over the others.
+        bindings, plugins: as for `load`; `size` to `data_root` are bindings over these.
         out: the run folder, by default runs/<experiment>; on resuming from a RUN/config.gin, that RUN.
         resume: continue the run in it.
         options: as for `run_experiment`.

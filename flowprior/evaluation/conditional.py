@@ -14,19 +14,12 @@ from flowprior.data.garments import edges, silhouette
 from flowprior.data.stick_figures import FACTORS, recover_factors, true_factors
 from flowprior.evaluation.context import Evaluation, Result, backbone
 from flowprior.evaluation.spaces import DISTANCES
+from flowprior.metrics import edge_agreement, silhouette_iou
 from flowprior.metrics.pose import joint_distances
-from flowprior.registry import metric
+from flowprior.registry import Better, metric
 from flowprior.tensors import as_input
 
 EACH = 10  # samples at each condition, for the spread of factors
-
-
-def _silhouettes(images: Tensor, given: Tensor) -> Tensor:
-    return 1 - metrics.silhouette_iou(silhouette(images), given)
-
-
-def _edges(images: Tensor, given: Tensor) -> Tensor:
-    return 1 - metrics.edge_agreement(edges(images), given).f_score
 
 
 def _joints(images: Tensor, given: Tensor, network: metrics.FeatureNetwork) -> Tensor:
@@ -35,13 +28,15 @@ def _joints(images: Tensor, given: Tensor, network: metrics.FeatureNetwork) -> T
 
 
 CONDITIONS: dict[str, tuple[str, Callable[..., Tensor]]] = {
-    "fashion_silhouettes": ("1 - intersection over union", _silhouettes),
-    "fashion_edges": ("1 - F-score within a pixel", _edges),
+    "fashion_silhouettes": ("1 - intersection over union", lambda x, y: 1 - silhouette_iou(silhouette(x), y)),
+    "fashion_edges": ("1 - F-score within a pixel", lambda x, y: 1 - edge_agreement(edges(x), y).f_score),
     "stick_figures": ("pixels from joint to joint", _joints),
 }
 """Data whose condition can be read back from images: the unit, and the errors (n,) of images."""
 READABLE = tuple(CONDITIONS)
 READ_BACK = ("conditional model", "condition reader")
+SPREADS: dict[str, Better] = {"factors": "lower", "factors_energy": "lower", "factors_spread": "higher"}
+GAINING = ("prior density", "conditional model")
 
 
 @backbone("pose")
@@ -68,9 +63,8 @@ def _register_diversity(name: str, kind: str) -> None:
     def diversity(evaluation: Evaluation) -> Result:
         distance, facts = evaluation.backbone(kind)
         first, second = tee(images for _, images in evaluation.at_conditions(evaluation.count, 2))
-        result = metrics.pair_diversity(
-            (pair[:, 0] for pair in first), (pair[:, 1] for pair in second), distance
-        )
+        pairs = (pair[:, 0] for pair in first), (pair[:, 1] for pair in second)
+        result = metrics.pair_diversity(*pairs, distance)
         return {name: result.value}, facts | asdict(result)
 
 
@@ -82,8 +76,7 @@ for _kind, (_, _name) in DISTANCES.items():
 def _condition_error(evaluation: Evaluation) -> Result:
     """How far the condition read back from samples, one at each of `count` contexts, is from the given one.
 
-    "real" in the facts is of the test images themselves, which stick figures' joints, found by a network, do
-    not hold to the pixel.
+    "real" in the facts is of the test images, which stick figures' joints, found by a network, miss too.
     """
     errors = evaluation.backbone("condition reader")
     samples = evaluation.at_conditions(evaluation.count, 1)
@@ -107,13 +100,9 @@ def _mean(errors: Tensor) -> float:
 
 
 @metric(
-    "factors",
-    better="lower",
-    unit="standard deviations",
-    needs=("images", "conditional model"),
-    values={"factors": "lower", "factors_energy": "lower", "factors_spread": "higher"},
-    data=("stick_figures",),
-)
+    "factors", better="lower", unit="standard deviations", needs=("images", "conditional model"),
+    values=SPREADS, data=("stick_figures",),
+)  # fmt: skip
 def _factors(evaluation: Evaluation) -> Result:
     """The appearance of sampled stick figures against the true law, which does not depend on the pose.
 
@@ -128,23 +117,15 @@ def _factors(evaluation: Evaluation) -> Result:
         parts.append(rearrange(recover_factors(flat, at), "(each n) f -> each n f", each=EACH))
     factors = torch.cat(parts, 1)  # (EACH, poses, F)
     real = true_factors(factors[..., 0].numel(), seed)
-    far, spread = (
-        metrics.factor_distance(factors.flatten(0, 1), real),
-        metrics.conditional_spread(factors, real),
-    )
+    far = metrics.factor_distance(factors.flatten(0, 1), real)
+    spread = metrics.conditional_spread(factors, real)
     floor = metrics.factor_distance(true_factors(len(real), seed + 1), real)
     values = {"factors": far.value, "factors_energy": far.energy, "factors_spread": spread.value}
     facts = {"names": tuple(FACTORS), "distance": asdict(far), "spread": asdict(spread)}
     return values, facts | {"two_true_draws": asdict(floor)}
 
 
-@metric(
-    "context_gain",
-    better="higher",
-    unit="nats",
-    needs=("prior density", "conditional model"),
-    undefined="worst",
-)
+@metric("context_gain", better="higher", unit="nats", needs=GAINING, undefined="worst")
 def _context_gain(evaluation: Evaluation) -> Result:
     """E log p(z|y) - E log p(z|y'), y' the context of another example; 0 if the prior ignores it."""
     z, context = evaluation.posterior_draws()

@@ -56,11 +56,42 @@ def backbone(name: str, *, needs: tuple[str, ...] = ("images",)) -> Callable[[Ma
 
 
 @dataclass(eq=False)
-class Evaluation:
-    """A model, in evaluation mode, on a data set: all that its metrics share.
+class Trained:
+    """A trained model, in evaluation mode, and its data, with what metrics and figures read of both."""
+
+    model: Autoencoder
+    source: Source
+
+    @property
+    def test(self) -> Dataset:
+        """The test examples."""
+        return self.source.test()
+
+    @cached_property
+    def contexts(self) -> Tensor | None:
+        """A context for each test example, as stored, where the model needs one; raises as `contexts_of`."""
+        return contexts_of(self.model, self.test)
+
+    def context(self, rows: Tensor) -> Tensor | None:
+        """The contexts of rows of the test set, which repeats itself, as the model reads them."""
+        if self.contexts is None:
+            return None
+        return as_input(self.contexts[rows % len(self.contexts)].to(self.model.device))
+
+    @cached_property
+    def aggregate(self) -> AggregatePosterior:
+        """The aggregate posterior over the training examples."""
+        chunks = self.source.train().x.split(CHUNK)
+        posteriors = [self.model.encode(as_input(chunk.to(self.model.device))) for chunk in chunks]
+        means = torch.cat([q.mean for q in posteriors])
+        return AggregatePosterior(means, torch.cat([q.stddev for q in posteriors]))
+
+
+@dataclass(eq=False)
+class Evaluation(Trained):
+    """A model on a data set: all that its metrics share.
 
     Args:
-        model, source: what is measured.
         count: samples drawn.
         weights: folder of the feature networks' weights; by default FLOWPRIOR_WEIGHTS.
         download: whether the Inception weights may be downloaded.
@@ -68,28 +99,12 @@ class Evaluation:
         importance_samples: draws for each test example of iw_nll; dpVAE takes 21,000.
     """
 
-    model: Autoencoder
-    source: Source
     count: int = 10_000
     weights: Path | None = None
     download: bool = False
     seed: int = 0
     importance_samples: int = 1000
     _backbones: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
-
-    @property
-    def test(self) -> Dataset:
-        """The test examples, which the source keeps."""
-        return self.source.test()
-
-    @cached_property
-    def contexts(self) -> Tensor | None:
-        """A context for each test example, as stored, where the model needs one."""
-        return contexts_of(self.model, self.test)
-
-    def context(self, rows: Tensor) -> Tensor | None:
-        """The contexts of some test examples as the model reads them."""
-        return None if self.contexts is None else as_input(self.contexts[rows].to(self.model.device))
 
     def chunks(self) -> tuple[Tensor, ...]:
         """The rows of all test examples, in chunks."""
@@ -129,27 +144,14 @@ class Evaluation:
             yield images
 
     def at_conditions(self, count: int, each: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """`each` samples at `count` of the test set's contexts in turn, in chunks, the same each time: the
-        test examples (n,), and (n, each, *data).
-
-        Raises:
-            Diverged: as `finite`.
-        """
-
-        def drawn() -> Iterator[tuple[Tensor, Tensor]]:
-            torch.manual_seed(self.seed)
-            for rows in (torch.arange(count) % len(self.test)).split(CHUNK // each):
-                yield rows, self.model.sample(each, self.context(rows)).transpose(0, 1)
-
-        yield from finite(drawn(), "samples")
+        """Test examples (n,) and samples at their contexts (n, each, *data), in turn, as `samples`."""
+        torch.manual_seed(self.seed)
+        chunks = (torch.arange(count) % len(self.test)).split(CHUNK // each)
+        drawn = ((rows, self.model.sample(each, self.context(rows)).transpose(0, 1)) for rows in chunks)
+        yield from finite(drawn, "samples")
 
     def draws(self, count: int) -> tuple[Tensor, Tensor | None]:
-        """An even number of at most `count` draws z of the prior, the same each time, and, where it is
-        invertible, their z0.
-
-        Raises:
-            Diverged: as `finite`.
-        """
+        """At most `count` draws z of the prior, an even number, and any z0 of theirs, as `samples`."""
         prior = self.model.prior
         torch.manual_seed(self.seed)
         z = torch.cat([part for (part,) in finite(((z,) for z in prior.sample(count).split(CHUNK)), "draws")])
@@ -157,11 +159,6 @@ class Evaluation:
         if not isinstance(prior, InvertiblePrior):
             return z, None
         return z, torch.cat([prior.to_base(part)[0] for part in z.split(CHUNK)])
-
-    @cached_property
-    def aggregate(self) -> AggregatePosterior:
-        """The aggregate posterior over the training examples."""
-        return aggregate_over_training(self.model, self.source)
 
     @cached_property
     def low_posterior(self) -> Tensor:
@@ -175,11 +172,7 @@ class Evaluation:
         yield from map(self.model.decode, self.low_posterior.split(CHUNK))
 
     def backbone(self, name: str) -> Any:
-        """What `@backbone(name)` makes, made once.
-
-        Raises:
-            InputError: if there is none of that name, or its weights are missing.
-        """
+        """What `@backbone(name)` makes, made once; `InputError` if there is none, or no weights."""
         check_known("backbone", name, BACKBONES)
         if name not in self._backbones:
             made = BACKBONES[name].make(self)
@@ -200,8 +193,7 @@ class Evaluation:
 
 
 def finite(parts: Iterable[Rows], what: str) -> Iterator[Rows]:
-    """Parts of tensors (n, ...) without the rows whose last tensor is not finite, as where a flow left the
-    range of floats; a warning says how many of `what` there were.
+    """Parts of tensors (n, ...) without the rows whose last tensor is not finite; a warning counts them.
 
     Raises:
         Diverged: at the end, if they are more than `DIVERGED` of all.
@@ -218,7 +210,7 @@ def finite(parts: Iterable[Rows], what: str) -> Iterator[Rows]:
 
 
 def contexts_of(model: Autoencoder, dataset: Dataset) -> Tensor | None:
-    """A context for each example, as stored, or None for a model that needs none.
+    """A context for each example, as stored; None for a model that needs none.
 
     Raises:
         InputError: if the model needs contexts and the data has none.
@@ -232,12 +224,3 @@ def contexts_of(model: Autoencoder, dataset: Dataset) -> Tensor | None:
             "labels: take a data set of pairs, or a model without contexts."
         )
     return contexts
-
-
-def aggregate_over_training(model: Autoencoder, source: Source) -> AggregatePosterior:
-    """The aggregate posterior over all training examples."""
-    chunks = source.train().x.split(CHUNK)
-    posteriors = [model.encode(as_input(chunk.to(model.device))) for chunk in chunks]
-    return AggregatePosterior(
-        torch.cat([q.mean for q in posteriors]), torch.cat([q.stddev for q in posteriors])
-    )

@@ -62,12 +62,8 @@ def contestant(
         (-log_prob(z).mean()).backward()
         optimizer.step()
 
-    no_grad = torch.no_grad()
-    calls: dict[str, Call] = {
-        "log_prob": no_grad(partial(log_prob, z)),
-        "sample": no_grad(partial(sample, size.batch)),
-        "step": step,
-    }
+    free = map(torch.no_grad(), (partial(log_prob, z), partial(sample, size.batch)))
+    calls: dict[str, Call] = dict(zip(OPERATIONS, (*free, step), strict=True))
     if mode == "reduce-overhead":  # the output of a graph may be overwritten by its next run
         calls = {operation: partial(_next_graph, call) for operation, call in calls.items()}
     return Contestant(name, calls, [p for p in flow.parameters() if p.requires_grad])
@@ -91,22 +87,15 @@ def flowpriors(
 
 
 def measure(
-    size: Size,
-    contestants: Callable[[Size, str], Iterable[Contestant]] = flowpriors,
-    *,
-    device: str = "cpu",
-    precision: str = "float32",
-    seconds: float = 2.0,
-    least: int = 5,
-    seed: int = 0,
-) -> list[Row]:
+    size: Size, contestants: Callable[[Size, str], Iterable[Contestant]] = flowpriors, *, device: str = "cpu",
+    precision: str = "float32", seconds: float = 2.0, least: int = 5, seed: int = 0,
+) -> list[Row]:  # fmt: skip
     """A row for each operation of each contestant (see `MEASURED`).
 
     Args:
         contestants: (size, device) -> who is measured; the first one must have every operation.
         device: "cpu", "cuda" or "cuda:1".
         seconds, least: how long the rounds of each operation last, and how many there are at least.
-        seed: of parameters and inputs.
 
     Raises:
         RunError: if torch.compile fails.
@@ -145,11 +134,7 @@ def in_precision(precision: str) -> Iterator[None]:
 
 
 def rounds(calls: Mapping[str, Call], device: str, seconds: float, least: int) -> dict[str, list[float]]:
-    """Seconds a call, of each in turn, round after round for about `seconds`, and `least` times at least.
-
-    Raises:
-        RunError: if torch.compile fails.
-    """
+    """Seconds a call, of each in turn, for about `seconds` and `least` rounds; raises as `measure`."""
     from torch._dynamo.exc import TorchDynamoException
 
     repeats, turn = {}, min(TURN, seconds / 20)

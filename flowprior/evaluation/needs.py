@@ -19,28 +19,20 @@ class Need(NamedTuple):
     lacks: str  # how the sentence goes on after "needs", formatted with the model or the source
 
 
+_NO_DENSITY = "a density of the prior, but {.prior.__class__.__name__} has only samples"
+_DETERMINISTIC = (
+    "a posterior with a density, such as GaussianPosterior(), but this model's is a "
+    "{.posterior.__class__.__name__}"
+)
+_UNCONDITIONAL = "a conditional model, but this one has no context"
+_CONDITIONAL = "one prior for all examples, but this model is conditional"
 NEEDS = {
     "images": Need("source", lambda s: len(s.image_shape) == 3, "images, but {.name!r} holds vectors"),
     "labels": Need("examples", lambda s: s.train().label is not None, "labels, but {.name!r} has none"),
-    "prior density": Need(
-        "model",
-        lambda model: model.prior.has_density,
-        "a density of the prior, but {.prior.__class__.__name__} has only samples",
-    ),
-    "posterior density": Need(
-        "model",
-        lambda model: not model.posterior.deterministic,
-        "a posterior with a density, such as GaussianPosterior(), but this model's is a "
-        "{.posterior.__class__.__name__}",
-    ),
-    "conditional model": Need(
-        "model", lambda model: model.conditional, "a conditional model, but this one has no context"
-    ),
-    "unconditional model": Need(
-        "model",
-        lambda model: not model.conditional,
-        "one prior for all examples, but this model is conditional",
-    ),
+    "prior density": Need("model", lambda m: m.prior.has_density, _NO_DENSITY),
+    "posterior density": Need("model", lambda m: not m.posterior.deterministic, _DETERMINISTIC),
+    "conditional model": Need("model", lambda m: m.conditional, _UNCONDITIONAL),
+    "unconditional model": Need("model", lambda m: not m.conditional, _CONDITIONAL),
 }
 
 
@@ -66,11 +58,12 @@ def check_metrics(names: Sequence[str], source: Source, model: Autoencoder | Non
 
 
 def make_ready(evaluation: Evaluation, names: Sequence[str]) -> None:
-    """Read the data and make the backbones of metrics.
+    """Check metrics, read the data and make their backbones.
 
     Raises:
-        InputError: on missing data, contexts, labels or weights.
+        InputError: as `check_metrics`, and on missing data, contexts, labels or weights.
     """
+    check_metrics(names, evaluation.source, evaluation.model)
     _ = evaluation.contexts
     for name in names:
         _check(METRICS[name], "examples", evaluation.source)

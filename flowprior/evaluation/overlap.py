@@ -58,10 +58,8 @@ def _off_manifold(evaluation: Evaluation) -> Result:
 
 
 def off_manifold(samples: Tensor, train: Tensor, test: Tensor) -> Result:
-    """The share of `samples` farther from their nearest training example than `ON_MANIFOLD` of `test` are.
-
-    Args:
-        samples, train, test: (N, *event) each, in the model's units; distances are Euclidean.
+    """The share of `samples` (N, *event), as `train` and `test`, farther from their nearest training example
+    than `ON_MANIFOLD` of `test` are, by Euclidean distance.
     """
     threshold = nearest_neighbors(test, train, 1)[0].quantile(ON_MANIFOLD).item()
     distance = nearest_neighbors(samples, train, 1)[0]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path as File
 
 import torch
@@ -102,20 +103,16 @@ def _register_path_length(name: str, kind: str) -> None:
         distance, facts = evaluation.backbone(kind)
         values: Values = {}
         for space, (latents, decode, path) in _spaces(evaluation).items():
-            ends, seed = latents.chunk(2), evaluation.seed
-            result = metrics.perceptual_path_length(
-                decode, distance, path, *ends, seed=seed, batch_size=PAIRS
-            )
+            measured = partial(metrics.perceptual_path_length, seed=evaluation.seed, batch_size=PAIRS)
+            result = measured(decode, distance, path, *latents.chunk(2))
             values[f"{name}_{space}"] = result.value
             facts = facts | {space: asdict(result)}
         return values, facts
 
 
 def _spaces(evaluation: Evaluation) -> dict[str, Space]:
-    """Draws, what decodes them, and the paths between them, which z has no sphere for.
-
-    "z" is along straight lines in z; "z0" along the sphere, for a base N(0, I), and "z0_lerp" along straight
-    lines in z0, both mapped back. The draws are the same.
+    """The same draws, what decodes them, and the paths between them: "z" is straight in z, "z0" along the
+    sphere, for a base N(0, I), and "z0_lerp" straight in z0, both mapped back.
     """
     model, prior = evaluation.model, evaluation.model.prior
     z, z0 = evaluation.draws(2 * evaluation.count)

@@ -10,19 +10,9 @@ from flowprior.figures.samples import sample_sheet
 from flowprior.figures.sheet import image_grid
 
 __all__ = [
-    "OF_TRAINING",
-    "FigureRun",
-    "NotApplicable",
-    "StudyRuns",
-    "check_figures",
-    "condition_sheet",
-    "describe_figures",
-    "draw",
-    "draw_study",
-    "image_grid",
-    "sample_sheet",
-    "save",
-]
+    "OF_TRAINING", "FigureRun", "NotApplicable", "StudyRuns", "check_figures", "condition_sheet",
+    "describe_figures", "draw", "draw_study", "image_grid", "sample_sheet", "save",
+]  # fmt: skip
 
 for _module in iter_modules(__path__):  # each registers its figures
     import_module(f"{__name__}.{_module.name}")

@@ -25,11 +25,8 @@ def change(run: FigureRun) -> Figure:
     rates = {}
     for name, vector, x in added_attributes(run, IMAGES.get(model.device.type, 5000)):
         z = model.codes(x)
-        both = between(run, z, z + vector, STEPS)
-        rates[f"+ {name}"] = {
-            "z": rate_of_change(both.z, model.decode, distance),
-            "z0": rate_of_change(both.z0, model.decode, distance),
-        }
+        both = between(run, z, z + vector, STEPS)._asdict()
+        rates[f"+ {name}"] = {at: rate_of_change(path, model.decode, distance) for at, path in both.items()}
     return rate_curves(rates)
 
 

@@ -1,6 +1,7 @@
 """The figure "conditions": many samples at one condition, of a run and of the twins of a study."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from einops import rearrange
 from torch import Tensor
@@ -37,37 +38,26 @@ def conditions_of_twins(runs: StudyRuns) -> Sheet:
 
 
 def condition_sheet(
-    contexts: Tensor,
-    originals: Tensor | None,
-    samples: Mapping[str, Tensor],
-    *,
-    names: Sequence[str] = (),
+    contexts: Tensor, originals: Tensor | None, samples: Mapping[str, Tensor], *, names: Sequence[str] = (),
     title: str | None = None,
-) -> Sheet:
+) -> Sheet:  # fmt: skip
     """For each condition: it, the original image, and n samples; a row each model (Morrow & Chiu, Fig. 9).
 
     Args:
-        contexts: (N, 1 or 3, H, W), the conditions.
-        originals: (N, C, H, W), the real images they were taken from; None where there are none.
+        contexts, originals: (N, 1 or 3, H, W), conditions and the real images, if any, that they are of.
         samples: name of the row -> (n, N, C, H, W), n samples of each condition; of one model it may be "".
-        names: N texts, one above each condition.
-        title: a line above the sheet.
+        names, title: N texts, one above each condition, and one above the sheet.
 
     Raises:
         InputError: if the shapes do not go together.
     """
-    shapes = {tuple(drawn.shape) for drawn in samples.values()}
+    shapes = {tuple(each.shape) for each in samples.values()}
     if len(shapes) != 1:
         raise InputError(f"`samples` of shapes {sorted(shapes)} must all have one, (n, N, C, H, W).")
     fronts = {"condition": contexts} | ({} if originals is None else {"data": originals})
-    cells = rearrange(
-        [colored(drawn, 5) for drawn in samples.values()], "model n cond ... -> (cond model) n ..."
-    )
-    return draw_sheet(
-        [*(first_rows(front, len(samples)) for front in fronts.values()), cells],
-        row_group=len(samples),
-        sides=list(samples) * len(contexts) if any(samples) else (),
-        tops=dict(enumerate([*fronts, "samples"])),
-        bands=names,
-        title=title,
-    )
+    drawn = [colored(each, 5) for each in samples.values()]
+    cells = rearrange(drawn, "model n cond ... -> (cond model) n ...")
+    texts: dict[str, Any] = {"tops": dict(enumerate([*fronts, "samples"])), "bands": names, "title": title}
+    sides = list(samples) * len(contexts) if any(samples) else ()
+    blocks = [*(first_rows(front, len(samples)) for front in fronts.values()), cells]
+    return draw_sheet(blocks, row_group=len(samples), sides=sides, **texts)

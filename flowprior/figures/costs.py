@@ -1,24 +1,16 @@
 """The figure of `flowprior benchmark`: time and memory over the depth of a flow."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from flowprior.figures.style import COLORS, panels
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from flowprior.figures.style import COLORS, Figure, panels
 
 
 def cost_panels(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Time of each operation and memory of a step over depth; a curve for each width, contestant, precision.
 
-    Each number of features and batch size has a row of panels.
-
-    Args:
-        rows: those of `flowprior.evaluation.costs.measure`.
+    `rows`: of `evaluation.costs.measure`; each number of features and batch size has its own line of panels.
     """
     blocks = list(dict.fromkeys((row["features"], row["batch"]) for row in rows))
     shown = [(name, "ms", 1.0) for name in dict.fromkeys(row["operation"] for row in rows)]

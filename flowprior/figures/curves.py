@@ -31,9 +31,7 @@ def curves(run: FigureRun) -> Figure:
 
 
 def read_metrics(path: Path) -> Metrics:
-    """The columns step, name and value of a run's metrics.csv, by name and in the order of first appearance.
-
-    A last line cut short by a crash is left out.
+    """Steps and values of a run's metrics.csv, by name; a last line cut short by a crash is left out.
 
     Raises:
         InputError: if the file is missing, has other columns, no row, or a value that is not a number.
@@ -57,18 +55,13 @@ def read_metrics(path: Path) -> Metrics:
         except ValueError as error:
             if number == len(rows):
                 break
-            raise InputError(
-                f"{str(path)!r} has {','.join(row)!r} in line {number} but needs step,name,value: mend it."
-            ) from error
-    columns = {name: np.array(points) for name, points in series.items() if points}
-    return {name: (points[:, 0], points[:, 1]) for name, points in columns.items()}
+            wrong = f"{str(path)!r} has {','.join(row)!r} in line {number}"
+            raise InputError(f"{wrong} but needs step,name,value: mend it.") from error
+    return {name: tuple(np.array(points).T) for name, points in series.items() if points}
 
 
 def training_curves(metrics: Metrics, title: str) -> Figure:
-    """One panel per term, one line per split, as GLF Fig. 3 and 4.
-
-    A metric's name ends in its term, "validation/nll" in "nll"; what stands before it labels the line.
-    """
+    """One panel per term, the end of a metric's name, one line per split, its beginning (GLF, Fig. 3, 4)."""
     terms: dict[str, list[Line]] = {}
     for name, points in metrics.items():
         *split, term = name.split("/")
@@ -88,10 +81,9 @@ def _panel(ax: Axes, term: str, lines: Sequence[Line]) -> None:
         color = COLORS[i % len(COLORS)]
         if len(values) > _SMOOTH:
             ax.plot(steps, values, color=color, alpha=0.2, linewidth=0.6)
-            ax.plot(steps, _running_mean(values), color=color, linewidth=1.4, label=label)
-        else:
-            marker = "o" if len(values) == 1 else None
-            ax.plot(steps, values, color=color, linewidth=1.4, marker=marker, markersize=3, label=label)
+            values = _running_mean(values)
+        marker = "o" if len(values) == 1 else None
+        ax.plot(steps, values, color=color, linewidth=1.4, marker=marker, markersize=3, label=label)
     _limit_to_bulk(ax, [values for _, _, values in lines])
     ax.set_title(term.upper() if term in _ACRONYMS else term.replace("_", " "), fontsize=10)
     ax.set_xlabel("step", fontsize=8)

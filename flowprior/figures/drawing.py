@@ -3,7 +3,7 @@
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import torch
 
@@ -16,22 +16,14 @@ from flowprior.files import write_atomically
 from flowprior.registry import FIGURES
 from flowprior.registry import Figure as Record
 
-Picture: TypeAlias = "Figure | Sheet"
-OF_TRAINING = ("samples", "reconstructions", "curves")
-"""What training leaves in a run folder, as far as it applies."""
-
+OF_TRAINING = ("samples", "reconstructions", "curves")  # what training leaves in a run folder, if it applies
 AT_TOP = ("samples", "reconstructions")  # beside the config; the others lie in RUN/figures
 
 
 def draw(run: FigureRun, names: Sequence[str] = (), seed: int = 0) -> list[Path]:
-    """Draw the figures `names` into the run folder; returns where they are.
+    """Draw the figures `names`, as `describe_figures` lists them, into the run folder; returns their paths.
 
-    Without names, and of `OF_TRAINING` itself, those that apply are drawn.
-
-    Args:
-        run: with its model in evaluation mode.
-        names: as `describe_figures` lists them.
-        seed: of the draws of each figure.
+    Without names, and of `OF_TRAINING` itself, those that apply are drawn; `seed` is of the draws of each.
 
     Raises:
         InputError: on an unknown name, or a named figure that does not apply; the sentence says why.
@@ -42,13 +34,10 @@ def draw(run: FigureRun, names: Sequence[str] = (), seed: int = 0) -> list[Path]
         record = FIGURES["run", name]
         try:
             check_needs(record.needs, run)
-            picture = _drawn(record, run, seed)
+            written.append(_draw(record, run, run.folder if name in AT_TOP else run.folder / "figures", seed))
         except NotApplicable as reason:
             if names and names is not OF_TRAINING:
                 raise InputError(f"'{name}' cannot be drawn: {reason}") from None
-            continue
-        written.append((run.folder if name in AT_TOP else run.folder / "figures") / f"{name}.png")
-        save(picture, written[-1])
     return written
 
 
@@ -64,20 +53,18 @@ def draw_study(runs: StudyRuns, names: Sequence[str], folder: Path) -> list[Path
     written = []
     for name in names:
         try:
-            picture = _drawn(FIGURES["study", name], runs, seed=0)
+            written.append(_draw(FIGURES["study", name], runs, folder))
         except NotApplicable as reason:
             print(f"'{name}' is not drawn: {reason}")
-            continue
-        written.append(folder / f"{name}.png")
-        save(picture, written[-1])
     return written
 
 
-def _drawn(record: Record, subject: FigureRun | StudyRuns, seed: int) -> Picture:
+def _draw(record: Record, subject: FigureRun | StudyRuns, folder: Path, seed: int = 0) -> Path:
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
-        picture: Picture = record.function(subject)
-        return picture
+        picture = record.function(subject)
+    save(picture, folder / f"{record.name}.png")
+    return folder / f"{record.name}.png"
 
 
 def figure_names(of: Literal["run", "study"]) -> tuple[str, ...]:
@@ -86,11 +73,7 @@ def figure_names(of: Literal["run", "study"]) -> tuple[str, ...]:
 
 
 def check_figures(names: Sequence[str], of: Literal["run", "study"] = "run") -> None:
-    """Refuse names that are not among the figures of a run, or of a study.
-
-    Raises:
-        InputError: with the nearest names.
-    """
+    """Raise an `InputError`, with the nearest names, on one that is no figure of a run, or of a study."""
     for name in names:
         check_known("figure", name, figure_names(of))
 
@@ -103,7 +86,7 @@ def describe_figures() -> str:
     return "\n".join(lines)
 
 
-def save(picture: Picture, path: Path) -> None:
+def save(picture: "Figure | Sheet", path: Path) -> None:
     """Write a matplotlib figure or a Pillow image as PNG, whole or not at all."""
     from PIL.Image import Image
 

@@ -1,4 +1,4 @@
-"""What several figures gather: paths between codes, added attributes, appearances at other conditions."""
+"""What several figures gather: paths between codes, added attributes, examples with their conditions."""
 
 from collections.abc import Iterator
 
@@ -12,31 +12,16 @@ from flowprior.latent import attribute_vector, both_paths
 from flowprior.latent.interpolation import Paths
 
 ATTRIBUTES = ("Eyeglasses", "Smiling", "Male", "Blond_Hair")  # of CelebA; elsewhere as many classes
-Pair = tuple[Tensor, Tensor]
 
 
 def between(run: FigureRun, start: Tensor, end: Tensor, steps: int) -> Paths:
     """The paths through z and through z0 between codes (N, *event)."""
-    prior = run.invertible
-    return both_paths(prior.to_base, prior.from_base, start, end, steps, run.line)
-
-
-def rows_between(run: FigureRun, start: Tensor, end: Tensor, steps: int) -> dict[str, Tensor]:
-    """The rows of a sheet: images decoded on both paths, (steps, N, C, H, W) each."""
-    both = between(run, start, end, steps)
-    return {"z0": decoded(run, both.z0), "z": decoded(run, both.z)}
-
-
-def decoded(run: FigureRun, path: Tensor) -> Tensor:
-    """(steps, N, *event) -> images (steps, N, C, H, W), a step at a time."""
-    return torch.stack([run.model.decode(z) for z in path])
+    return both_paths(run.invertible.to_base, run.invertible.from_base, start, end, steps, run.line)
 
 
 def added_attributes(run: FigureRun, count: int) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Some attributes: their name, their vector in z, and at most `count` random test images without them.
-
-    Raises:
-        NotApplicable: at the end, if no attribute is one that some examples have and others lack.
+    """Some attributes: their name, their vector in z, and at most `count` random test images without them;
+    `NotApplicable` at the end if there is none that some examples have and others lack.
     """
     training, testing = run.attributes
     codes, rows = run.training_codes()
@@ -58,40 +43,10 @@ def chosen(attributes: Attributes) -> list[int]:
     return named or thin(len(attributes.names), len(ATTRIBUTES)).tolist()
 
 
-def examples(run: FigureRun, count: int) -> Pair:
-    """Evenly spaced test images and their contexts, as the model reads them.
-
-    Raises:
-        NotApplicable: if the model needs no contexts.
-    """
-    rows = thin(len(run.source.test()), count)
+def examples(run: FigureRun, count: int) -> tuple[Tensor, Tensor]:
+    """Evenly spaced test images and their contexts; `NotApplicable` if the model needs none."""
+    rows = thin(len(run.test), count)
     context = run.context(rows)
     if context is None:
         raise NotApplicable("it is for conditional models.")
     return run.test_images(rows), context
-
-
-def halves(run: FigureRun, count: int) -> tuple[Pair, Pair]:
-    """`count` test images and as many others, or fewer if there are not so many; and their contexts.
-
-    Raises:
-        NotApplicable: if there is only one test image.
-    """
-    x, context = examples(run, 2 * count)
-    half = len(x) // 2
-    if half == 0:
-        raise NotApplicable("it needs two test images.")
-    return (x[:half], x[half : 2 * half]), (context[:half], context[half : 2 * half])
-
-
-def appearance_of(run: FigureRun, x: Tensor, context: Tensor) -> Tensor:
-    """z0 of the codes of images at their own conditions, which it does not depend on: (N, D)."""
-    seen = run.model.prior_context(run.model.condition(context))
-    return run.invertible.to_base(run.model.encode(x, context).mean, seen)[0]
-
-
-def at_conditions(run: FigureRun, z0: Tensor, context: Tensor) -> Tensor:
-    """Images of z0 (N, D) at the conditions (N, Cy, H, W)."""
-    condition = run.model.condition(context)
-    z, _ = run.invertible.from_base(z0, run.model.prior_context(condition))
-    return run.model.likelihood.mean(run.model.conditioned_output(z, condition))

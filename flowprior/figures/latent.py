@@ -1,59 +1,51 @@
 """The figure "latent": codes in both spaces, the prior's density and its samples side by side."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
 from flowprior.figures.runs import DOTS, FigureRun
-from flowprior.figures.style import COLORS, Axes, Dots, Figure, cloud, panels, shade
+from flowprior.figures.style import COLORS, Axes, Dots, Figure, LogProb, cloud, panels, shade
 from flowprior.priors import InvertiblePrior
 from flowprior.registry import figure
 from flowprior.tensors import as_input
+
+TITLES = ("codes of the data", "density of the prior", "samples of the prior")
 
 
 @figure("latent", needs=("2-D latents", "unconditional", "density"))
 def latent(run: FigureRun) -> Figure:
     """Codes in z0 and z by class, the prior's density and its samples (Morrow & Chiu, Fig. 2)."""
-    model, prior, test = run.model, run.model.prior, run.source.test()
+    model, prior, test = run.model, run.model.prior, run.test
     codes = model.codes(as_input(test.x))
-    return latent_panels(
-        lambda z: prior.log_prob(z.to(model.device)),
-        codes,
-        prior.sample(len(codes)).cpu(),
-        base_codes=prior.to_base(codes.to(model.device))[0] if isinstance(prior, InvertiblePrior) else None,
-        label=test.label,
-        classes=test.classes,
-    )
+    samples = prior.sample(len(codes)).cpu()
+    base_codes = prior.to_base(codes.to(model.device))[0] if isinstance(prior, InvertiblePrior) else None
+    shown: dict[str, Any] = {"base_codes": base_codes, "label": test.label, "classes": test.classes}
+    return latent_panels(lambda z: prior.log_prob(z.to(model.device)), codes, samples, **shown)
 
 
 def latent_panels(
-    log_prob: Callable[[Tensor], Tensor],
-    codes: Tensor,
-    samples: Tensor,
-    *,
-    base_codes: Tensor | None = None,
-    label: Tensor | None = None,
-    classes: Sequence[str] | None = None,
-) -> Figure:
+    log_prob: LogProb, codes: Tensor, samples: Tensor, *, base_codes: Tensor | None = None,
+    label: Tensor | None = None, classes: Sequence[str] | None = None,
+) -> Figure:  # fmt: skip
     """f(z) and z of the data by class, the prior's density over the range of z, and its samples f⁻¹(z0).
 
-    `log_prob` takes z (N, 2) to (N,) in nats; codes of the data in z and, where the prior is invertible, in
-    z0, and samples of the prior are (N, 2); labels (N,) and the names of classes color the codes.
+    Codes of the data in z and, where the prior is invertible, in z0, and samples of the prior are (N, 2);
+    labels (N,) and the names of classes color the codes.
     """
     low, high = _range(codes)
     figure, axes = panels(1, 3 if base_codes is None else 4, 3.5, 3.5)
     shown, density, drawn = in_z = axes[-3:]
     _codes(shown, codes, label, classes, legend=base_codes is None)  # one for both
-    shown.set_title("codes of the data", fontsize=10)
     image = shade(density, log_prob, codes, low, high)
-    density.set_title("density of the prior", fontsize=10)
     bar = figure.colorbar(image, ax=density, fraction=0.046, pad=0.02)
     bar.set_label("p(z)", fontsize=8)
     bar.ax.tick_params(labelsize=7, length=2)
     bar.outline.set_visible(False)
     _dots(drawn, _thin(samples), COLORS[0])
-    drawn.set_title("samples of the prior", fontsize=10)
-    for ax in in_z:
+    for ax, title in zip(in_z, TITLES, strict=True):
+        ax.set_title(title, fontsize=10)
         _frame(ax, "z", low, high)
     shown.set_ylabel("z, second coordinate", fontsize=8)
     if base_codes is not None:

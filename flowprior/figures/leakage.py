@@ -42,8 +42,7 @@ def leakage_of_twins(runs: StudyRuns) -> Figure:
     for twins in runs.twins:
         for row, decoupled in zip(twins, (False, True), strict=True):
             facts = [report.get("metric_facts", {}).get("leakage", {}) for report in runs.reports(row)]
-            curves = [fact["curve"] for fact in facts if "curve" in fact]
-            if curves:
+            if curves := [fact["curve"] for fact in facts if "curve" in fact]:
                 line = _mean_line(short(twins[0]), curves, decoupled)
                 groups.setdefault(variant(row), []).append(line)
     if not groups:
@@ -54,11 +53,10 @@ def leakage_of_twins(runs: StudyRuns) -> Figure:
 
 def _mean_line(label: str, curves: Sequence[dict[str, list[float]]], decoupled: bool) -> LeakageLine:
     """The mean over seeds, zero for a seed without draws below τ; around it their standard deviation."""
-    scores = np.array([curve["scores"] for curve in curves])
-    band = scores.std(0, ddof=1) if len(curves) > 1 else np.array(curves[0]["standard_errors"])
-    shares = np.array([curve["shares"] for curve in curves]).mean(0)
-    thresholds = curves[0]["thresholds"]
-    return LeakageLine(label, thresholds, scores.mean(0).tolist(), band.tolist(), shares.tolist(), decoupled)
+    scores, shares = (np.array([curve[key] for curve in curves]) for key in ("scores", "shares"))
+    band = scores.std(0, ddof=1).tolist() if len(curves) > 1 else curves[0]["standard_errors"]
+    means = scores.mean(0).tolist(), band, shares.mean(0).tolist()
+    return LeakageLine(label, curves[0]["thresholds"], *means, decoupled)
 
 
 def leakage_panels(groups: Mapping[str, Sequence[LeakageLine]], *, band: str = "standard error") -> Figure:

@@ -21,8 +21,7 @@ def neighbors(run: FigureRun) -> Sheet:
 
 def neighbor_sheet(samples: Tensor, neighbors: Tensor, distances: Tensor) -> Sheet:
     """Each sample (N, C, H, W) beside its k neighbors (N, k, C, H, W), their distances (N, k) below them."""
+    below = [["", *(f"{value:.1f}" for value in row)] for row in distances.tolist()]
     return draw_sheet(
-        [samples[:, None], neighbors],
-        tops={0: "sample", 1: "nearest in the data"},
-        below=[["", *(f"{value:.1f}" for value in row)] for row in distances.tolist()],
+        [samples[:, None], neighbors], tops={0: "sample", 1: "nearest in the data"}, below=below
     )

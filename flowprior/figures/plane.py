@@ -29,20 +29,13 @@ def plane(run: FigureRun) -> Figure:
     paths = between(run, start[far], end[far], STEPS)
     line = "spherical" if model.prior.has_normal_base else "straight"
     curves = {"straight in z": paths.z, f"{line} in z0": paths.z0}
-    return path_plane(
-        components.coordinates(codes),
-        {name: components.coordinates(curve) for name, curve in curves.items()},
-        components.shares,
-    )
+    at = components.coordinates
+    return path_plane(at(codes), {name: at(curve) for name, curve in curves.items()}, components.shares)
 
 
 def path_plane(codes: Tensor, paths: Mapping[str, Tensor], shares: Tensor) -> Figure:
-    """Paths over the density of the codes, a panel for each pair.
-
-    Args:
-        codes: (N, 2), coordinates of the codes.
-        paths: name -> (steps, P, 2), in the same coordinates.
-        shares: (2,), of the variance, written at the axes.
+    """Paths, name -> (steps, P, 2), over the density of the codes (N, 2), a panel for each of P pairs; the
+    shares (2,) of the variance stand at the axes.
     """
     points = codes.detach().float().cpu().numpy()
     curves = {name: path.detach().float().cpu().numpy() for name, path in paths.items()}
@@ -52,10 +45,8 @@ def path_plane(codes: Tensor, paths: Mapping[str, Tensor], shares: Tensor) -> Fi
     high = np.maximum(np.quantile(points, 0.999, axis=0), on_paths.max(0))
     low, high = low - 0.06 * (high - low), high + 0.06 * (high - low)
     density = _density(points, low, high)
-    labels = [
-        f"{which} component ({100 * share:.0f} % of the variance)"
-        for which, share in zip(("first", "second"), shares.tolist(), strict=True)
-    ]
+    which = zip(("first", "second"), shares.tolist(), strict=True)
+    labels = [f"{nth} component ({100 * share:.0f} % of the variance)" for nth, share in which]
     figure, axes = panels(1, first.shape[1], 3.5, 3.3)
     for pair, ax in enumerate(axes):
         heat(ax, density, low, high)

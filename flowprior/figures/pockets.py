@@ -29,10 +29,7 @@ _GAP = 0.12  # between two models on a line, in panels
 
 @dataclass(frozen=True)
 class Space:
-    """Points of one space, with the low- and high-posterior ones: (N, 2), (k, 2), (k, 2).
-
-    In the space of images there is no cloud, and the marked ones are images (k, C, H, W).
-    """
+    """Points of one space, (N, 2), or None of images; and low- and high-posterior ones, (k, 2) or images."""
 
     cloud: Tensor | None
     low: Tensor
@@ -91,8 +88,7 @@ def pockets_of(run: FigureRun) -> Pockets:
 def pocket_panels(lines: Sequence[Sequence[tuple[str, Pockets]]]) -> Figure:
     """Each model's samples, q(z), generation space and data, with low- and high-posterior points marked.
 
-    One line of panels for each element of `lines`, its (name, model) pairs from left to right: three panels
-    for a model whose z0 is z, four for another.
+    A line of panels for each element of `lines`; three for a model whose z0 is z, four for another.
     """
     from matplotlib.figure import Figure
     from matplotlib.gridspec import GridSpec
@@ -103,11 +99,9 @@ def pocket_panels(lines: Sequence[Sequence[tuple[str, Pockets]]]) -> Figure:
     widths = [w for k, count in enumerate(counts) for w in ([_GAP] if k else []) + [1.0] * count]
     large = len(lines) == 1 and len(widths) <= 4
     side = 2.7 if large else 1.62
-    figure = Figure(
-        figsize=(side * sum(widths), side * len(lines) * (1.09 if large else 1.02) + 0.6),
-        dpi=130,
-        layout=ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.05, wspace=0.01, hspace=0.01),
-    )
+    size = side * sum(widths), side * len(lines) * (1.09 if large else 1.02) + 0.6
+    layout = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.05, wspace=0.01, hspace=0.01)
+    figure = Figure(figsize=size, dpi=130, layout=layout)
     grid = GridSpec(len(lines), len(widths), figure, width_ratios=widths)
     for r, line in enumerate(lines):
         column = 0
@@ -138,8 +132,7 @@ def _model(axes: Sequence[Axes], model: Pockets, titled: bool, ticks: bool) -> N
     _data(axes[-1], model)
     for ax in axes:
         if not ticks or ax.images:
-            ax.set_xticks([])
-            ax.set_yticks([])
+            ax.set(xticks=[], yticks=[])
 
 
 def _samples(ax: Axes, model: Pockets) -> None:
@@ -167,11 +160,11 @@ def _space(ax: Axes, space: Space) -> None:
 def _data(ax: Axes, model: Pockets) -> None:
     data = model.data
     if data.cloud is None:
-        strips = [("low", data.low), ("high", data.high)]
-        _images(ax, strips, columns=max(2, round((2 * len(data.low)) ** 0.5)))
-        return
-    _space(ax, data)
-    square(ax, [model.samples, *_points(data)])
+        columns = max(2, round((2 * len(data.low)) ** 0.5))
+        _images(ax, [("low", data.low), ("high", data.high)], columns)
+    else:
+        _space(ax, data)
+        square(ax, [model.samples, *_points(data)])
 
 
 def _points(space: Space) -> list[Tensor]:
@@ -208,17 +201,11 @@ def _images(ax: Axes, groups: Sequence[tuple[str | None, Tensor]], columns: int)
 def _legend(figure: Figure, models: Sequence[Pockets], columns: int) -> None:
     from matplotlib.lines import Line2D
 
-    low, high = MARKS["low"], MARKS["high"]
-    dots = [
-        (low["marker"], low["color"], 6, "low posterior: drawn by the prior, hardly in q(z)"),
-        (high["marker"], high["color"], 6, "high posterior: in q(z), hardly drawn by the prior"),
-    ]
+    said = {"low": "drawn by the prior, hardly in q(z)", "high": "in q(z), hardly drawn by the prior"}
+    dots = [(MARKS[k]["marker"], MARKS[k]["color"], 6, f"{k} posterior: {text}") for k, text in said.items()]
     if any(model.samples.dim() == 2 for model in models):
         dots += [("o", _LIKELY, 4, "sample of a likely z0"), ("o", _RARE, 4, "sample of a rare z0")]
-    handles = [
-        Line2D([], [], ls="", marker=marker, color=color, ms=size, label=text)
-        for marker, color, size, text in dots
-    ]
+    handles = [Line2D([], [], ls="", marker=m, color=c, ms=size, label=text) for m, c, size, text in dots]
     if any(model.circles for model in models):
         handles.append(Line2D([], [], **_DASHED, label="1, 2, 3 standard deviations of N(0, I)"))
     style = {"fontsize": 8, "frameon": False, "handletextpad": 0.4, "columnspacing": 1.6}

@@ -14,7 +14,7 @@ COLUMNS, BANDS = 8, 4
 @figure("reconstructions", needs=("images",))
 def reconstructions(run: FigureRun) -> Sheet:
     """The first test images above their reconstructions."""
-    rows = torch.arange(len(run.source.test()))[: COLUMNS * BANDS]
+    rows = torch.arange(len(run.test))[: COLUMNS * BANDS]
     x = run.test_images(rows)
     return reconstruction_pairs(x, run.model.reconstruct(x, run.context(rows)), COLUMNS)
 

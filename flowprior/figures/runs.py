@@ -1,7 +1,7 @@
 """What figures are drawn of, a trained run or the rows of a study, and what they may need of it."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,13 +13,10 @@ from torch import Tensor
 from flowprior.checks import check_known
 from flowprior.data.attributes import Attributes, read_attributes
 from flowprior.data.dataset import thin
-from flowprior.data.images import Source
 from flowprior.errors import InputError
-from flowprior.evaluation.context import aggregate_over_training, contexts_of
+from flowprior.evaluation.context import Trained
 from flowprior.latent import lerp, slerp
 from flowprior.latent.interpolation import Line
-from flowprior.metrics.aggregate import AggregatePosterior
-from flowprior.models import Autoencoder
 from flowprior.priors import DecoupledPrior, InvertiblePrior, StandardNormal
 from flowprior.tensors import as_input
 
@@ -40,19 +37,15 @@ def refusal_as_reason() -> Iterator[None]:
         raise NotApplicable(str(error)) from None
 
 
-@dataclass(frozen=True)
-class FigureRun:
+@dataclass(eq=False)
+class FigureRun(Trained):
     """A trained run, as its figures take it; what several figures need is computed once.
 
     Args:
-        model: with its weights, in evaluation mode.
-        source: the data that it was trained on.
         folder: of the run, where the figures go.
         name: of the experiment, such as "glf/digits".
     """
 
-    model: Autoencoder
-    source: Source
     folder: Path
     name: str
 
@@ -63,11 +56,7 @@ class FigureRun:
 
     @property
     def invertible(self) -> InvertiblePrior:
-        """The prior, which maps z to a z0 and back.
-
-        Raises:
-            NotApplicable: if it does not.
-        """
+        """The prior, which maps z to a z0 and back; else `NotApplicable`."""
         check_needs(("invertible prior",), self)
         return cast(InvertiblePrior, self.model.prior)
 
@@ -88,42 +77,18 @@ class FigureRun:
         return slerp if self.model.prior.has_normal_base else lerp
 
     @cached_property
-    def aggregate(self) -> AggregatePosterior:
-        """The aggregate posterior over the training examples."""
-        return aggregate_over_training(self.model, self.source)
-
-    @cached_property
-    def contexts(self) -> Tensor | None:
-        """A context for each test example, as stored; None for a model that needs none.
-
-        Raises:
-            InputError: if the model needs contexts and the data has none.
-        """
-        return contexts_of(self.model, self.source.test())
-
-    @cached_property
     def attributes(self) -> tuple[Attributes, Attributes]:
-        """Binary attributes of the training and of the test examples.
-
-        Raises:
-            NotApplicable: if the data has neither attributes nor labels.
-        """
+        """Binary attributes of the training and of the test examples; `NotApplicable` if there are none."""
         with refusal_as_reason():
             return read_attributes(self.source, train=True), read_attributes(self.source, train=False)
 
     def test_images(self, rows: Tensor) -> Tensor:
         """Test examples as the model reads them, on its device: (N, *data)."""
-        return as_input(self.source.test().x[rows].to(self.model.device))
+        return as_input(self.test.x[rows].to(self.model.device))
 
     def random_images(self, count: int) -> Tensor:
         """At most `count` random test examples, as `test_images`."""
-        return self.test_images(torch.randperm(len(self.source.test()))[:count])
-
-    def context(self, rows: Tensor) -> Tensor | None:
-        """The contexts of rows of the test set, which repeats itself, as the model reads them."""
-        if self.contexts is None:
-            return None
-        return as_input(self.contexts[rows % len(self.contexts)].to(self.model.device))
+        return self.test_images(torch.randperm(len(self.test))[:count])
 
     def samples(self, count: int) -> Tensor:
         """(count, *data); conditional ones on the contexts of the first test examples."""
@@ -147,64 +112,46 @@ class FigureRun:
         return None if self.of_images else train[thin(len(train), DOTS)]
 
 
+def _has_normal_base(run: FigureRun) -> bool:
+    return isinstance(run.model.prior, InvertiblePrior) and run.model.prior.has_normal_base
+
+
+_VECTORS = "{0.source.name!r} holds vectors, not images."
+_NO_PLANE = "it needs images or 2-dimensional data, and {0.source.name!r} has neither."
+_NOT_2D = "it is for 2-dimensional latents, and z has {1}."
+_NO_DENSITY = "it shows the density of the prior, and {0.model.prior.__class__.__name__} has only samples."
+_NO_BASE = "it needs a prior with a z0, and a {0.model.prior.__class__.__name__} has none."
+_NO_SPHERE = (
+    "its paths run along the sphere of z0 ~ N(0, I), which this {0.model.prior.__class__.__name__} does not "
+    "map z to: train a FlowPrior with `FlowPrior.base = 'normal'`."
+)
+_NO_SPREAD = "it needs a posterior with a density, and this one is a {0.model.posterior.__class__.__name__}."
+_NO_PICTURES = "it is for models whose conditions are pictures."
+_NO_LABELS = "it needs labels, and {0.source.name!r} has none."
 NEEDS: dict[str, tuple[Callable[[FigureRun], bool], str]] = {
-    "images": (lambda run: run.of_images, "{data!r} holds vectors, not images."),
-    "images or 2-D data": (
-        lambda run: run.of_images or tuple(run.source.image_shape) == (2,),
-        "it needs images or 2-dimensional data, and {data!r} has neither.",
-    ),
-    "2-D latents": (
-        lambda run: tuple(run.model.prior.event_shape) == (2,),
-        "it is for 2-dimensional latents, and z has {shape}.",
-    ),
-    "density": (
-        lambda run: run.model.prior.has_density,
-        "it shows the density of the prior, and {prior} has only samples.",
-    ),
-    "invertible prior": (
-        lambda run: isinstance(run.model.prior, InvertiblePrior),
-        "it needs a prior with a z0, and a {prior} has none.",
-    ),
-    "normal base": (
-        lambda run: isinstance(run.model.prior, InvertiblePrior) and run.model.prior.has_normal_base,
-        "its paths run along the sphere of z0 ~ N(0, I), which this {prior} does not map z to: train a "
-        "FlowPrior with `FlowPrior.base = 'normal'`.",
-    ),
-    "posterior density": (
-        lambda run: not run.model.posterior.deterministic,
-        "it needs a posterior with a density, and this one is a {posterior}.",
-    ),
+    "images": (lambda run: run.of_images, _VECTORS),
+    "images or 2-D data": (lambda run: run.of_images or tuple(run.source.image_shape) == (2,), _NO_PLANE),
+    "2-D latents": (lambda run: tuple(run.model.prior.event_shape) == (2,), _NOT_2D),
+    "density": (lambda run: run.model.prior.has_density, _NO_DENSITY),
+    "invertible prior": (lambda run: isinstance(run.model.prior, InvertiblePrior), _NO_BASE),
+    "normal base": (_has_normal_base, _NO_SPHERE),
+    "posterior density": (lambda run: not run.model.posterior.deterministic, _NO_SPREAD),
     "unconditional": (lambda run: not run.model.conditional, "it is for unconditional models."),
     "conditional": (lambda run: run.model.conditional, "it is for conditional models."),
-    "pictures as conditions": (
-        lambda run: len(run.model.context_shape or ()) == 3,
-        "it is for models whose conditions are pictures.",
-    ),
-    "labels": (lambda run: run.source.train().label is not None, "it needs labels, and {data!r} has none."),
+    "pictures as conditions": (lambda run: len(run.model.context_shape or ()) == 3, _NO_PICTURES),
+    "labels": (lambda run: run.source.train().label is not None, _NO_LABELS),
     "attributes": (lambda run: len(run.attributes) > 0, "it needs attributes."),
 }
 """Name -> whether a run has it, and the sentence if not. A figure's needs are checked in its own order."""
 
 
 def check_needs(needs: Iterable[str], run: FigureRun) -> None:
-    """See that a run has what a figure needs.
-
-    Raises:
-        NotApplicable: the sentence says what is missing.
-        InputError: on a need that is not among `NEEDS`.
-    """
+    """Raise `NotApplicable` where a run lacks what a figure needs, `InputError` on a need not in `NEEDS`."""
     for need in needs:
         check_known("need of a figure", need, NEEDS)
         has, sentence = NEEDS[need]
         if not has(run):
-            raise NotApplicable(
-                sentence.format(
-                    data=run.source.name,
-                    prior=type(run.model.prior).__name__,
-                    posterior=type(run.model.posterior).__name__,
-                    shape=tuple(run.model.prior.event_shape),
-                )
-            )
+            raise NotApplicable(sentence.format(run, tuple(run.model.prior.event_shape)))
 
 
 @dataclass(frozen=True)
@@ -235,12 +182,10 @@ class StudyRuns:
         suitable = []
         for pair in self.twins:
             twins = {row: self.restore(row) for row in pair}
-            try:
+            with suppress(NotApplicable):
                 for run in twins.values():
                     check_needs(needs, run)
-            except NotApplicable:
-                continue
-            suitable.append(twins)
+                suitable.append(twins)
         return suitable
 
 
@@ -250,10 +195,5 @@ def variant(row: str) -> str:
 
 
 def short(row: str) -> str:
-    """The name of a row without its variant."""
+    """The name of a row without its variant; "factor..." is a FactorVAE, whose traversals dpVAE shows."""
     return row.rpartition("/")[2]
-
-
-def is_factor_vae(row: str) -> bool:
-    """Whether a row is called a FactorVAE, whose traversals and factors the dpVAE paper shows."""
-    return short(row).startswith("factor")

@@ -1,5 +1,7 @@
 """The figure "samples": of a run a grid, of a study the grids of all rows."""
 
+from functools import partial
+
 import torch
 
 from flowprior.figures.runs import FigureRun, StudyRuns, check_needs, variant
@@ -18,11 +20,7 @@ def samples(run: FigureRun) -> Sheet:
 
 
 def sample_sheet(run: FigureRun, title: str | None = None, seed: int = 0, count: int = COUNT) -> Sheet:
-    """`count` samples; the same draws each time.
-
-    Raises:
-        NotApplicable: on vectors.
-    """
+    """`count` samples, the same draws each time; `NotApplicable` on vectors."""
     check_needs(("images",), run)
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
@@ -44,7 +42,5 @@ def samples_of_rows(runs: StudyRuns) -> Sheet:
         rest = [row for row in runs.rows if variant(row) == each and row not in paired]
         lines += [[pair[0] for pair in twins], [pair[1] for pair in twins]]
         lines += [rest[k : k + BESIDE] for k in range(0, len(rest), BESIDE)]
-    sheets = [
-        [sample_sheet(runs.restore(row), title=row, count=OF_A_ROW) for row in line] for line in lines if line
-    ]
-    return sheets_beside(sheets)
+    sheet = partial(sample_sheet, count=OF_A_ROW)
+    return sheets_beside([[sheet(runs.restore(row), row) for row in line] for line in lines if line])

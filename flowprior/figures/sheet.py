@@ -25,15 +25,11 @@ _INK = (60, 60, 60)
 
 
 def image_grid(images: Tensor, columns: int | None = None, *, title: str | None = None) -> Sheet:
-    """Images in a grid, row by row, as nearly square as may be.
+    """Images in a grid, row by row, as nearly square as may be: a Pillow image.
 
     Args:
         images: (N, C, H, W), floats in [0, 1] (others are clipped) or uint8; C is 1 or 3.
-        columns: images in a row.
-        title: a line above the grid.
-
-    Returns:
-        A Pillow image; `.save("grid.png")` writes it, `numpy.asarray` gives (height, width, 3) uint8.
+        columns, title: images in a row, and a line above the grid.
 
     Raises:
         InputError: on another shape, or fewer than 1 column.
@@ -45,17 +41,10 @@ def image_grid(images: Tensor, columns: int | None = None, *, title: str | None 
 
 
 def colored(images: Tensor, dims: int = 4) -> Tensor:
-    """Images of `dims` axes, (..., C, H, W) -> uint8 (..., 3, H, W) on the CPU.
-
-    Raises:
-        InputError: if they have other axes, or not 1 or 3 channels.
-    """
+    """Images of `dims` axes, (..., 1 or 3, H, W) -> uint8 (..., 3, H, W) on the CPU; else an `InputError`."""
     if images.dim() != dims or images.shape[-3] not in (1, 3) or images.numel() == 0:
-        leading = "N" if dims == 4 else "rows, columns"
-        raise InputError(
-            f"`images` has shape {tuple(images.shape)} but must be ({leading}, C, H, W), none of them 0, "
-            "with 1 or 3 channels."
-        )
+        wanted = f"({'N' if dims == 4 else 'rows, columns'}, C, H, W), none of them 0, with 1 or 3 channels"
+        raise InputError(f"`images` has shape {tuple(images.shape)} but must be {wanted}.")
     pixels = images.detach().cpu()
     if pixels.dtype != torch.uint8:
         pixels = pixels.float().nan_to_num(0.0).clamp(0, 1).mul(255).round().to(torch.uint8)
@@ -63,11 +52,7 @@ def colored(images: Tensor, dims: int = 4) -> Tensor:
 
 
 def lines(images: Tensor, columns: int | None = None) -> Tensor:
-    """(N, C, H, W) -> uint8 (rows, columns, 3, H, W), row by row, the last one filled up with white.
-
-    Raises:
-        InputError: on another shape, or fewer than 1 column.
-    """
+    """(N, C, H, W) -> uint8 (rows, columns, 3, H, W), row by row, the last one filled up with white."""
     tiles = colored(images)
     if columns is None:
         columns = math.ceil(math.sqrt(len(tiles)))
@@ -92,8 +77,7 @@ def path_sheet(
     Args:
         paths: name of the row -> (steps, N, C, H, W), from left to right.
         before, after: (N, C, H, W), real images left and right of the paths, beside the first row.
-        names: N texts, one above each band.
-        tops: step -> text above that column of the paths.
+        names, tops: N texts, one above each band; step -> text above that column of the paths.
 
     Raises:
         InputError: if the shapes do not go together.
@@ -121,27 +105,17 @@ def sheets_beside(rows: Sequence[Sequence[Sheet]]) -> Sheet:
 
 
 def draw_sheet(
-    blocks: Sequence[Tensor],
-    *,
-    title: str | None = None,
-    row_group: int = 1,
-    row_breaks: Sequence[int] = (),
-    sides: Sequence[str] = (),
-    tops: Mapping[int, str] | None = None,
-    below: Sequence[Sequence[str]] = (),
+    blocks: Sequence[Tensor], *, title: str | None = None, row_group: int = 1, row_breaks: Sequence[int] = (),
+    sides: Sequence[str] = (), tops: Mapping[int, str] | None = None, below: Sequence[Sequence[str]] = (),
     bands: Sequence[str] = (),
-) -> Sheet:
+) -> Sheet:  # fmt: skip
     """Blocks of images from left to right on white, with gaps between them, and texts around.
 
     Args:
         blocks: each (rows, columns, C, H, W) as `image_grid` takes images; rows, H and W are the same in all.
-        title: a line above the sheet.
-        row_group: rows in a band; there are gaps between bands of several.
-        row_breaks: rows with a gap above them.
-        sides: texts left of the rows.
-        tops: column -> text above it.
-        below: texts below the tiles, row by row.
-        bands: texts above the bands.
+        row_group, row_breaks: rows in a band, with gaps between bands of several; rows with a gap above them.
+        title, sides, bands: texts above the sheet, left of the rows, above the bands.
+        tops, below: column -> text above it; texts below the tiles, row by row.
 
     Raises:
         InputError: if the blocks do not go together, are no images, or there is not one text for each band.
@@ -184,10 +158,8 @@ def _tiles(blocks: Sequence[Tensor]) -> Tensor:
     """The blocks beside one another, enlarged without smoothing: uint8 (rows, columns, H, W, 3)."""
     shapes = [tuple(block.shape) for block in blocks]
     if {len(shape) for shape in shapes} != {5} or len({(s[0], *s[3:]) for s in shapes}) != 1:
-        raise InputError(
-            f"Blocks of shapes {shapes} do not make a sheet: each must be (rows, columns, C, H, W), with the "
-            "same rows, H and W."
-        )
+        wanted = "(rows, columns, C, H, W), with the same rows, H and W"
+        raise InputError(f"Blocks of shapes {shapes} do not make a sheet: each must be {wanted}.")
     tiles = torch.cat([colored(block, 5) for block in blocks], 1)
     scale = max(1, round(_TILE / max(tiles.shape[-2:])))
     return repeat(tiles, "r k c h w -> r k (h down) (w right) c", down=scale, right=scale).contiguous()

@@ -1,7 +1,7 @@
 """One look for all figures, without touching matplotlib's global state."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -28,14 +28,12 @@ PATH_COLORS = ("#000000", "#cc2222", "#3465a4", "#3f8f4f")
 """Black through z and red through z0, as in Morrow & Chiu's ICLR version, then others."""
 
 Range = Sequence[float] | np.ndarray  # an end of it, (x, y)
+LogProb = Callable[[Tensor], Tensor]  # z (N, 2) -> (N,), in nats
 _GRID = 200  # cells a side of a density
 
 
 def panels(rows: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    """A figure of `rows` x `columns` panels of `width` x `height` inches, and its axes row by row.
-
-    It belongs to no window and no pyplot state: `figure.savefig("curves.png")` is all there is to do with it.
-    """
+    """A figure of `rows` x `columns` panels of `width` x `height` inches, without pyplot; its axes by row."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(columns * width, rows * height), dpi=130, layout="constrained")
@@ -78,24 +76,13 @@ def cloud(ax: Axes, points: Tensor, color: str = PALE, size: float = 1.6, alpha:
 
 def heat(ax: Axes, values: np.ndarray, low: Range, high: Range) -> Heat:
     """`values` (x, y) in blues over the rectangle from `low` to `high`."""
-    extent = (low[0], high[0], low[1], high[1])
-    return ax.imshow(
-        values.T, origin="lower", extent=extent, aspect="auto", cmap="Blues", interpolation="bilinear"
-    )
+    style: dict[str, Any] = {"aspect": "auto", "cmap": "Blues", "interpolation": "bilinear"}
+    return ax.imshow(values.T, origin="lower", extent=(low[0], high[0], low[1], high[1]), **style)
 
 
-def shade(
-    ax: Axes,
-    log_prob: Callable[[Tensor], Tensor],
-    codes: Tensor,
-    low: Sequence[float],
-    high: Sequence[float],
-    power: float = 1.0,
-) -> Heat:
-    """The density to some `power`, below one to show faint parts, over the rectangle from `low` to `high`.
-
-    Args:
-        log_prob: z (N, 2) -> (N,), in nats; asked in the dtype and on the device of `codes`.
+def shade(ax: Axes, log_prob: LogProb, codes: Tensor, low: Range, high: Range, power: float = 1.0) -> Heat:
+    """The density to some `power`, below one to show faint parts, over the rectangle from `low` to `high`;
+    `log_prob` is asked in the dtype and on the device of `codes`.
     """
     axes = [torch.linspace(low[i], high[i], _GRID) for i in (0, 1)]
     grid = torch.cartesian_prod(*axes).to(codes)  # (_GRID^2, 2), the first coordinate slowest

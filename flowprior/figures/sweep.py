@@ -67,7 +67,7 @@ def sweep_panels(groups: Mapping[str, Sequence[SweepLine]], metric: str) -> Figu
         ruled(ax, "y")
     axes[0].set_ylabel(metric, fontsize=9)
     if len(labels) > 1:
-        pairs = [zip(*ax.get_legend_handles_labels(), strict=True) for ax in axes]
+        pairs = (zip(*ax.get_legend_handles_labels(), strict=True) for ax in axes)
         handles = {label: handle for panel in pairs for handle, label in panel}
         columns = 3 if len(groups) > 1 else 1  # one panel is not wide enough for more
         style = {"loc": "outside lower center", "ncols": columns, "fontsize": 8, "frameon": False}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from flowprior.data.dataset import Dataset
-from flowprior.figures.runs import DOTS, FigureRun, NotApplicable, StudyRuns, is_factor_vae, refusal_as_reason
+from flowprior.figures.runs import DOTS, FigureRun, NotApplicable, StudyRuns, refusal_as_reason, short
 from flowprior.figures.sheet import image_grid
 from flowprior.figures.style import COLORS, Axes, Figure, as_array, cloud, ruled, shade, square, tidy
 from flowprior.latent import crossing_depth, lerp
@@ -48,39 +48,31 @@ class Traversal:
 @figure("traversal", needs=NEEDS)
 @refusal_as_reason()
 def traversal(run: FigureRun) -> Figure:
-    """The straight line in z and that in z0 between the same two test examples (dpVAE, Fig. 5).
-
-    Of `CANDIDATES` pairs of test examples of different classes it is the one whose straight line in z falls
-    deepest in log q(z) below both its ends.
-    """
-    pairs = candidates(run.source.test())
-    pair = pairs[crossing_depths(run, pairs).argmin()]
-    return traversal_panels([traversal_of(run, pair, run.name)])
+    """The straight line in z and that in z0 between the same two test examples (dpVAE, Fig. 5)."""
+    return _traversals({run.name: run})
 
 
 @figure("traversal", of="study", needs=(*NEEDS, "2-D latents"))
 @refusal_as_reason()
 def traversal_of_twins(runs: StudyRuns) -> Figure:
-    """The traversals of both twins: FactorVAE's, or the first with 2-dimensional latents (dpVAE, Fig. 5).
-
-    Of the candidate pairs it is the one whose straight line in z falls deep below its ends in both models:
-    the shallower of the two falls is deepest.
-    """
+    """The traversals of both twins: FactorVAE's, or the first with 2-dimensional latents (dpVAE, Fig. 5)."""
     suitable = runs.twins_with((*NEEDS, "2-D latents"))
     if not suitable:
         raise NotApplicable("it needs a pair of twins with 2-dimensional latents.")
-    twins = max(suitable, key=lambda pair: is_factor_vae(next(iter(pair))))
-    pairs = candidates(next(iter(twins.values())).source.test())
-    pair = pairs[torch.maximum(*(crossing_depths(run, pairs) for run in twins.values())).argmin()]
-    return traversal_panels([traversal_of(run, pair, row) for row, run in twins.items()])
+    return _traversals(max(suitable, key=lambda pair: short(next(iter(pair))).startswith("factor")))
+
+
+def _traversals(runs: Mapping[str, FigureRun]) -> Figure:
+    """Those of the candidate pair whose straight line in z falls deepest in log q(z) below both its ends in
+    all runs: the shallowest of its falls is deepest.
+    """
+    pairs = candidates(next(iter(runs.values())).test)
+    pair = pairs[torch.stack([crossing_depths(run, pairs) for run in runs.values()]).amax(0).argmin()]
+    return traversal_panels([traversal_of(run, pair, name) for name, run in runs.items()])
 
 
 def candidates(test: Dataset) -> Tensor:
-    """Pairs of rows of a test set, of different classes where there are classes: (at most `CANDIDATES`, 2).
-
-    Raises:
-        NotApplicable: if there is none.
-    """
+    """At most `CANDIDATES` pairs of test rows, (P, 2), of different classes if any; or `NotApplicable`."""
     pairs = torch.randint(len(test), (8 * CANDIDATES, 2))
     kinds = torch.arange(len(test)) if test.label is None else test.label
     pairs = pairs[kinds[pairs[:, 0]] != kinds[pairs[:, 1]]][:CANDIDATES]
@@ -104,11 +96,9 @@ def traversal_of(run: FigureRun, pair: Tensor, name: str) -> Traversal:
         return Way(label, color, z.flatten(1), aggregate.log_prob(z), run.model.decode(z))
 
     line = lerp(start, end, torch.linspace(0, 1, STEPS, device=start.device))[:, 0]
-    if run.one_space:
-        ways = [way("straight in z = z0", STRAIGHT, line)]
-    else:
-        curve = run.spaces.path(start, end, STEPS)[:, 0]
-        ways = [way("straight in z", STRAIGHT, line), way("straight in z0", DECOUPLED, curve)]
+    ways = [way("straight in z = z0" if run.one_space else "straight in z", STRAIGHT, line)]
+    if not run.one_space:
+        ways.append(way("straight in z0", DECOUPLED, run.spaces.path(start, end, STEPS)[:, 0]))
     codes = aggregate.sample(DOTS).flatten(1)
     return Traversal(name, ways, aggregate.log_prob, codes, run.training_cloud())
 

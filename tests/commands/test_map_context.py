@@ -34,7 +34,7 @@ def test_fit_and_sample_read_maps(tmp_path):
         4,
         4,
     ]
-    draws = sample.of_prior(
+    draws = sample.run(
         tmp_path / "prior", out=tmp_path / "draws.npy", count=200, context=tmp_path / "few.npy", device="cpu"
     )
     assert draws.shape == (200, 5, 2, 4, 4)
@@ -42,9 +42,7 @@ def test_fit_and_sample_read_maps(tmp_path):
     assert (draws.mean(0) - expected).abs().mean() < 0.2
     np.save(tmp_path / "flat.npy", c.reshape(300, 16))
     with pytest.raises(InputError, match=r"must be rows of \(1, 4, 4\)"):
-        sample.of_prior(
-            tmp_path / "prior", out=tmp_path / "d.npy", context=tmp_path / "flat.npy", device="cpu"
-        )
+        sample.run(tmp_path / "prior", out=tmp_path / "d.npy", context=tmp_path / "flat.npy", device="cpu")
     np.save(tmp_path / "odd.npy", c.reshape(300, 4, 4))
     with pytest.raises(InputError, match=r"`context_features` \(=\(4, 4\)\) must be"):
         fit.run(tmp_path / "z.npy", out=tmp_path / "other", context=tmp_path / "odd.npy", progress=False)

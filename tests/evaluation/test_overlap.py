@@ -9,7 +9,7 @@ from torch.distributions import MultivariateNormal
 
 from flowprior.data.images import Source
 from flowprior.errors import InputError
-from flowprior.evaluation import BACKBONES, Backbone, Evaluation, aggregate_over_training, measure, overlap
+from flowprior.evaluation import BACKBONES, Backbone, Evaluation, measure, overlap
 from flowprior.evaluation.context import LP_DRAWS
 from flowprior.metrics.features import FeatureNetwork
 from flowprior.models import Autoencoder, GaussianLikelihood, GaussianPosterior
@@ -50,7 +50,7 @@ def test_overlap_and_leakage_agree_with_the_prior_asked_directly():
     model, source = linear(StandardNormal(2)), Source("moons", limit=300)
     found = measure(model, source, ["skl", "leakage"])
     q = model.encode(source.train().x)
-    aggregate = aggregate_over_training(model, source)
+    aggregate = Evaluation(model, source).aggregate
     torch.testing.assert_close(aggregate.loc, q.mean.detach())
     torch.testing.assert_close(aggregate.scale, q.stddev.detach())
     assert found.values["skl"] == pytest.approx(found.values["skl_density"], abs=0.3)
@@ -92,7 +92,7 @@ def test_low_posterior_samples_are_measured_as_images(monkeypatch):
     found = measure(model, source, ["fd_classifier", "lp_fd_classifier"], count=60)
     assert found.values.keys() == {"fd_classifier", "lp_fd_classifier"}
     assert found.facts["lp_fd_classifier"]["samples"] == 60
-    aggregate = aggregate_over_training(model, source)
+    aggregate = Evaluation(model, source).aggregate
     torch.manual_seed(0)
     draws = model.prior.sample(LP_DRAWS * 60)
     kept = Evaluation(model, source, count=60).low_posterior
