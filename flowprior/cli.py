@@ -48,19 +48,17 @@ def _end(sentence: str, status: int) -> None:
     sys.exit(status)
 
 
-def _integers(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, ...] | None:
-    """`--hidden 64,64` as (64, 64)."""
-    if value is None:
-        return None
-    try:
-        return tuple(int(number) for number in value.split(","))
-    except ValueError:
-        raise click.BadParameter(f"'{value}' is not a list of whole numbers: write e.g. 128,128.") from None
-
-
-def _words(_: click.Context, __: click.Parameter, value: str) -> tuple[str, ...]:
+def _words(_: Any, __: Any, value: str) -> tuple[str, ...]:
     """`--precision float32,float64` as ("float32", "float64")."""
     return tuple(word.strip() for word in value.split(",") if word.strip())
+
+
+def _integers(_: Any, __: Any, value: str | None) -> tuple[int, ...] | None:
+    """`--hidden 64,64` as (64, 64)."""
+    try:
+        return None if value is None else tuple(map(int, value.split(",")))
+    except ValueError:
+        raise click.BadParameter(f"'{value}' is not a list of whole numbers: write e.g. 128,128.") from None
 
 
 _PATH: Any = click.Path(path_type=Path)
@@ -68,32 +66,27 @@ _COUNT = click.IntRange(min=1)
 
 # What several verbs take.
 _run = click.argument("folder", metavar="RUN", type=_PATH)
-_size = click.option(
-    "--size", type=click.Choice(["cpu", "paper"]), help="The config's size (its SIZE binding)."
-)
+_size = click.option("--size", type=click.Choice(["cpu", "paper"]), help="The config's SIZE.")
 _bindings = click.option(
     "-b", "--binding", "--gin_bindings", "bindings", multiple=True, help="A gin binding; repeatable."
 )
 _plugins = click.option(
     "--plugin", "plugins", multiple=True, help="A module (or .py file) with parts of your own; repeatable."
 )
-_data_root = click.option(
-    "--data-root", type=_PATH, help="Folder in torchvision's layout (default: $FLOWPRIOR_DATA)."
-)
-_weights = click.option(
-    "--weights", type=_PATH, help="Folder of feature networks' weights (default: $FLOWPRIOR_WEIGHTS)."
-)
+_data_root = click.option("--data-root", type=_PATH, help="As torchvision's [default: $FLOWPRIOR_DATA].")
+_weights = click.option("--weights", type=_PATH, help="Of feature networks [default: $FLOWPRIOR_WEIGHTS].")
 _download = click.option("--download", is_flag=True, help="Fetch missing Inception weights (92 MB).")
-_seed = click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draws.")
-_device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
+_seed = click.option("--seed", type=int, default=0, help="Seed of the draws.")
+_device = click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
 _quiet = click.option(
-    "--quiet", "progress", is_flag=True, flag_value=False, default=True, help="No progress bar."
+    "--quiet", "progress", flag_value=False, default=True, show_default=False, help="No progress bar."
 )
+_MODES = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True}
+_COMPILE = "torch.compile's mode: none, default, reduce-overhead (CUDA graphs)."
+_STRATEGY = "How processes share the model; auto is ddp for several."
 
 
-@click.group(
-    cls=Sentences, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
-)
+@click.group(cls=Sentences, context_settings=_MODES)
 @click.version_option(package_name="flowprior", prog_name="flowprior")
 def main() -> None:
     """Learned normalizing-flow priors for autoencoders and VAEs."""
@@ -114,9 +107,7 @@ def list_command(**options: Any) -> None:
 @click.argument("config", required=False)
 @_size
 @_bindings
-@click.option(
-    "--gin_file", "gin_files", multiple=True, help="Synonym of CONFIG; more files add to the first."
-)
+@click.option("--gin_file", "gin_files", multiple=True, help="As CONFIG; more files add to the first.")
 @_plugins
 @click.option("--out", type=_PATH, help="Run folder [default: runs/<experiment>].")
 @click.option("--resume", is_flag=True, help="Continue from the run folder's newest valid checkpoint.")
@@ -124,14 +115,8 @@ def list_command(**options: Any) -> None:
 @click.option("--seed", type=int, help="Seed of the run (the config's `experiment.seed`).")
 @_device
 @click.option("--precision", help="32-true, bf16-mixed, 16-mixed or 64-true [default: the config's].")
-@click.option("--devices", type=_COUNT, default=1, show_default=True, help="Processes or GPUs.")
-@click.option(
-    "--strategy",
-    type=click.Choice(["auto", "ddp", "fsdp"]),
-    default="auto",
-    show_default=True,
-    help="How processes share the model; auto is ddp for several.",
-)
+@click.option("--devices", type=_COUNT, default=1, help="Processes or GPUs.")
+@click.option("--strategy", type=click.Choice(["auto", "ddp", "fsdp"]), default="auto", help=_STRATEGY)
 @click.option("--sync-batch-norm", is_flag=True, help="Batch statistics over all processes; GPUs only.")
 @_data_root
 @_quiet
@@ -144,7 +129,7 @@ def train(config: str | None, gin_files: tuple[str, ...], **options: Any) -> Non
 
 @main.command()
 @click.argument("folder", metavar="RUN|PRIOR", type=_PATH)
-@click.option("-n", "count", type=_COUNT, default=64, show_default=True, help="How many draws.")
+@click.option("-n", "count", type=_COUNT, default=64, help="How many draws.")
 @click.option("--out", type=_PATH, required=True, help=".png (grid), .npy, .npz or .pt.")
 @click.option("--context", type=_PATH, help="For a conditional prior: -n draws for each row of this file.")
 @click.option("--key", help="The array to read from a --context file of several.")
@@ -161,14 +146,8 @@ def sample(**options: Any) -> None:
 @main.command("eval")
 @_run
 @click.option("--metrics", required=True, help="Names with commas between them, e.g. reconstruction,nll,fid.")
-@click.option("--samples", "count", type=click.IntRange(min=2), default=10000, show_default=True)
-@click.option(
-    "--importance-samples",
-    type=click.IntRange(min=2),
-    default=1000,
-    show_default=True,
-    help="Draws for each example of iw_nll.",
-)
+@click.option("--samples", "count", type=click.IntRange(min=2), default=10000)
+@click.option("--importance-samples", type=click.IntRange(min=2), default=1000, help="Of iw_nll, each.")
 @_plugins
 @_data_root
 @_weights
@@ -201,7 +180,7 @@ def plot(folder: Path, data_root: Path | None, plugins: tuple[str, ...], **optio
 @main.command()
 @click.argument("study")
 @_size
-@click.option("--seeds", type=_COUNT, default=1, show_default=True, help="Runs of each row.")
+@click.option("--seeds", type=_COUNT, default=1, help="Runs of each row.")
 @click.option("--out", type=_PATH, help="Folder of the study [default: runs/compare/<study>-<size>].")
 @click.option("--row", "rows", multiple=True, help="Only this row; repeatable.")
 @click.option("--jobs", type=_COUNT, help="Runs at a time [default: one for each core, on a GPU one].")
@@ -231,13 +210,11 @@ def compare(**options: Any) -> None:
 @click.option("--context-key", help="The array to read from a context file of several.")
 @click.option("--recipe", type=click.Choice(["glf", "actnorm", "masked", "spline", "spatial"]))
 @click.option("--transforms", type=_COUNT, help="Number of coupling layers.")
-@click.option(
-    "--hidden", "hidden_features", callback=_integers, help="Widths of hidden layers, e.g. 128,128."
-)
+@click.option("--hidden", "hidden_features", callback=_integers, help="Hidden widths, e.g. 128,128.")
 @click.option(
     "--base",
     type=click.Choice(["normal", "mixture"]),
-    help="Distribution of z0 [default: mixture; normal with a context].",
+    help="Of z0 [default: mixture; normal with a context].",
 )
 @click.option("--backend", type=click.Choice(["nflows", "pyro"]))
 @click.option("--epochs", type=_COUNT, help="Passes over the latents at most.")
@@ -266,35 +243,17 @@ def _part(options: dict[str, Any], *names: str) -> dict[str, Any]:
 
 
 @main.command()
-@click.option("--features", default="20", show_default=True, callback=_integers)
-@click.option("--depth", default="2,8,32", show_default=True, callback=_integers, help="Couplings.")
-@click.option("--width", default="64,256", show_default=True, callback=_integers)
-@click.option("--batch", default="100,1000", show_default=True, callback=_integers)
-@click.option("--backend", default="nflows", show_default=True, callback=_words)
-@click.option(
-    "--precision",
-    default="float32",
-    show_default=True,
-    callback=_words,
-    help="float32, float64; tf32 on a GPU.",
-)
-@click.option(
-    "--compile",
-    default="none",
-    show_default=True,
-    callback=_words,
-    help="torch.compile's mode: none, default, reduce-overhead (CUDA graphs).",
-)
+@click.option("--features", default="20", callback=_integers)
+@click.option("--depth", default="2,8,32", callback=_integers, help="Couplings.")
+@click.option("--width", default="64,256", callback=_integers)
+@click.option("--batch", default="100,1000", callback=_integers)
+@click.option("--backend", default="nflows", callback=_words)
+@click.option("--precision", default="float32", callback=_words, help="float32, float64; tf32 on a GPU.")
+@click.option("--compile", default="none", callback=_words, help=_COMPILE)
 @_device
-@click.option("--threads", type=click.IntRange(min=1), help="Of the CPU [default: torch's].")
-@click.option(
-    "--seconds",
-    type=click.FloatRange(min=0, min_open=True),
-    default=2.0,
-    show_default=True,
-    help="For each size and operation, at least.",
-)
-@click.option("--out", type=_PATH, default=Path("runs/benchmark"), show_default=True, help="Folder.")
+@click.option("--threads", type=_COUNT, help="Of the CPU [default: torch's].")
+@click.option("--seconds", type=click.FloatRange(0, min_open=True), default=2.0, help="Each size, at least.")
+@click.option("--out", type=_PATH, default=Path("runs/benchmark"), help="Folder.")
 @_seed
 @click.option("--quick", is_flag=True, help="Small sizes, few rounds: within two minutes.")
 @click.pass_context
@@ -305,19 +264,15 @@ def benchmark(ctx: click.Context, out: Path, quick: bool, **options: Any) -> Non
     """
     from flowprior.commands.benchmark import KNOWN, LEAST, run
 
-    given = [
-        parameter.opts[0] if parameter.name == "quick" else f"{parameter.opts[0]} {_spelled(value)}"
-        for parameter in ctx.command.params
-        for value in [ctx.params.get(parameter.name or "")]
-        if parameter.name is not None
-        and parameter.name != "out"
-        and ctx.get_parameter_source(parameter.name) is click.core.ParameterSource.COMMANDLINE
-    ]
+    words = ["flowprior benchmark"]
+    for name in (parameter.name or "" for parameter in ctx.command.params):
+        if name != "out" and ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            words.append(f"--{name}" if name == "quick" else f"--{name} {_spelled(ctx.params[name])}")
     options["least"] = 5
     if quick:
         options |= {"depth": (2, 4, 8), "width": (32, 64), "batch": (100, 400), "seconds": 0.3, "least": 3}
     sweep = {name: options.pop(name) for name in (*LEAST, *KNOWN)}
-    run(sweep, folder=out, command=" ".join(["flowprior benchmark", *given]), **options)
+    run(sweep, folder=out, command=" ".join(words), **options)
 
 
 def _spelled(value: Any) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from flowprior.experiments.compare import run_study
+from flowprior.experiments.comparison import Comparison
 from flowprior.experiments.config import load_study, settings
 
 
@@ -19,7 +20,7 @@ def run(
         study: a shipped name or a path.
         bindings, plugins: for all rows, as for `load_study`; `size` and `data_root` are bindings over these.
         out: the study's folder, by default runs/compare/<study>-<size>.
-        options: as for `run_study`.
+        options: `seeds` of each row, by default 1, and as for `run_study`.
 
     Raises:
         InputError: as `load_study` and `run_study`.
@@ -35,6 +36,6 @@ def run(
     words += [f"--row {row}" for row in options.get("rows", ())]
     words += [f"--plugin {plugin}" for plugin in plugins]
     words += [f"-b {shlex.quote(binding)}" for binding in bindings]
-    options |= {"command": " ".join(words), "bindings": all_rows, "plugins": plugins}
-    folder = out or Path("runs/compare") / f"{name}-{sized}".removesuffix("-")
-    return run_study(rows, name=name, config=study, folder=folder, size=sized, **options)
+    out = out or Path("runs/compare") / f"{name}-{sized}".removesuffix("-")
+    comparison = Comparison(rows, name, sized, out, options.pop("seeds", 1), " ".join(words))
+    return run_study(comparison, config=study, bindings=all_rows, plugins=plugins, **options)

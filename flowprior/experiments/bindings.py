@@ -6,8 +6,10 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from typing import Any, Literal
 
 from flowprior.checks import nearest
@@ -37,10 +39,7 @@ class Macro:
 
 @dataclass(frozen=True)
 class Binding:
-    """One line of a config: `scope/target.parameter = value`, or `NAME = value` where `target` is empty.
-
-    `line` says where it stands, for error sentences.
-    """
+    """`scope/target.parameter = value`, or `NAME = value` where `target` is empty; `line` says where."""
 
     scope: str
     target: str
@@ -62,17 +61,14 @@ class Binding:
 def _walk(value: Any) -> Iterator[Any]:
     """`value` and everything inside it."""
     yield value
-    if isinstance(value, Mapping):
-        value = [*value.keys(), *value.values()]
-    if isinstance(value, list | tuple):
-        for item in value:
+    inside = chain(*value.items()) if isinstance(value, Mapping) else value
+    if isinstance(value, Mapping | list | tuple):
+        for item in inside:
             yield from _walk(item)
 
 
 def check(bindings: Sequence[Binding], table: Mapping[str, Callable[..., Any]]) -> None:
     """Refuse unknown names, parameters and macros, unread macros, and literals of the wrong type.
-
-    Values with references or macros in them are checked by `check_value` when they are evaluated.
 
     Raises:
         InputError: one sentence that names the line, the value and the nearest valid name.
@@ -103,55 +99,59 @@ def check(bindings: Sequence[Binding], table: Mapping[str, Callable[..., Any]]) 
 
 
 def _check_name(name: str, options: Iterable[str], line: str, what: str) -> None:
-    """Refuse a `name` that is none of `options`, with the nearest of them, or all."""
     if name not in options:
         offer = nearest(name, options) or f": there are {', '.join(sorted(options)) or 'none'}."
         raise InputError(f"{line}: {what.format(name)}{offer}")
 
 
 def check_value(binding: Binding, value: Any, target: Callable[..., Any]) -> None:
-    """Refuse a `value` that does not suit the annotation of the bound parameter of `target`.
-
-    Raises:
-        InputError: with the line and the type expected.
-    """
+    """Refuse a `value` that does not suit the annotation of the bound parameter of `target` (InputError)."""
     hint = hints_of(target)[binding.parameter]
     if not fits(value, hint):
-        raise InputError(f"{binding.line}: `{binding.key}` (={value!r}) must be {spell(hint)}.")
+        shown = settled(binding.value, value)
+        raise InputError(f"{binding.line}: `{binding.key}` (={shown!r}) must be {spell(hint)}.")
+
+
+def is_literal(value: Any) -> bool:
+    """Whether a config can spell `value`."""
+    if isinstance(value, Mapping):
+        return all(map(is_literal, chain(*value.items())))
+    if isinstance(value, list | tuple):
+        return all(map(is_literal, value))
+    return (
+        value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
+    )
+
+
+def settled(spelled: Any, value: Any) -> Any:
+    """The literal that a value comes to; where it is none, its spelling."""
+    return value if is_literal(value) else spelled
 
 
 @cache
 def hints_of(target: Callable[..., Any]) -> dict[str, Any]:
-    """Parameter name -> annotation of what a config may build; `Any` where there is none to be had."""
+    """Parameter name -> annotation; `Any` where there is none, or only the type checker knows its names."""
     function = inspect.unwrap(getattr(target, "__init__") if isinstance(target, type) else target)  # noqa: B009 (mypy)
     parameters = inspect.signature(target).parameters.values()
-    return {p.name: _hint(p.annotation, function) for p in parameters if p.kind is not p.VAR_KEYWORD}
-
-
-def _hint(annotation: Any, function: Any) -> Any:
-    if annotation is inspect.Parameter.empty:
-        return Any
-    try:
-        namespace = types.SimpleNamespace(__annotations__={"it": annotation})
-        return typing.get_type_hints(namespace, globalns=function.__globals__)["it"]
-    except NameError:  # a name that exists only for the type checker
-        return Any
+    hints: dict[str, Any] = {p.name: Any for p in parameters if p.kind is not p.VAR_KEYWORD}
+    for p in parameters:
+        if p.name in hints and p.annotation is not p.empty:
+            namespace = types.SimpleNamespace(__annotations__={p.name: p.annotation})
+            with suppress(NameError):
+                hints |= typing.get_type_hints(namespace, globalns=function.__globals__)
+    return hints
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether `value` suits the annotation `hint`, strictly: no bool for an int, no list for a tuple.
-
-    True where that cannot be told, as of a protocol.
-    """
+    """Whether `value` suits the annotation, strictly: no bool for an int; True where that cannot be told."""
     from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
+    strict = ConfigDict(strict=True, arbitrary_types_allowed=True)
     try:
-        strict = ConfigDict(strict=True, arbitrary_types_allowed=True)
-        TypeAdapter(hint, config=strict).validate_python(value)
+        with suppress(PydanticUserError, TypeError):
+            TypeAdapter(hint, config=strict).validate_python(value)
     except ValidationError:
         return False
-    except (PydanticUserError, TypeError):
-        return True
     return True
 
 

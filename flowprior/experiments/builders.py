@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from flowprior import registry
-from flowprior.checks import nearest
+from flowprior.checks import check_known, check_one_of
 from flowprior.data import Dataset, Source
 from flowprior.errors import InputError
 from flowprior.experiments.experiment import Experiment
@@ -28,38 +28,25 @@ from flowprior.priors import DecoupledPrior, EmbeddedPrior, HierarchicalPrior, P
 from flowprior.tensors import as_event_shape, numel
 from flowprior.training import Stage
 
-SIZES = ("cpu", "paper")
 NOTHING = object()
 
 Maps = Sequence[tuple[int, int, int]]  # shapes (channels, height, width), coarse first
 
 
 def by_size(size: str, cpu: Any, paper: Any) -> Any:
-    """The value of the chosen size; a config binds `size` to its macro SIZE.
-
-    Raises:
-        InputError: if `size` is neither 'cpu' nor 'paper'.
-    """
-    if size not in SIZES:
-        raise InputError(f"SIZE (={size!r}) must be 'cpu' or 'paper'.")
-    return cpu if size == "cpu" else paper
+    """The value of the chosen size; a config binds `size` to its macro SIZE (else an InputError)."""
+    return {"cpu": cpu, "paper": paper}[check_one_of("SIZE", size, ("cpu", "paper"))]
 
 
 def by_data(name: str, values: dict[str, Any], otherwise: Any = NOTHING) -> Any:
     """The value for one of several data sets; a config binds `name` to its macro DATA.
 
-    Args:
-        otherwise: the value for those that `values` does not name; without it they are refused.
-
     Raises:
-        InputError: if there is no value for that data set.
+        InputError: if `values` does not name the data set, and there is no value `otherwise`.
     """
-    if name not in values and otherwise is not NOTHING:
-        return otherwise
-    if name not in values:
-        offer = nearest(name, values) or f": there are {', '.join(values)}."
-        raise InputError(f"DATA (={name!r}) is not among the data sets of this config{offer}")
-    return values[name]
+    if otherwise is NOTHING:
+        check_known("DATA", name, values)
+    return values.get(name, otherwise)
 
 
 def autoencoder(
@@ -70,16 +57,12 @@ def autoencoder(
     posterior: Posterior | None = None,
     likelihood: Likelihood | None = None,
 ) -> Autoencoder:
-    """An autoencoder whose parts agree on the latent: `features` is said once.
+    """An autoencoder whose parts agree on `features`, the prior's event shape.
 
     Args:
-        features: of the latent, the prior's event shape.
-        encoder: takes `out_features`, as the posterior needs them.
-        decoder: takes `in_features`.
-        prior: takes `features`.
+        encoder, decoder, prior: take `out_features`, `in_features` and `features`.
         posterior, likelihood: as for `Autoencoder`.
     """
-
     posterior = DeterministicPosterior() if posterior is None else posterior
     shape = as_event_shape(features)
     return Autoencoder(
@@ -109,16 +92,13 @@ def variational_unet(
     """A Variational U-net whose parts agree on sizes; the defaults are the published ones at 256 pixels.
 
     Args:
-        size: pixels a side of image and condition.
+        size, filters, max_filters, blocks, bottleneck, dropout: as for `UnetScales`.
         channels, context_channels: of image and condition.
-        prior: takes `features` and `context_features`, each the shapes of the coarse and the fine map:
-            `@hierarchical_prior` or `@concatenated_prior`.
+        prior: takes `features` and `context_features`, each the shapes of the coarse and the fine map.
         latent_channels: C of the latent maps (C, s, s) and (C, 2s, 2s), s the bottleneck.
-        filters, max_filters, blocks, bottleneck, dropout: as for `UnetScales`.
         prior_branch: whether the prior sees the condition through a shape branch of its own.
         posterior, likelihood: as for `VariationalUnet`.
     """
-
     posterior = UnitGaussianPosterior() if posterior is None else posterior
     scales = UnetScales(size, filters, max_filters, blocks, bottleneck, dropout)
     built: Any = prior(features=scales.latent_shapes(latent_channels), context_features=scales.context_shapes)
@@ -143,15 +123,10 @@ def hierarchical_prior(
     prior: Callable[..., Prior],
     fine: Callable[..., Prior] | None = None,
 ) -> Prior:
-    """p(z1|c1) p(z2|c2, z1): a prior for each scale, the finer on its own context and the coarser latents.
+    """p(z1|c1) p(z2|c2, z1): a `prior` for each scale, the finer on its own context and the coarser latents.
 
-    Args:
-        features, context_features: shapes of latent and context maps, coarse first, given by
-            `variational_unet`.
-        prior: takes `features` and `context_features`, such as `@FlowPrior` or `@GaussianPrior`.
-        fine: the same for the scales behind the first; None for `prior` there as well.
+    The scales behind the first have the prior `fine`, if given. Both take `features` and `context_features`.
     """
-
     children: list[Any] = []  # whether they are invertible is checked there
     below = 0  # channels of the coarser latents
     for shape, (maps, *sides) in zip(features, context_features, strict=True):
@@ -162,24 +137,12 @@ def hierarchical_prior(
 
 
 def concatenated_prior(features: Maps, context_features: Maps, prior: Callable[..., Prior]) -> Prior:
-    """One prior of all latent maps as one vector, on all context maps as one vector.
-
-    Args:
-        features, context_features: as for `hierarchical_prior`.
-        prior: takes `features` and `context_features`, such as `@FlowPrior`.
-    """
-
+    """One prior of all latent maps as one vector, on all context maps as one vector."""
     return prior(features=sum(map(numel, features)), context_features=sum(map(numel, context_features)))
 
 
 def decoupled_prior(features: int | tuple[int, ...], prior: Callable[..., Prior]) -> DecoupledPrior:
-    """The two spaces of dpVAE over `prior`, in the place of a prior: twins differ in one binding.
-
-    Args:
-        features: the prior's event shape, given by `autoencoder`.
-        prior: takes `features`, such as `@FlowPrior`; must be invertible.
-    """
-
+    """The two spaces of dpVAE over an invertible `prior`, in the place of a prior."""
     return DecoupledPrior(prior(features=features))  # type: ignore[arg-type]  # checked there
 
 
@@ -188,7 +151,6 @@ class DataSet(Protocol):
     """A `Source`, or a data set of one's own; it has a `name`, `image_shape` and `context_shape` as well."""
 
     def train(self) -> Dataset: ...
-
     def test(self) -> Dataset: ...
 
 
@@ -197,12 +159,9 @@ class Setup:
     """The top of every config, `experiment` there.
 
     Args:
-        name: of the experiment, by default that of the config.
-        source: the data set.
+        name, source, seed, metrics: as for `Experiment`; the name is by default that of the config.
         model: makes the model, such as `@autoencoder`.
         stages: such as `[@joint_stage, @prior_stage]`, each called with the model and the data.
-        seed: of the first weights, of the data's order and of all noise.
-        metrics: what is measured when training is done.
         precision: of Lightning Fabric.
         steps: optimizer steps at most; None trains all stages to their ends.
         threads: of the CPU; None takes torch's own number. Small networks run best on one.
@@ -228,22 +187,11 @@ class Setup:
 
 
 def facts_of(source: Callable[[], Any]) -> dict[str, Callable[[], Any]]:
-    """What the data says of the parts of a config: parameter, or role and parameter -> its value.
-
-    Args:
-        source: gives the data set; asked only where a config leaves such a parameter open.
-    """
+    """Facts for `Builder`, of the data set that `source` gives: None where it has no such thing."""
 
     def image(dimension: int) -> int | None:
         shape = source().image_shape
         return shape[dimension] if len(shape) == 3 else None
-
-    def context_channels() -> int | None:
-        shape = source().context_shape
-        return None if shape is None else shape[0]
-
-    def entries() -> int:
-        return prod(source().image_shape)
 
     def classes() -> int | None:
         label = source().train().label
@@ -252,9 +200,9 @@ def facts_of(source: Callable[[], Any]) -> dict[str, Callable[[], Any]]:
     return {
         "channels": lambda: image(0),
         "size": lambda: image(2),
-        "context_channels": context_channels,
-        "encoder.in_features": entries,
-        "decoder.out_features": entries,
+        "context_channels": lambda: (source().context_shape or [None])[0],
+        "encoder.in_features": lambda: prod(source().image_shape),
+        "decoder.out_features": lambda: prod(source().image_shape),
         "dataset_size": lambda: len(source().train()),
         "classes": classes,
     }

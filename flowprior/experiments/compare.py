@@ -4,11 +4,12 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 from flowprior.errors import InputError, RunError
@@ -69,16 +70,11 @@ class Means:
 
 
 def run_study(
-    study: Study,
+    comparison: Comparison,
     *,
-    name: str,
     config: str,
-    folder: Path,
-    size: str = "",
-    command: str = "",
     bindings: Sequence[str] = (),
     plugins: Sequence[str] = (),
-    seeds: int = 1,
     jobs: int | None = None,
     rows: Sequence[str] = (),
     weights: Path | None = None,
@@ -86,61 +82,56 @@ def run_study(
     device: str = "auto",
     progress: bool = True,
 ) -> Table:
-    """Train and measure what is missing in `folder`, write table and figures; returns the table.
+    """Train and measure what is missing of a study, write table and figures; returns the table.
 
-    A run lies in `folder`/ROW/seedK: a finished one is kept, an interrupted one continues, and only the
-    metrics that its report lacks are measured. The table is written again after every run.
+    A finished run is kept, an interrupted one continues, and only the metrics that its report lacks are
+    measured. The table is written again after every run.
 
     Args:
-        study: its rows, metrics and figures.
-        name: of the study, as the table shows it.
+        comparison: the study, the folder of its runs, and how many seeds each row has.
         config: the study's own config, a shipped name or a path.
-        folder: of the study.
-        size: "cpu", "paper", or "" where there is one size only.
-        command: what repeats the study, for the table.
         bindings, plugins: for all rows, as for `load`.
-        seeds: 0, 1, ... of each row.
         jobs: runs at a time, each with its share of the cores; by default one on a GPU, else one a core.
         rows: only these; by default all.
         weights, download, device: as for `measure` and `train`.
-        progress: whether progress is shown.
 
     Raises:
         InputError: on an unknown row, metric or figure, missing data or weights, or a run folder that holds a
             run under another config; nothing is trained then.
         RunError: after all other runs, if some of them failed.
     """
-    check_figures(study.figures, of="study")
-    metrics = f"experiment.metrics = {OF_TRAINING!r}"
-    tasks = [
-        Task(
-            row,
-            seed,
-            folder / row / f"seed{seed}",
-            study.config(row, config),
-            (*bindings, *study.bindings(row), f"experiment.seed = {seed}", metrics),
-            tuple(plugins),
-        )
-        for seed in range(seeds)
-        for row in _choose(study, rows)
-    ]
+    check_figures(comparison.study.figures, of="study")
+    tasks = list(_tasks(comparison, rows, config, bindings, plugins))
     resolved = resolve_device(device)
-    means = Means(study, weights, download, device, 1, False)
+    means = Means(comparison.study, weights, download, device, 1, False)
     open_tasks, experiments = _survey(tasks, means)
     for experiment, names in experiments:
         prepare(experiment.model.to(resolved), experiment.source, names, weights=weights, download=download)
-    make_folder(folder)
+    make_folder(comparison.folder)
     cores = os.cpu_count() or 1
     jobs = max(1, min(jobs or (1 if resolved.type == "cuda" else cores), len(open_tasks)))
-    means = Means(study, weights, download, device, max(1, cores // jobs), progress and jobs == 1)
-    comparison = Comparison(study, name, size, folder, seeds, command)
+    means = replace(means, threads=max(1, cores // jobs), progress=progress and jobs == 1)
     failed = _train(open_tasks, means, jobs, comparison)
     table = _write(comparison, tasks, device)
     if failed:
-        raise RunError(
-            f"{len(failed)} of {len(tasks)} runs failed ({', '.join(failed)}): their logs say why."
-        )
+        said = f"{len(failed)} of {len(tasks)} runs failed ({', '.join(failed)}): their logs say why."
+        raise RunError(said)
     return table
+
+
+def _tasks(
+    comparison: Comparison, rows: Sequence[str], config: str, bindings: Sequence[str], plugins: Sequence[str]
+) -> Iterator[Task]:
+    """The runs of the rows asked for: by full name, by the variant's or by the row's alone."""
+    study = comparison.study
+    for row in rows:
+        if row not in (*study.names, *study.rows, *study.variants):
+            raise InputError(f"There is no row '{row}' in this study: there are {', '.join(study.names)}.")
+    chosen = [name for name in study.names if not rows or {name, *name.split("/")} & set(rows)]
+    for seed, row in product(range(comparison.seeds), chosen):
+        own = (f"experiment.seed = {seed}", f"experiment.metrics = {OF_TRAINING!r}")
+        given = (*bindings, *study.bindings(row), *own)
+        yield Task(row, seed, comparison.run(row, seed), study.config(row, config), given, tuple(plugins))
 
 
 def _train(tasks: Sequence[Task], means: Means, jobs: int, comparison: Comparison) -> list[str]:
@@ -159,32 +150,18 @@ def _train(tasks: Sequence[Task], means: Means, jobs: int, comparison: Compariso
     return failed
 
 
-def _choose(study: Study, rows: Sequence[str]) -> tuple[str, ...]:
-    """The rows asked for, in the study's order: by full name, by the variant's or by the row's alone."""
-    for row in rows:
-        if row not in (*study.names, *study.rows, *study.variants):
-            raise InputError(f"There is no row '{row}' in this study: there are {', '.join(study.names)}.")
-    return tuple(name for name in study.names if not rows or {name, *name.split("/")} & set(rows))
-
-
 def _survey(
     tasks: Sequence[Task], means: Means
 ) -> tuple[list[Task], list[tuple[Experiment, tuple[str, ...]]]]:
-    """The runs that are not yet trained and measured; for each data set an experiment and its metrics.
-
-    Raises:
-        InputError: if a row's config cannot be built, a folder holds a run under another config, or a metric
-            does not suit the data or the model of a row.
-    """
+    """The runs that are not yet trained and measured; for each data set an experiment and its metrics."""
     still: list[Task] = []
     by_source: dict[str, tuple[Experiment, tuple[str, ...]]] = {}
     for task in tasks:
         loaded = task.load()
-        begun = (task.folder / CONFIG).is_file()
-        if begun:
+        if (task.folder / CONFIG).is_file():
             check_config(task.folder, loaded)
-        if begun and read_report(task.folder).get("finished") and not means.missing(task):
-            continue
+            if read_report(task.folder).get("finished") and not means.missing(task):
+                continue
         experiment, metrics = loaded.experiment, means.study.metrics_of(task.row)
         check_metrics(metrics, experiment.source, experiment.model)
         by_source.setdefault(f"{experiment.source!r} {metrics}", (experiment, metrics))
@@ -202,9 +179,7 @@ def _run_all(
         return
     context = multiprocessing.get_context("spawn")  # a forked torch may hang
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=_end_when_interrupted) as pool:
-        futures: dict[Future[dict[str, float]], Task] = {
-            pool.submit(_run, task, means): task for task in tasks
-        }
+        futures = {pool.submit(_run, task, means): task for task in tasks}
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result
@@ -260,17 +235,12 @@ def _write(comparison: Comparison, tasks: Sequence[Task], device: str) -> Table:
     first = {row["name"]: row["seeds"][0] for row in table["rows"]}
 
     def restored(row: str) -> FigureRun:
-        task = next(task for task in tasks if (task.row, task.seed) == (row, first[row]))
+        (task,) = (task for task in tasks if (task.row, task.seed) == (row, first[row]))
         experiment = task.load().experiment
         restore(experiment.model, task.folder, device)
         return FigureRun(experiment.model, experiment.source, task.folder, experiment.name)
 
-    runs = StudyRuns(
-        tuple(first),
-        tuple(pair for pair in study.twins if all(row in first for row in pair)),
-        cache(restored),
-        comparison.reports,
-        study.sweeps,
-    )
+    twins = tuple(pair for pair in study.twins if set(pair) <= set(first))
+    runs = StudyRuns(tuple(first), twins, cache(restored), comparison.reports, study.sweeps)
     print(folder / TABLE, folder / MARKDOWN, *draw_study(runs, study.figures, folder), sep="\n")
     return table

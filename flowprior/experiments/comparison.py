@@ -22,10 +22,10 @@ class Comparison:
     """The rows of a study that are done, read from their reports.
 
     Args:
-        study: what was run.
-        name, size: of the study.
+        study: its rows, metrics and figures.
+        name, size: of the study; "" where it has one size only.
         folder: the runs lie in `folder`/ROW/seedK.
-        seeds: how many of them count.
+        seeds: 0, 1, ... of each row.
         command: what repeats the study.
     """
 
@@ -36,18 +36,19 @@ class Comparison:
     seeds: int
     command: str = ""
 
+    def run(self, row: str, seed: int) -> Path:
+        """The folder of one run."""
+        return self.folder / row / f"seed{seed}"
+
     def reports(self, row: str) -> list[dict[str, Any]]:
         """The reports of a row's finished and measured runs, by seed."""
         return list(self._reports(row).values())
 
     def _reports(self, row: str) -> dict[int, dict[str, Any]]:
-        found = {seed: read_report(self.folder / row / f"seed{seed}") for seed in range(self.seeds)}
+        found = {seed: read_report(self.run(row, seed)) for seed in range(self.seeds)}
         wanted = set(self.study.metrics_of(row))
-        return {
-            seed: content
-            for seed, content in found.items()
-            if content.get("finished") and wanted <= set(content.get("metric_facts", {}))
-        }
+        done = {seed: content for seed, content in found.items() if content.get("finished")}
+        return {seed: each for seed, each in done.items() if wanted <= set(each.get("metric_facts", {}))}
 
     def table(self) -> Table:
         """What goes to table.json: the rows, which direction holds, and where it was measured."""
@@ -80,26 +81,21 @@ class Comparison:
         }
 
     def _directions(self, rows: Mapping[str, Table]) -> Iterable[Table]:
-        """For each pair of neighbours in `orders` and each metric: does the better row do better?"""
-        for lesser, better in self.study.twins:
-            if lesser not in rows or better not in rows:
-                continue
-            a, b = rows[lesser], rows[better]
+        """For each pair of neighbors in `orders` and each metric: does the better row do better?"""
+        for a, b in ((rows[a], rows[b]) for a, b in self.study.twins if a in rows and b in rows):
             for metric in a["metrics"]:
                 x, y = a["metrics"][metric], b["metrics"].get(metric)
                 if y is None or metric.endswith("_reconstruction") or metric == "reconstruction":
                     continue
                 sign = -1 if higher_is_better(metric) else 1
-                pairs = [
-                    (x["values"][a["seeds"].index(seed)], y["values"][b["seeds"].index(seed)])
-                    for seed in a["seeds"]
-                    if seed in b["seeds"]
-                ]
+                theirs = dict(zip(b["seeds"], y["values"], strict=True))
+                by_seed = zip(a["seeds"], x["values"], strict=True)
+                pairs = [(value, theirs[seed]) for seed, value in by_seed if seed in theirs]
                 known = [side["paper"].get(papers_name(metric)) for side in (a, b)]
                 paper = None if None in known else known
                 yield {
-                    "from": lesser,
-                    "to": better,
+                    "from": a["name"],
+                    "to": b["name"],
                     "metric": metric,
                     "means": [x["mean"], y["mean"]],
                     "better_seeds": sum(_better(p, q, sign) for p, q in pairs),
@@ -128,11 +124,8 @@ class Comparison:
             ],
         )
         if table["directions"]:
-            lines += [
-                "",
-                "Which direction holds (the second row of a pair is said to be the better one):",
-                "",
-            ]
+            heading = "Which direction holds (the second row of a pair is said to be the better one):"
+            lines += ["", heading, ""]
             lines += report.markdown(
                 ["pair", "metric", "ours", "seeds", "holds", "paper", "paper holds"],
                 [

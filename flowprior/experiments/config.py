@@ -1,12 +1,8 @@
-"""gin at the edge: how a file becomes an experiment.
-
-Components do not import gin. The grammar is that of gin's own parser; what bindings mean is for `building`:
-a program that uses gin itself and this package do not see each other.
-"""
+"""How a file in gin's grammar becomes an experiment; gin's own state is neither read nor written."""
 
 import tokenize
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -47,10 +43,10 @@ class Loaded:
 
     experiment: Experiment
     setup: Setup
-    text: str = ""
-    settings: dict[str, Any] = field(default_factory=dict)
-    values: dict[str, Any] = field(default_factory=dict)
-    plugins: tuple[str, ...] = ()
+    text: str
+    settings: dict[str, Any]
+    values: dict[str, Any]
+    plugins: tuple[str, ...]
 
 
 class _Delegate(ParserDelegate):
@@ -95,11 +91,7 @@ def _line(text: str, name: str, number: int | None) -> str:
 
 
 def spoken(texts: Iterable[str]) -> list[Binding]:
-    """The bindings given on the command line.
-
-    Raises:
-        InputError: if one is not a binding.
-    """
+    """The bindings given on the command line; what is none is an `InputError`."""
     bindings: list[Binding] = []
     for text in texts:
         name = f"binding `{' '.join(text.split())}`"
@@ -123,9 +115,7 @@ def read(path: Path, seen: tuple[Path, ...] = ()) -> list[Binding]:
             continue
         included = _included(path, item.filename)
         if included.resolve() in seen:
-            raise InputError(
-                f"{path.name}: including '{item.filename}' goes round in a circle: remove an include."
-            )
+            raise InputError(f"{path.name}: including '{item.filename}' is a circle: remove an include.")
         bindings += read(included, (*seen, path.resolve()))
     return bindings
 
@@ -139,12 +129,10 @@ def _text(path: Path) -> str:
 
 def _included(path: Path, name: str) -> Path:
     """The file that `path` includes as `name`: one of its own folder, or a shipped one."""
-    beside = (path.parent / name).is_file()
-    root = path.parent if beside else shipped_folder()
+    root = path.parent if (path.parent / name).is_file() else shipped_folder()
     included = root / name
-    if not (
-        included.is_file() and included.resolve().is_relative_to(root.resolve()) and included.suffix == ".gin"
-    ):
+    inside = included.resolve().is_relative_to(root.resolve())
+    if not (inside and included.is_file() and included.suffix == ".gin"):
         parts = [part.relative_to(shipped_folder()).as_posix() for part in shipped_folder().rglob("*.gin")]
         raise InputError(
             f"{path.name}: cannot include '{name}'{nearest(name, parts)} A config may include .gin files "
@@ -164,24 +152,18 @@ def load(configs: Sequence[str], bindings: Iterable[str] = (), plugins: Sequence
     Raises:
         InputError: if a config is not found, names what is not known, or cannot be built.
     """
-    builder, plugins = _builder(configs, bindings, plugins)
+    builder, needed = _builder(configs, bindings, plugins)
     setup: Setup = builder.call("experiment")
     builder.facts = facts_of(lambda: setup.source)
     experiment = setup.build()
     head = "# Every setting of a run; `flowprior train` with this file repeats it.\n"
-    if plugins:
-        head += f"{PLUGINS} {', '.join(plugins)}\n"
-    return Loaded(
-        experiment, setup, f"{head}\n{builder.text()}", builder.settings, builder.values, tuple(plugins)
-    )
+    if needed:
+        head += f"{PLUGINS} {', '.join(needed)}\n"
+    return Loaded(experiment, setup, f"{head}\n{builder.text()}", builder.settings, builder.values, needed)
 
 
 def load_run(folder: Path, data_root: Path | None = None, plugins: Sequence[str] = ()) -> Loaded:
-    """The experiment of a run folder, with its data under `data_root` and its first weights.
-
-    Raises:
-        InputError: if `folder` is no run folder, and as `load`.
-    """
+    """As `load`, of a run folder (else an `InputError`), with its data under `data_root`."""
     return load([str(config_of(folder))], settings(data_root=data_root), plugins)
 
 
@@ -209,31 +191,25 @@ def settings(
 
 
 def load_study(config: str, bindings: Iterable[str] = (), plugins: Sequence[str] = ()) -> tuple[Study, str]:
-    """The study that a config holds, and its size, "" where it has one size only.
-
-    Args:
-        config: a shipped name or a path.
-        bindings, plugins: as for `load`.
+    """The study that a config holds, and its size, "" where it has one size only; arguments as for `load`.
 
     Raises:
-        InputError: if the config is not found, names what is not known, or holds no study.
+        InputError: if the config holds no study, and as `load`.
     """
+
+    def is_study(bindings: Iterable[Binding]) -> bool:
+        return any(binding.target == "study" for binding in bindings)
+
     builder, _ = _builder([config], bindings, plugins)
-    if not any(binding.target == "study" for binding in builder.bindings):
-        names = [
-            name for name, path in shipped().items() if any(item.target == "study" for item in read(path))
-        ]
+    if not is_study(builder.bindings):
+        names = [name for name, path in shipped().items() if is_study(read(path))]
         raise InputError(f"'{config}' is one experiment and no study: there are {', '.join(names)}.")
     sizes = [str(binding.value) for binding in builder.bindings if binding.key == "SIZE"]
     return builder.call("study"), sizes[-1] if sizes else ""
 
 
 def load_model(folder: Path, plugins: Sequence[str] = ()) -> Autoencoder:
-    """The model of a run folder, with its first weights: the data set may be gone.
-
-    Raises:
-        InputError: as `load_run`.
-    """
+    """The model of a run folder, with its first weights, as of `load_run`: the data set may be gone."""
     builder, _ = _builder([str(config_of(folder))], (), plugins)
     builder.facts = facts_of(cache(lambda: builder.query("experiment", "source")))
     model: Autoencoder = builder.query("experiment", "model")()
@@ -242,17 +218,15 @@ def load_model(folder: Path, plugins: Sequence[str] = ()) -> Autoencoder:
 
 def _builder(
     configs: Sequence[str], bindings: Iterable[str], plugins: Sequence[str]
-) -> tuple[Builder, Sequence[str]]:
+) -> tuple[Builder, tuple[str, ...]]:
     """The checked bindings of `configs`, and the plugins that are given or were there already."""
     paths = [find(config) for config in configs]
     import_plugins(plugins)
-    plugins = tuple(
-        dict.fromkeys([*plugins, *(name for path in paths for name in plugins_of(_text(path), path.name))])
-    )
+    there = [name for path in paths for name in plugins_of(_text(path), path.name)]
     names = {path: name for name, path in shipped().items()}
     first = names.get(paths[0], paths[0].stem)
     found = [Binding("", "experiment", "name", first, paths[0].name)]
     found += [binding for path in paths for binding in read(path)] + spoken(bindings)
     table = buildable()
     check(found, table)
-    return Builder(found, table), plugins
+    return Builder(found, table), tuple(dict.fromkeys([*plugins, *there]))

@@ -1,22 +1,20 @@
-"""Plugins: a user's modules, whose parts, metrics and figures can be named once they are imported.
+"""Plugins: a user's modules, whose parts, metrics, figures and data sets can be named once imported.
 
-A module registers what it has by `flowprior.register`, `flowprior.metric` and `flowprior.figure`. Code comes
-from the command line (`--plugin`) or from Python alone: a config can say in a comment which plugins it needs,
-but it cannot import them.
+Code comes from the command line (`--plugin`) or from Python alone: a config can say in a comment which
+plugins it needs, but it cannot import them.
 """
 
 import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from flowprior.errors import InputError
+from flowprior.errors import InputError, RunError, reason
 
-PLUGINS = "# plugins:"
-"""How the comment of a config begins that names, with commas between, the plugins it needs."""
-
+PLUGINS = "# plugins:"  # begins a config's comment that names the plugins it needs, with commas between
 ROOMS = ("flowprior.data.images", "flowprior.evaluation", "flowprior.figures")
 """What registers names of our own: imported first, so that a plugin that takes one of them is refused."""
 
@@ -27,22 +25,26 @@ def import_plugins(names: Sequence[str]) -> None:
     Raises:
         InputError: if one is not found, raises, or registers a name that is taken.
     """
-    if not names:
-        return
-    for room in ROOMS:
+    for room in ROOMS if names else ():
         importlib.import_module(room)
-
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+    if names and "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
     for name in names:
-        try:
+        with blamed(f"The plugin '{name}' cannot be imported"):
             _import(name)
-        except Exception as error:  # a plugin may raise anything
-            if isinstance(error, InputError):
-                raise
-            raise InputError(
-                f"The plugin '{name}' cannot be imported ({_reason(error)}): correct it."
-            ) from error
+
+
+@contextmanager
+def blamed(what: str) -> Iterator[None]:
+    """Whatever a user's code raises inside, as an `InputError` that begins with `what` and says where."""
+    try:
+        yield
+    except (InputError, RunError):
+        raise
+    except Exception as error:  # it may raise anything
+        frame = [each for each in traceback.extract_tb(error.__traceback__) if each.filename[0] != "<"][-1]
+        where = f"{type(error).__name__} in {Path(frame.filename).name}, line {frame.lineno}"
+        raise InputError(f"{what} ({where}: {reason(error)}): correct it.") from error
 
 
 def _import(name: str) -> None:
@@ -50,8 +52,8 @@ def _import(name: str) -> None:
     if path.suffix != ".py":
         if _is_missing(name):
             raise InputError(
-                f"The plugin '{name}' is not found: --plugin takes a module's dotted name, found from the "
-                "current folder or the environment, or a path to a .py file."
+                f"The plugin '{name}' is not found: give a path to a .py file, or the dotted name of a "
+                "module in the current folder or the environment."
             )
         importlib.import_module(name)
         return
@@ -87,18 +89,8 @@ def _is_missing(name: str) -> bool:
         return True
 
 
-def _reason(error: Exception) -> str:
-    frame = [each for each in traceback.extract_tb(error.__traceback__) if each.filename[0] != "<"][-1]
-    text = " ".join(str(error).split()).rstrip(".")
-    return f"{type(error).__name__} in {Path(frame.filename).name}, line {frame.lineno}: {text}"
-
-
 def plugins_of(text: str, config: str) -> tuple[str, ...]:
-    """The plugins that the text of a config says it needs.
-
-    Raises:
-        InputError: if one of them has not been imported.
-    """
+    """The plugins that the text of a config says it needs; one that is not imported is an `InputError`."""
     needed = [line.removeprefix(PLUGINS).split(",") for line in text.splitlines() if line.startswith(PLUGINS)]
     names = tuple(name.strip() for group in needed for name in group if name.strip())
     for name in names:

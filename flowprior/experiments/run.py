@@ -25,8 +25,7 @@ from flowprior.training.checkpoint import has_checkpoints
 from flowprior.training.engine import Strategy, check_engine
 from flowprior.training.loop import EpochEnd, TrainResult, train
 
-FREE = ("experiment.steps", "experiment.metrics", "Source.root", "Source.folder")
-"""Settings that may differ on resuming."""
+FREE = ("experiment.steps", "experiment.metrics", "Source.root", "Source.folder")  # may differ on resuming
 GRIDS = 8  # sheets of samples that a stage leaves in RUN/figures, about
 
 
@@ -48,7 +47,7 @@ def run_experiment(
         loaded: freshly built.
         folder: the run folder, by default runs/<name>.
         resume: continue from the newest valid checkpoint; the config must be that of the run but for `FREE`.
-        threads: of the CPU, if the config does not say; None takes torch's own number.
+        threads: of the CPU, if the config does not say.
         device, devices, strategy, sync_batch_norm, progress: as for `train`.
 
     Raises:
@@ -59,10 +58,7 @@ def run_experiment(
     folder = Path("runs") / experiment.name if folder is None else folder
     first = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
     if first:
-        if resume:
-            check_config(folder, loaded)
-        else:
-            _check_new(folder)
+        (check_config if resume else _check_new)(folder, loaded)
     _rehearse(experiment)  # missing data and shapes that do not fit are said before anything is written
     check_metrics(applicable(experiment.metrics, experiment.model), experiment.source, experiment.model)
     check_engine(device, setup.precision, strategy, sync_batch_norm)
@@ -102,11 +98,7 @@ def cpu_threads(count: int | None) -> Iterator[None]:
 
 
 def _rehearse(experiment: Experiment) -> None:
-    """One example through the model, so that what cannot be trained leaves no run folder behind.
-
-    Raises:
-        InputError: if the data is missing, or does not fit the model.
-    """
+    """One example through the model, so that what cannot be trained leaves no run folder behind."""
     model, data = experiment.model, experiment.source.train()
     contexts = contexts_of(model, data)
     context = None if contexts is None else as_input(contexts[:1])
@@ -118,35 +110,26 @@ def _rehearse(experiment: Experiment) -> None:
             model.prior.log_prob(z, model.prior_context(model.condition(context)))
 
 
-def _check_new(folder: Path) -> None:
+def _check_new(folder: Path, _: Loaded) -> None:
     """Refuse to write over another run."""
-    if folder.is_dir() and any(folder.iterdir()):
-        raise InputError(
-            f"The run folder '{folder}' is not empty: add --resume to continue its run, or choose another "
-            "--out."
-        )
     if folder.exists() and not folder.is_dir():
         raise InputError(f"The run folder '{folder}' is a file: choose another --out.")
+    if folder.is_dir() and any(folder.iterdir()):
+        fix = "add --resume to continue its run, or choose another --out."
+        raise InputError(f"The run folder '{folder}' is not empty: {fix}")
 
 
 def check_config(folder: Path, loaded: Loaded) -> None:
-    """Refuse to continue the run in `folder` under a config that differs in more than `FREE`.
-
-    A setting that came after the run was begun counts with its default.
-
-    Raises:
-        InputError: if it differs, or `folder` holds no run.
-    """
+    """Refuse to continue what is no run, or a run whose config differs in more than `FREE` (InputError)."""
     path = folder / CONFIG
     if not path.is_file():
         raise InputError(f"There is nothing to resume in '{folder}': start the run without --resume.")
     before = load([str(path)], plugins=loaded.plugins).values
     for key, value in loaded.values.items():
         if key not in FREE and (key not in before or before[key] != value):
-            raise InputError(
-                f"The config differs from that of the run in '{folder}' (`{key} = {value!r}`): resume with "
-                f"{path}, or start a new run with another --out."
-            )
+            fix = f"resume with {path}, or start a new run with another --out."
+            differs = f"The config differs from that of the run in '{folder}'"
+            raise InputError(f"{differs} (`{key} = {value!r}`): {fix}")
 
 
 def _leave_grid(experiment: Experiment, folder: Path, end: EpochEnd) -> None:
@@ -166,11 +149,11 @@ def _finish(loaded: Loaded, folder: Path, result: TrainResult, running: dict[str
     experiment.model.eval().requires_grad_(False)
     run = FigureRun(experiment.model, experiment.source, folder, experiment.name)
     drawn = draw(run, OF_TRAINING)
-    prior, names = experiment.model.prior, applicable(experiment.metrics, experiment.model)
+    names = applicable(experiment.metrics, experiment.model)
     measured = Measured()
     if names:
         measured = measure(experiment.model, experiment.source, names, seed=experiment.seed)
-    train_set, test_set = experiment.source.train(), experiment.source.test()
+    data = experiment.source.train()
     content = update_report(
         folder,
         name=experiment.name,
@@ -184,10 +167,10 @@ def _finish(loaded: Loaded, folder: Path, result: TrainResult, running: dict[str
         last_epoch=result.metrics,
         data={
             "name": experiment.source.name,
-            "train": len(train_set),
-            "test": len(test_set),
-            "preprocessing": train_set.preprocessing,
-            "fingerprint": train_set.fingerprint,
+            "train": len(data),
+            "test": len(experiment.source.test()),
+            "preprocessing": data.preprocessing,
+            "fingerprint": data.fingerprint,
         },
         settings=loaded.settings,
         plugins=list(loaded.plugins),
@@ -201,7 +184,7 @@ def _finish(loaded: Loaded, folder: Path, result: TrainResult, running: dict[str
     print(report.table({**measured.values, **speeds, **times}))
     for name in experiment.metrics:
         if name not in names:
-            print(f"left out: {name}, since {type(prior).__name__} has no density")
+            print(f"left out: {name}, since {type(experiment.model.prior).__name__} has no density")
     state = "finished" if result.finished else "stopped at --steps; --resume with more --steps continues it"
     print(f"{state}: {folder}", *drawn, folder / REPORT, sep="\n  ")
     return content

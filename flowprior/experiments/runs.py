@@ -19,11 +19,7 @@ PRIOR = "config.json"
 
 
 def config_of(folder: Path) -> Path:
-    """The config of a run folder.
-
-    Raises:
-        InputError: if `folder` is not one.
-    """
+    """The config of a run folder; if `folder` is none, an `InputError`."""
     path = folder / CONFIG
     if not path.is_file():
         kind = "has no config.gin" if folder.is_dir() else "does not exist"
@@ -51,11 +47,7 @@ def restore(model: Autoencoder, folder: Path, device: str) -> torch.device:
 
 
 def read_report(folder: Path) -> dict[str, Any]:
-    """The report of the run or prior in `folder`, empty where there is none yet.
-
-    Raises:
-        InputError: if the file is not a JSON object.
-    """
+    """The report of the run or prior in `folder`, empty where there is none yet; else an `InputError`."""
     path = folder / REPORT
     if not path.is_file():
         return {}

@@ -12,10 +12,9 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 
 @dataclass(frozen=True)
 class Study:
-    """What `flowprior compare` runs and shows.
+    """What `flowprior compare` runs and shows: each row is a run of one config under bindings of its own.
 
-    Every row is a run of one config under bindings of its own. With `variants` each row exists once for each
-    of them, under the name "variant/row".
+    With `variants` each row exists once for each of them, under the name "variant/row".
 
     Args:
         rows: bindings by row name.
@@ -73,17 +72,17 @@ class Study:
     @property
     def names(self) -> tuple[str, ...]:
         """All rows by their full names, variant by variant."""
-        if not self.variants:
-            return tuple(self.rows)
-        return tuple(f"{variant}/{row}" for variant in self.variants for row in self.rows)
+        return tuple(start + row for start in self._starts for row in self.rows)
 
     @property
     def twins(self) -> tuple[tuple[str, str], ...]:
-        """Full names of neighbours in `orders`: (the lesser row, the better row)."""
+        """Full names of neighbors in `orders`: (the lesser row, the better row)."""
         pairs = [pair for order in self.orders for pair in pairwise(order)]
-        if not self.variants:
-            return tuple(pairs)
-        return tuple((f"{variant}/{a}", f"{variant}/{b}") for variant in self.variants for a, b in pairs)
+        return tuple((start + a, start + b) for start in self._starts for a, b in pairs)
+
+    @property
+    def _starts(self) -> list[str]:
+        return [f"{variant}/" for variant in self.variants] or [""]
 
     def bindings(self, name: str) -> tuple[str, ...]:
         """What sets the row `name` apart."""
@@ -92,9 +91,7 @@ class Study:
 
     def metrics_of(self, name: str) -> tuple[str, ...]:
         """What is measured of the row `name`."""
-        if isinstance(self.metrics, Mapping):
-            return self.metrics[name.rpartition("/")[0]]
-        return self.metrics
+        return self.metrics[name.rpartition("/")[0]] if isinstance(self.metrics, Mapping) else self.metrics
 
     def config(self, name: str, default: str) -> str:
         """The config that the row `name` starts from."""
