@@ -25,8 +25,7 @@ class PriorDistribution(TorchDistribution):
         prior: a `Prior`.
         context: (*batch, C), maps (*batch, K, H, W), or None.
         batch_shape: the batch shape if it is wider than that of the context.
-        validate_args: whether `log_prob` refuses values outside the support (NaN, infinity); as in
-            torch.distributions, None takes the default of the process.
+        validate_args: whether `log_prob` refuses NaN and infinity; None takes the default of the process.
     """
 
     arg_constraints: dict[str, Any] = {}

@@ -25,8 +25,7 @@ class EmbeddedPrior(HeldPrior):
         context_features: of the contexts c: their width, or the shape (K, H, W) of maps or images.
 
     Raises:
-        InputError: if `prior` is not invertible or not conditional, or `embedding` not a module; on use, if
-            what it returns does not fit.
+        InputError: if an argument is none of these; on use, if what `embedding` returns does not fit.
 
     Source: Morrow & Chiu, section 7, for images of poses; nflows and sbi call it `embedding_net`.
 

@@ -19,9 +19,8 @@ from flowprior.tensors import numel
 class HierarchicalPrior(InvertiblePrior):
     """p(z | c) = p(z_1 | c_1) p(z_2 | c_2, z_1) p(z_3 | c_3, z_1, z_2) ...
 
-    z is one vector: the maps of each scale flattened, the coarsest first. So are the context and z0. The
-    prior of a finer scale sees its own context maps and behind them, on further channels, the maps z of every
-    coarser scale, repeated to its size.
+    z is one vector: the maps of each scale flattened, the coarsest first; so are the context and z0. A finer
+    scale sees its context maps and, on further channels, the z of all coarser ones, repeated to its size.
 
     Args:
         priors: one invertible prior a scale, the coarsest first. The i-th has event shape (C_i, h_i, w_i);
@@ -156,10 +155,8 @@ def _own_contexts(priors: Sequence[InvertiblePrior]) -> list[int]:
     for index, prior in enumerate(priors):
         name = f"`priors[{index}]`"
         if not isinstance(prior, InvertiblePrior):
-            raise InputError(
-                f"{name} (a {type(prior).__name__}) must be invertible, with `to_base` and `from_base`: for "
-                "instance a FlowPrior or a GaussianPrior."
-            )
+            kind = type(prior).__name__
+            raise InputError(f"{name} (a {kind}) must be invertible, with `to_base`, such as a FlowPrior.")
         event, context = prior.event_shape, prior.context_shape
         if len(event) != 3 or event[1] % sides[0] or event[2] % sides[1]:
             raise InputError(

@@ -24,11 +24,9 @@ _CHUNK = 2**22  # elements of a (K, N, D) block that the full covariance holds a
 class MixturePrior(Prior):
     """p(z) = Σ_k w_k N(z; m_k, C_k), with w, m and C as parameters.
 
-    Log-weights, means and the (Cholesky) factors of the covariances are learned by gradient like any
-    parameters; `initialize` starts them from data. `start="em", covariance="full"` is the Gaussian mixture
-    that the papers fit on an autoencoder's codes.
-
-    A draw picks a component, and a pick has no path gradient: `has_rsample` is False.
+    Log-weights, means and Cholesky factors of the covariances are learned by gradient; `initialize` starts
+    them from data. `start="em", covariance="full"` is the Gaussian mixture that the papers fit on codes. A
+    draw picks a component, and a pick has no path gradient: `has_rsample` is False.
 
     Args:
         features: the event shape, an int or a tuple; components are Gaussians over the flattened event.
@@ -36,8 +34,7 @@ class MixturePrior(Prior):
             fewer than 12,800: with less data a component learns its few points by heart. The others stay,
             with a weight of exactly zero.
         covariance: "diagonal" or "full"; None means full up to 64 features and diagonal beyond, where K
-            matrices of D x D grow too large. On codes of Fashion-MNIST (D 20) full covariances bring decoded
-            samples closer to the data than three times as many diagonal ones (benchmarks/fit_fashion.py).
+            matrices of D x D grow too large (compared in benchmarks/fit_fashion.py).
         start: what `initialize` runs, "kmeans" (weights, means and covariances of k-means clusters) or "em"
             (expectation maximization to convergence, scikit-learn's GaussianMixture).
 
