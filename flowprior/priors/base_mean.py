@@ -32,10 +32,7 @@ class LinearMean(nn.Linear):
 
 
 class MapMean(nn.Conv2d):
-    """m(c) = a convolution 3x3 of the context maps at the event's size, which starts at zero.
-
-    (N, K, H, W) -> (N, C, h, w).
-    """
+    """m(c) = a 3x3 convolution of the context at the event's size, first 0: (N, K, H, W) -> (N, C, h, w)."""
 
     def __init__(self, context_shape: torch.Size, event_shape: torch.Size) -> None:
         super().__init__(context_shape[0], event_shape[0], 3, padding=1)
@@ -48,19 +45,13 @@ class MapMean(nn.Conv2d):
 
     def start(self, context: Tensor, z0: Tensor) -> None:
         """Make it the best map of context (N, K, H, W) to z0 (N, C, h, w)."""
-        _least_squares(
-            self,
-            (
-                (
-                    rearrange(
-                        nn.functional.unfold(context_maps(some, *self.map_size), 3, padding=1),
-                        "n patch position -> (n position) patch",
-                    ),
-                    rearrange(values, "n c h w -> (n h w) c"),
-                )
-                for some, values in zip(context.split(CHUNK), z0.split(CHUNK), strict=True)
-            ),
-        )
+        chunks = zip(context.split(CHUNK), z0.split(CHUNK), strict=True)
+        _least_squares(self, ((self._patches(c), rearrange(z, "n c h w -> (n h w) c")) for c, z in chunks))
+
+    def _patches(self, context: Tensor) -> Tensor:
+        """(N, K, H, W) -> the 3x3 patch around each position, (N h w, 9 K)."""
+        patches = nn.functional.unfold(context_maps(context, *self.map_size), 3, padding=1)
+        return rearrange(patches, "n patch position -> (n position) patch")
 
 
 def _least_squares(layer: nn.Linear | nn.Conv2d, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:

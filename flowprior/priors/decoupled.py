@@ -20,13 +20,9 @@ class DecoupledPrior(HeldPrior):
 
     Regularizers act on the representation z, samples are drawn in the generation space z0 and mapped over. As
     a prior it is the one it holds, parameter by parameter (Bhalodia et al. 2020, dpVAE, section 4.2).
-    Pockets, leaks and traversals are asked of it; `DecoupledPrior(StandardNormal(2))` answers for N(0, I).
-
-    Args:
-        prior: a prior with `to_base` and `from_base`, such as a `FlowPrior`.
 
     Raises:
-        InputError: if `prior` is not invertible.
+        InputError: if `prior` is not invertible (has no `to_base` and `from_base`, as a `FlowPrior` has).
 
     >>> from flowprior import StandardNormal
     >>> DecoupledPrior(StandardNormal(2)).generation(torch.ones(2))
@@ -35,10 +31,8 @@ class DecoupledPrior(HeldPrior):
 
     def __init__(self, prior: InvertiblePrior) -> None:
         if not isinstance(prior, InvertiblePrior):
-            raise InputError(
-                f"`prior` (a {type(prior).__name__}) must be invertible, with `to_base` and `from_base`: for "
-                "instance a FlowPrior."
-            )
+            name = type(prior).__name__
+            raise InputError(f"`prior` (a {name}) must be invertible, with `to_base`, such as a FlowPrior.")
         super().__init__(prior.event_shape, prior.context_features)
         self.hold(prior)
 
@@ -58,28 +52,18 @@ class DecoupledPrior(HeldPrior):
     def low_posterior(self, aggregate: AggregatePosterior, n: int, draws: int) -> tuple[Tensor, Tensor]:
         """The n of `draws` samples z of the prior with the least aggregate posterior: they lie in pockets.
 
-        Args:
-            aggregate: q(z) over encoded training data.
-            n, draws: as for `least_supported`; dpVAE's code keeps a fifth of the draws.
-
         Returns:
-            z (n, *event) and log q(z) (n,), ascending (dpVAE, section 4.1).
+            z (n, *event) and log q(z) (n,), ascending (dpVAE, section 4.1; its code keeps a fifth of draws).
 
         Raises:
-            InputError: if n or `draws` does not fit, or the prior is conditional.
+            InputError: as `least_supported`, or if the prior is conditional.
         """
         return least_supported(self.sample, aggregate.log_prob, n, draws)
 
     def high_posterior(self, aggregate: AggregatePosterior, n: int, draws: int) -> tuple[Tensor, Tensor]:
         """The n of `draws` samples z of the aggregate posterior with the least base density: they leak.
 
-        They are ranked by log p0(g(z)) (dpVAE, section 4.1), `log_base`.
-
-        Returns:
-            z (n, *event) and log p0(g(z)) (n,), ascending.
-
-        Raises:
-            InputError: as `low_posterior`.
+        As `low_posterior`, with log p0(g(z)) (`log_base`) in place of log q(z) (dpVAE, section 4.1).
         """
         return least_supported(lambda count: self._own(aggregate.sample(count)), self.log_base, n, draws)
 
@@ -111,10 +95,7 @@ class DecoupledPrior(HeldPrior):
             InputError: as `latent.traverse`, or if the base is not N(0, I).
         """
         if not self.has_normal_base:
-            raise InputError(
-                "`traverse` needs a base N(0, I), whose coordinates are independent and alike: build the "
-                "prior with base='normal'."
-            )
+            raise InputError("`traverse` needs a base N(0, I): build the prior with base='normal'.")
         return traverse(self.from_base, self.generation(z), coordinates, values)
 
     @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,24 +14,6 @@ from flowprior.tensors import batch_shape_of, broadcast_batches
 KL_SAMPLES = 64  # draws of q that torch.distributions.kl_divergence(q, prior()) averages over
 
 
-class Source(Protocol):
-    """What a `PriorDistribution` asks of its prior."""
-
-    event_shape: torch.Size
-    context_shape: torch.Size | None
-    has_rsample: bool
-
-    def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor: ...
-
-    def sample(self, n: torch.Size, context: Tensor | None = None) -> Tensor: ...
-
-    def rsample(self, n: torch.Size, context: Tensor | None = None) -> Tensor: ...
-
-    def kl(
-        self, q: Distribution, z: Tensor | None, context: Tensor | None, *, samples: int | None
-    ) -> Tensor: ...
-
-
 class PriorDistribution(TorchDistribution):
     """p(z) or p(z | context): batch shape of the context, event shape of the prior.
 
@@ -40,18 +22,17 @@ class PriorDistribution(TorchDistribution):
     a closed form, otherwise a mean over `KL_SAMPLES` (= 64) draws of q.
 
     Args:
-        prior: the prior.
+        prior: a `Prior`.
         context: (*batch, C), maps (*batch, K, H, W), or None.
         batch_shape: the batch shape if it is wider than that of the context.
-        validate_args: whether `log_prob` refuses values outside the support (NaN, infinity); as in
-            torch.distributions, None takes the default of the process.
+        validate_args: whether `log_prob` refuses NaN and infinity; None takes the default of the process.
     """
 
     arg_constraints: dict[str, Any] = {}
 
     def __init__(
         self,
-        prior: Source,
+        prior: Any,
         context: Tensor | None = None,
         batch_shape: torch.Size | None = None,
         validate_args: bool | None = None,
@@ -69,10 +50,8 @@ class PriorDistribution(TorchDistribution):
         return constraints.independent(constraints.real, len(self.event_shape))
 
     def __repr__(self) -> str:
-        return (
-            f"PriorDistribution({type(self.prior).__name__}, batch_shape={tuple(self.batch_shape)}, "
-            f"event_shape={tuple(self.event_shape)})"
-        )
+        batch, event = tuple(self.batch_shape), tuple(self.event_shape)
+        return f"PriorDistribution({type(self.prior).__name__}, batch_shape={batch}, event_shape={event})"
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log p(value) in nats, shape: the batch of `value` (*batch, *event) broadcast with batch_shape."""
@@ -95,9 +74,7 @@ class PriorDistribution(TorchDistribution):
     ) -> PriorDistribution:
         """The same distribution with a wider batch; draws are independent across it."""
         new = self._get_checked_instance(PriorDistribution, _instance)
-        PriorDistribution.__init__(
-            new, self.prior, self.context, torch.Size(batch_shape), validate_args=False
-        )
+        PriorDistribution.__init__(new, self.prior, self.context, torch.Size(batch_shape), False)
         new._validate_args = self._validate_args
         return new
 

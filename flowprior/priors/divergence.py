@@ -11,15 +11,10 @@ from flowprior.tensors import factorized
 
 
 def as_posterior(q: Distribution, event_shape: torch.Size) -> Distribution:
-    """q in full precision, with trailing batch dimensions moved into its event where the event lacks them.
-
-    Raises:
-        InputError: if q is no distribution, or has not this event shape.
-    """
+    """q in full precision, with trailing batch dimensions moved into its event where the event lacks them."""
     if not isinstance(q, Distribution):
-        raise InputError(
-            f"`q` (a {type(q).__name__}) must be a distribution of torch, such as Normal(mean, std)."
-        )
+        name = type(q).__name__
+        raise InputError(f"`q` (a {name}) must be a distribution of torch, such as Normal(mean, std).")
     base, event_dims = factorized(q), len(q.event_shape)
     full = q.batch_shape + q.event_shape
     lacking = len(event_shape) - event_dims
@@ -37,11 +32,7 @@ def as_posterior(q: Distribution, event_shape: torch.Size) -> Distribution:
 
 
 def draw(q: Distribution, samples: int | None) -> Tensor:
-    """Draws of q with their gradient, (samples, *batch, *event), or one without the first dimension.
-
-    Raises:
-        InputError: if a gradient is wanted that the draws do not have.
-    """
+    """Draws of q with their gradient, (samples, *batch, *event), or one without the first dimension."""
     shape = torch.Size() if samples is None else torch.Size([samples])
     if q.has_rsample:
         return q.rsample(shape)

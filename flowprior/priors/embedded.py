@@ -17,8 +17,7 @@ ROWS = 512  # contexts at a time where no gradient is wanted
 class EmbeddedPrior(HeldPrior):
     """p(z | c) = prior(z | embedding(c)): the embedding net is part of the prior and learns with it.
 
-    For contexts that a flow cannot read as they are, such as images: a network makes of each the vector or
-    the maps that `prior` is conditioned on, once a batch, for all its couplings.
+    For contexts such as images: a network makes of each what `prior` is conditioned on, once a batch.
 
     Args:
         prior: conditional and invertible, such as a `FlowPrior` with `context_features`.
@@ -26,8 +25,7 @@ class EmbeddedPrior(HeldPrior):
         context_features: of the contexts c: their width, or the shape (K, H, W) of maps or images.
 
     Raises:
-        InputError: if `prior` is not invertible or not conditional, or `embedding` not a module; on use, if
-            what it returns does not fit.
+        InputError: if an argument is none of these; on use, if what `embedding` returns does not fit.
 
     Source: Morrow & Chiu, section 7, for images of poses; nflows and sbi call it `embedding_net`.
 
@@ -42,34 +40,26 @@ class EmbeddedPrior(HeldPrior):
         self, prior: InvertiblePrior, embedding: nn.Module, context_features: int | Sequence[int]
     ) -> None:
         if not isinstance(prior, InvertiblePrior) or prior.context_features is None:
+            name = type(prior).__name__
             raise InputError(
-                f"`prior` (a {type(prior).__name__}) must be invertible and conditional: for instance a "
-                "FlowPrior with `context_features`."
+                f"`prior` (a {name}) must be invertible and conditional: a FlowPrior with `context_features`."
             )
         if not isinstance(embedding, nn.Module):
-            raise InputError(
-                f"`embedding` (a {type(embedding).__name__}) must be a torch module from contexts to what "
-                "`prior` sees of them, such as nn.Linear."
-            )
+            name = type(embedding).__name__
+            raise InputError(f"`embedding` (a {name}) must be a torch module on contexts, such as nn.Linear.")
         super().__init__(prior.event_shape, context_features)
         self.embedding = embedding
         self.hold(prior)
 
     def arguments(self) -> dict[str, Any]:
-        # The embedding is code, of which only the name is stored.
-        return {
-            "prior": self.prior,
-            "embedding": type(self.embedding).__name__,
-            "context_features": self.context_features,
-        }
+        name = type(self.embedding).__name__  # it is code, of which only the name is stored
+        return {"prior": self.prior, "embedding": name, "context_features": self.context_features}
 
     def _seen(self, context: Tensor) -> Tensor:
         # once a context, whatever the number of draws or terms that see it
         if torch.is_grad_enabled():
-            seen = self._embedded(context)
-        else:
-            seen = torch.cat([self._embedded(rows) for rows in context.split(ROWS)])
-        return self.prior._seen(seen)
+            return self.prior._seen(self._embedded(context))
+        return self.prior._seen(torch.cat([self._embedded(rows) for rows in context.split(ROWS)]))
 
     def _embedded(self, context: Tensor) -> Tensor:
         """The context of `prior` for contexts (N, *context_shape)."""

@@ -20,11 +20,7 @@ from flowprior.tensors import without_autocast
 
 Standardize = Literal["auto", "full", "diagonal"]
 Mode = Literal["full", "diagonal"]
-_LEVELS: tuple[Mode | None, ...] = (
-    None,
-    "diagonal",
-    "full",
-)  # what is built for one can hold those before it
+_LEVELS: tuple[Mode | None, ...] = (None, "diagonal", "full")  # what is built for one holds those before it
 
 
 class FlowPrior(BasedPrior):
@@ -39,25 +35,21 @@ class FlowPrior(BasedPrior):
         features: the event shape, an int or a tuple such as `(4, 8, 8)`.
         recipe: "glf", "actnorm", "masked", "spline", "spatial" (for maps (C, h, w)), a `Recipe` of your own,
             or a mapping of its fields.
-        transforms: the number of coupling layers; None for the recipe's own.
-        hidden_features: the widths of a conditioner's hidden layers; None for the recipe's own.
+        transforms, hidden_features: the number of coupling layers and the widths of a conditioner's hidden
+            layers; None for the recipe's own.
         context_features: the width of the context, which every coupling and the base mean see, or the shape
-            (K, H, W) of context maps, which are maps to spatial couplings and flat rows to others; None
-            without.
+            (K, H, W) of context maps, which are flat rows to all but spatial couplings; None without.
         backend: "nflows" or "pyro".
         bijector: your own transform instead of a recipe: a Bijector, an nflows Transform, a torch or Pyro
             Transform or a list of these.
-        reversible: keep no activations of the couplings for the gradient, and compute them again in the
-            backward pass through the inverse: its memory is then the same for any depth, at a third more
-            arithmetic and with the rounding of the inverse in the gradients; where deep couplings stretch far
-            (64 and more, scales near their limit) that rounding can swamp the gradient
+        reversible: compute activations again in the backward pass, by the inverse: memory is the same for
+            any depth, at a third more arithmetic and with the rounding of the inverse in gradients, which
+            can swamp them where deep couplings (64 and more, scales near their limit) stretch far
             (benchmarks/results/reversible.json). Inside torch.compile the compiler decides what is kept.
-        base: "normal" for N(0, I), "mixture" for a `MixturePrior` (a learnable mixture of Gaussians),
-            or an unconditional prior of the same event shape.
+        base: "normal" for N(0, I), "mixture" for a `MixturePrior`, or an unconditional prior of that shape.
         standardize: how `initialize` standardizes latents: "full" whitens (zero mean, identity covariance;
-            D x D numbers), "diagonal" scales each feature, None leaves z as it is, without the cost of a
-            whitening. "auto" is "diagonal" in a spatial flow, whose maps a full whitening would mix, and
-            "full" in any other.
+            D x D numbers), "diagonal" scales each feature, None leaves z as it is. "auto" is "diagonal" in a
+            spatial flow, whose maps a full whitening would mix, and "full" in any other.
 
     Raises:
         InputError: if an argument is not one of these, or a recipe is asked for beside a `bijector`.
@@ -147,15 +139,13 @@ class FlowPrior(BasedPrior):
         The base mean of a conditional prior starts at the least squares of z0 on the context.
 
         Args:
-            latents: the rows to model; the more the better, they are not kept.
-            context: a row for each, if the prior is conditional.
-            standardize: "auto" as the prior was built; "diagonal" or None to use less of a whitening that it
-                was built with. It becomes part of the prior, fixed: `log_prob` stays that of z.
+            latents, context: the rows to model, which are not kept, and a context for each if it has one.
+            standardize: "auto" as the prior was built; "diagonal" or None to use less of the whitening it was
+                built with. It becomes part of the prior, fixed: `log_prob` stays that of z.
             seed: of the k-means start of a mixture base.
 
         Raises:
-            InputError: if the latents have the wrong shape, hold NaN or infinity, or are too few, or the
-                prior was built without the whitening that is asked for.
+            InputError: as `check_latents`, or if the prior was built without the whitening asked for.
         """
         _check_standardize(standardize)
         chosen: Mode | None = self.standardize if standardize == "auto" else standardize
@@ -222,10 +212,8 @@ class FlowPrior(BasedPrior):
 
     def _bijector_context(self, context: Tensor | None) -> Tensor | None:
         """Context maps, flattened for a user's own bijector over vectors."""
-        wanted = self.bijector.context_shape
-        return (
-            context.flatten(1) if context is not None and wanted is not None and len(wanted) == 1 else context
-        )
+        flat = context is not None and len(self.bijector.context_shape or ()) == 1
+        return context.flatten(1) if flat and context is not None else context
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         # Earlier versions stored a whitening only once it was fitted, of the shape that was asked for then.
@@ -239,16 +227,12 @@ class FlowPrior(BasedPrior):
         if self.whitening is not None and f"{home}fitted" not in state_dict:
             if f"{home}loc" in state_dict:
                 state_dict[f"{home}fitted"] = torch.tensor(True)
-            elif (
-                any(name.startswith(f"{prefix}bijector.") for name in state_dict) and not self._is_whitened()
-            ):
+            elif self._is_unfitted() and any(name.startswith(f"{prefix}bijector.") for name in state_dict):
                 state_dict |= {f"{home}{name}": value for name, value in self.whitening.identity().items()}
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
-    def _is_whitened(self) -> bool:
-        return (
-            self.whitening is not None and not self.whitening.fitted.is_meta and bool(self.whitening.fitted)
-        )
+    def _is_unfitted(self) -> bool:
+        return self.whitening is None or self.whitening.fitted.is_meta or not self.whitening.fitted
 
 
 def _check_standardize(standardize: Standardize | None) -> None:
@@ -263,13 +247,12 @@ def _as_base(base: str | Prior, event_shape: torch.Size) -> Prior:
         return MixturePrior(event_shape)
     if not isinstance(base, Prior):
         raise InputError(
-            f"`base` (={base!r}) must be 'normal', 'mixture' or a prior such as MixturePrior(64, "
-            "components=32)."
+            f"`base` (={base!r}) must be 'normal', 'mixture' or a prior such as MixturePrior(64)."
         )
     if base.event_shape != event_shape or base.context_features is not None:
         raise InputError(
             f"`base` has event shape {tuple(base.event_shape)} and `context_features` "
-            f"{base.context_features} but must be unconditional with event shape {tuple(event_shape)}: "
-            "build it with the `features` of the flow."
+            f"{base.context_features} but must be unconditional with event shape {tuple(event_shape)}: build "
+            "it with the `features` of the flow."
         )
     return base

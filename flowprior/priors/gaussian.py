@@ -16,8 +16,8 @@ from flowprior.bijectors.recipes import as_widths
 from flowprior.bijectors.spatial import context_maps
 from flowprior.errors import InputError
 from flowprior.priors.invertible import BasedPrior
-from flowprior.priors.standard_normal import StandardNormal
-from flowprior.tensors import numel, sum_event
+from flowprior.priors.standard_normal import StandardNormal, normal_kl
+from flowprior.tensors import numel
 
 
 class GaussianPrior(BasedPrior):
@@ -27,10 +27,8 @@ class GaussianPrior(BasedPrior):
     network (3x3 - 1x1 - 3x3) of the context at the size of the event; anything else is read flat, by a fully
     connected one. Both start at zero.
 
-    With `groups=4` the maps are taken apart into the four positions of each 2x2 cell (space to depth), and
-    the mean of a group sees the groups before it beside the context: one pass for `log_prob`, four for a
-    draw.
-
+    With `groups=4` the maps are split into the four positions of each 2x2 cell (space to depth), and the
+    mean of a group sees the groups before it beside the context: one pass for `log_prob`, four for a draw.
     KL(N(m_q, s²) || p) = E_q Σ ½ [(m_q - m_g(c, z_<g))² + s² - 1 - log s²], where only z_<g is drawn.
 
     Args:
@@ -60,8 +58,8 @@ class GaussianPrior(BasedPrior):
         super().__init__(features, context_features)
         if self.context_shape is None:
             raise InputError(
-                "`context_features` (=None) must be the width or the shape of what the mean is learned from: "
-                "without a context build StandardNormal."
+                "`context_features` (=None) must be the width or shape of the context: without one, build "
+                "StandardNormal."
             )
         self.spatial = len(self.event_shape) == 3 and len(self.context_shape) == 3
         if groups not in (1, 4) or isinstance(groups, bool):
@@ -86,14 +84,12 @@ class GaussianPrior(BasedPrior):
         """The mean of a group, with a last layer of zeros."""
         shape = cast(torch.Size, self.context_shape)
         if self.spatial:
-            channels, cell = self.event_shape[0], self.groups
-            layers = convolutions(shape[0] * cell + channels * group, channels, self.hidden_features)
+            channels = self.event_shape[0]
+            layers = convolutions(shape[0] * self.groups + channels * group, channels, self.hidden_features)
         else:
-            widths = [numel(shape), *self.hidden_features]
-            steps: list[nn.Module] = []
-            for before, after in pairwise(widths):
-                steps += [nn.Linear(before, after), nn.ELU()]
-            layers = nn.Sequential(*steps, nn.Linear(widths[-1], numel(self.event_shape)))
+            widths = [numel(shape), *self.hidden_features, numel(self.event_shape)]
+            steps = [step for pair in pairwise(widths) for step in (nn.Linear(*pair), nn.ELU())]
+            layers = nn.Sequential(*steps[:-1])
         for parameter in layers[-1].parameters():
             nn.init.zeros_(parameter)
         return layers
@@ -102,20 +98,15 @@ class GaussianPrior(BasedPrior):
         return z - self._mean(z, context), z.new_zeros(len(z))
 
     def _from_base(self, z0: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        seen = self._context(context)
         if self.groups == 1:
-            z = z0 + self.means[0](seen).reshape(z0.shape)
-        else:
-            parts: list[Tensor] = []
-            for mean, own in zip(self.means, apart(z0), strict=True):
-                parts.append(own + mean(torch.cat((seen, *parts), 1)))
-            z = together(parts)
-        return z, z0.new_zeros(len(z0))
+            return z0 + self._mean(z0, context), z0.new_zeros(len(z0))
+        seen, parts = self._context(context), list[Tensor]()
+        for mean, own in zip(self.means, apart(z0), strict=True):
+            parts.append(own + mean(torch.cat((seen, *parts), 1)))
+        return together(parts), z0.new_zeros(len(z0))
 
     def _conditional_kl(self, q: Normal, z: Tensor, context: Tensor | None) -> Tensor | None:
-        offset = q.loc - self._mean(z, context)
-        per_feature = 0.5 * (offset.square() + q.scale.square() - 1) - q.scale.log()
-        return sum_event(per_feature, len(self.event_shape))
+        return normal_kl(q.loc - self._mean(z, context), q.scale, len(self.event_shape))
 
     def _mean(self, z: Tensor, context: Tensor | None) -> Tensor:
         """m(c, z) like z (N, *event), where each group has read the groups of z before it."""
@@ -123,8 +114,7 @@ class GaussianPrior(BasedPrior):
         if self.groups == 1:
             return self.means[0](seen).reshape(z.shape)
         parts = apart(z)
-        means = [mean(torch.cat((seen, *parts[:group]), 1)) for group, mean in enumerate(self.means)]
-        return together(means)
+        return together([mean(torch.cat((seen, *parts[:g]), 1)) for g, mean in enumerate(self.means)])
 
     def _context(self, context: Tensor | None) -> Tensor:
         """What the means read: (N, C), or maps at the size of a group."""

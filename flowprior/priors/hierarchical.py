@@ -19,9 +19,8 @@ from flowprior.tensors import numel
 class HierarchicalPrior(InvertiblePrior):
     """p(z | c) = p(z_1 | c_1) p(z_2 | c_2, z_1) p(z_3 | c_3, z_1, z_2) ...
 
-    z is one vector: the maps of each scale flattened, the coarsest first. So are the context and z0. The
-    prior of a finer scale sees its own context maps and behind them, on further channels, the maps z of every
-    coarser scale, repeated to its size.
+    z is one vector: the maps of each scale flattened, the coarsest first; so are the context and z0. A finer
+    scale sees its context maps and, on further channels, the z of all coarser ones, repeated to its size.
 
     Args:
         priors: one invertible prior a scale, the coarsest first. The i-th has event shape (C_i, h_i, w_i);
@@ -42,12 +41,11 @@ class HierarchicalPrior(InvertiblePrior):
     """
 
     def __init__(self, priors: Sequence[InvertiblePrior]) -> None:
-        priors = list(priors)
         contexts = _own_contexts(priors)
-        super().__init__(sum(numel(prior.event_shape) for prior in priors), sum(contexts) or None)
+        sizes = [numel(prior.event_shape) for prior in priors]
+        super().__init__(sum(sizes), sum(contexts) or None)
         self.priors = nn.ModuleList(priors)
-        self.sizes = [numel(prior.event_shape) for prior in priors]
-        self.context_sizes = contexts
+        self.sizes, self.context_sizes = sizes, contexts
         self.has_density = all(prior.has_density for prior in priors)
         self.has_rsample = all(prior.has_rsample for prior in priors)
         for prior in priors:  # a full whitening would mix the positions of the maps
@@ -65,16 +63,13 @@ class HierarchicalPrior(InvertiblePrior):
 
     def split(self, z: Tensor) -> list[Tensor]:
         """z or z0 (*batch, D) as the maps of each scale, (*batch, C_i, h_i, w_i)."""
-        parts = z.split(self.sizes, -1)
-        return [
-            part.unflatten(-1, tuple(prior.event_shape))
-            for part, prior in zip(parts, self._children(), strict=True)
-        ]
+        parts = zip(z.split(self.sizes, -1), self._children(), strict=True)
+        return [part.unflatten(-1, tuple(prior.event_shape)) for part, prior in parts]
 
-    def _draw(self, count: int, context: Tensor | None) -> Tensor:
+    def _draw(self, count: int, context: Tensor | None, temperature: float = 1.0) -> Tensor:
         parts: list[Tensor] = []
         for prior, own in zip(self._children(), self._own_maps(context), strict=True):
-            parts.append(prior._draw(count, self._given(prior, own, parts)))
+            parts.append(prior._draw(count, self._given(prior, own, parts), temperature))
         return _joined(parts)
 
     def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
@@ -85,8 +80,7 @@ class HierarchicalPrior(InvertiblePrior):
         return _joined([z0 for z0, _ in mapped]), _total([logabsdet for _, logabsdet in mapped])
 
     def _from_base(self, z0: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        parts: list[Tensor] = []
-        volumes: list[Tensor] = []
+        parts, volumes = list[Tensor](), list[Tensor]()
         for prior, part, own in zip(self._children(), self.split(z0), self._own_maps(context), strict=True):
             z, logabsdet = prior._from_base(part, self._given(prior, own, parts))
             parts.append(z)
@@ -114,8 +108,8 @@ class HierarchicalPrior(InvertiblePrior):
     ) -> Iterator[tuple[InvertiblePrior, Tensor, Tensor | None]]:
         """For each scale its prior, its part of z, and the context that its hooks see."""
         parts = self.split(z)
-        for index, own in enumerate(self._own_maps(context)):
-            prior = self._children()[index]
+        scales = zip(self._children(), self._own_maps(context), strict=True)
+        for index, (prior, own) in enumerate(scales):
             yield prior, parts[index], self._given(prior, own, parts[:index])
 
     def _own_maps(self, context: Tensor | None) -> list[Tensor | None]:
@@ -161,10 +155,8 @@ def _own_contexts(priors: Sequence[InvertiblePrior]) -> list[int]:
     for index, prior in enumerate(priors):
         name = f"`priors[{index}]`"
         if not isinstance(prior, InvertiblePrior):
-            raise InputError(
-                f"{name} (a {type(prior).__name__}) must be invertible, with `to_base` and `from_base`: for "
-                "instance a FlowPrior or a GaussianPrior."
-            )
+            kind = type(prior).__name__
+            raise InputError(f"{name} (a {kind}) must be invertible, with `to_base`, such as a FlowPrior.")
         event, context = prior.event_shape, prior.context_shape
         if len(event) != 3 or event[1] % sides[0] or event[2] % sides[1]:
             raise InputError(

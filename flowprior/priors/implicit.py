@@ -18,12 +18,9 @@ Noise = Literal["normal", "uniform"]
 class ImplicitPrior(Prior):
     """z = g(u), u ~ N(0, I) or U(-1, 1): fully connected layers FC - (batch norm) - ReLU, and a last FC.
 
-    It learns from comparisons of its draws with codes (`AdversarialAutoencoder`, `MomentMatching`) and can be
-    sampled from like any prior. It has no density: `log_prob` and `kl` say so, and nothing leads from z back
-    to u.
-
-    While `rsample` draws in training mode, batch norms use the statistics of that batch and count them;
-    `sample` always takes the running ones, so that its draws are independent.
+    It learns from comparisons of its draws with codes (`AdversarialAutoencoder`, `MomentMatching`). Without a
+    density `log_prob` and `kl` say so. While `rsample` draws in training mode, batch norms use the statistics
+    of that batch and count them; `sample` always takes the running ones: its draws are independent.
 
     Args:
         features: the event shape of z, an int or a tuple such as `(4, 8, 8)`.
@@ -56,10 +53,8 @@ class ImplicitPrior(Prior):
     ) -> None:
         super().__init__(features)
         check_one_of("noise", noise, ("normal", "uniform"))
-        if noise_features is None:
-            noise_features = numel(self.event_shape)
-        widths = [check_count("noise_features", noise_features)]
-        widths += as_widths(hidden_features)
+        noise_features = numel(self.event_shape) if noise_features is None else noise_features
+        widths = [check_count("noise_features", noise_features), *as_widths(hidden_features)]
         layers: list[nn.Module] = []
         for width, following in pairwise(widths):
             # A norm would remove a bias before it.
@@ -78,12 +73,12 @@ class ImplicitPrior(Prior):
     def arguments(self) -> dict[str, Any]:
         return super().arguments() | self._arguments
 
-    def _draw(self, count: int, context: Tensor | None) -> Tensor:
+    def _draw(self, count: int, context: Tensor | None, temperature: float = 1.0) -> Tensor:
         draw = torch.randn if self.noise == "normal" else torch.rand
         u = draw(count, self.noise_features, device=self.device, dtype=self.dtype)
         if self.noise == "uniform":
             u = 2 * u - 1
-        return self.layers(u).reshape(count, *self.event_shape)
+        return self.layers(temperature * u).reshape(count, *self.event_shape)
 
 
 class _Norm(nn.BatchNorm1d):

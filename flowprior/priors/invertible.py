@@ -1,6 +1,8 @@
 """Priors with two spaces, z and z0."""
 
-import torch
+from collections.abc import Callable
+from typing import Any
+
 from torch import Tensor
 
 from flowprior.bijectors.gate import Invertible
@@ -27,12 +29,17 @@ class BasedPrior(InvertiblePrior):
         """Whether z0 ~ N(0, I): False on a mixture or another prior as the base."""
         return self.base.is_standard_normal
 
-    def _draw(self, count: int, context: Tensor | None) -> Tensor:
-        return self._from_base(self.base._draw(count, None), context)[0]
+    def _draw(self, count: int, context: Tensor | None, temperature: float = 1.0) -> Tensor:
+        return self._from_base(self.base._draw(count, None, temperature), context)[0]
 
     def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
         z0, logabsdet = self._to_base(z, context)
         return self.base._log_prob(z0, None) + logabsdet
+
+
+def _forwarded(hook: str) -> Callable[..., Any]:
+    """The hook of that name of the prior that a `HeldPrior` holds."""
+    return lambda self, *rows: getattr(self.prior, hook)(*rows)
 
 
 class HeldPrior(InvertiblePrior):
@@ -54,28 +61,11 @@ class HeldPrior(InvertiblePrior):
         """Whether the z0 of `prior` is N(0, I)."""
         return self.prior.has_normal_base
 
-    def _seen(self, context: Tensor) -> Tensor:
-        return self.prior._seen(context)
-
-    def _draw(self, count: int, context: Tensor | None) -> Tensor:
-        return self.prior._draw(count, context)
-
-    def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
-        return self.prior._log_prob(z, context)
-
-    def _to_base(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        return self.prior._to_base(z, context)
-
-    def _from_base(self, z0: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        return self.prior._from_base(z0, context)
-
-    def _exact_kl(self, q: torch.distributions.Distribution) -> Tensor | None:
-        return self.prior._exact_kl(q)
-
-    def _conditional_kl(
-        self, q: torch.distributions.Normal, z: Tensor, context: Tensor | None
-    ) -> Tensor | None:
-        return self.prior._conditional_kl(q, z, context)
-
-    def _initialize(self, latents: Tensor, context: Tensor | None, seed: int) -> None:
-        self.prior._initialize(latents, context, seed)
+    _seen = _forwarded("_seen")
+    _draw = _forwarded("_draw")
+    _log_prob = _forwarded("_log_prob")
+    _to_base = _forwarded("_to_base")
+    _from_base = _forwarded("_from_base")
+    _exact_kl = _forwarded("_exact_kl")
+    _conditional_kl = _forwarded("_conditional_kl")
+    _initialize = _forwarded("_initialize")

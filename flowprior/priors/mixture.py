@@ -24,11 +24,9 @@ _CHUNK = 2**22  # elements of a (K, N, D) block that the full covariance holds a
 class MixturePrior(Prior):
     """p(z) = Σ_k w_k N(z; m_k, C_k), with w, m and C as parameters.
 
-    Log-weights, means and the (Cholesky) factors of the covariances are learned by gradient like any
-    parameters; `initialize` starts them from data. `start="em", covariance="full"` is the Gaussian mixture
-    that the papers fit on an autoencoder's codes.
-
-    A draw picks a component, and a pick has no path gradient: `has_rsample` is False.
+    Log-weights, means and Cholesky factors of the covariances are learned by gradient; `initialize` starts
+    them from data. `start="em", covariance="full"` is the Gaussian mixture that the papers fit on codes. A
+    draw picks a component, and a pick has no path gradient: `has_rsample` is False.
 
     Args:
         features: the event shape, an int or a tuple; components are Gaussians over the flattened event.
@@ -36,8 +34,7 @@ class MixturePrior(Prior):
             fewer than 12,800: with less data a component learns its few points by heart. The others stay,
             with a weight of exactly zero.
         covariance: "diagonal" or "full"; None means full up to 64 features and diagonal beyond, where K
-            matrices of D x D grow too large. On codes of Fashion-MNIST (D 20) full covariances bring decoded
-            samples closer to the data than three times as many diagonal ones (benchmarks/fit_fashion.py).
+            matrices of D x D grow too large (compared in benchmarks/fit_fashion.py).
         start: what `initialize` runs, "kmeans" (weights, means and covariances of k-means clusters) or "em"
             (expectation maximization to convergence, scikit-learn's GaussianMixture).
 
@@ -91,12 +88,12 @@ class MixturePrior(Prior):
         diagonal = torch.diag_embed(self.log_scales.exp())
         return diagonal if self.lower is None else diagonal + self.lower.tril(-1)
 
-    def _draw(self, count: int, context: Tensor | None) -> Tensor:
+    def _draw(self, count: int, context: Tensor | None, temperature: float = 1.0) -> Tensor:
         size = self.event_shape.numel()
         if count == 0:
             return self.means.new_empty(0, *self.event_shape)
         index = torch.multinomial(self.logits.softmax(0), count, replacement=True)  # (N,)
-        noise = torch.randn(count, size, device=self.device, dtype=self.dtype)
+        noise = temperature * torch.randn(count, size, device=self.device, dtype=self.dtype)
         if self.lower is None:
             noise = self.log_scales.exp()[index] * noise
         else:
@@ -110,9 +107,7 @@ class MixturePrior(Prior):
 
     def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
         rows = z.flatten(1)  # (N, D)
-        distance = (
-            self._diagonal_distance(rows) if self.lower is None else self._full_distance(rows)
-        )  # (N, K)
+        distance = (self._diagonal_distance if self.lower is None else self._full_distance)(rows)  # (N, K)
         log_weights = self.logits.log_softmax(0) - self.log_scales.sum(-1)  # (K,)
         log_prob = torch.logsumexp(log_weights - 0.5 * distance, -1)
         constant = 0.5 * self.event_shape.numel() * math.log(2 * math.pi)
@@ -138,9 +133,8 @@ class MixturePrior(Prior):
         return torch.cat(blocks)
 
     def _initialize(self, latents: Tensor, context: Tensor | None, seed: int) -> None:
-        used = self.components
-        if self._follows_data:
-            used = min(_MOST, max(1, len(latents) // _ROWS_A_COMPONENT))
+        follows = min(_MOST, max(1, len(latents) // _ROWS_A_COMPONENT))
+        used = follows if self._follows_data else self.components
         if len(latents) < used:
             raise InputError(
                 f"`latents` has {len(latents)} rows but a mixture of `components` (={used}) "
@@ -149,10 +143,8 @@ class MixturePrior(Prior):
         rows = latents.flatten(1).double().cpu().numpy()
         moments = (_kmeans if self.start == "kmeans" else _em)(rows, used, self.covariance, seed)
         covariances = torch.from_numpy(moments.covariances)
-        started = {
-            "logits": torch.from_numpy(moments.weights).log(),
-            "means": torch.from_numpy(moments.means),
-        }
+        weights, means = torch.from_numpy(moments.weights), torch.from_numpy(moments.means)
+        started = {"logits": weights.log(), "means": means}
         if self.covariance == "diagonal":
             started["log_scales"] = 0.5 * covariances.log()
         else:
@@ -167,10 +159,8 @@ class MixturePrior(Prior):
         # Earlier versions stored only the components in use where their number followed the data.
         if self._follows_data and len(state_dict.get(f"{prefix}logits", ())) in range(1, self.components):
             for name, _ in self.named_parameters():
-                if f"{prefix}{name}" in state_dict:
-                    state_dict[f"{prefix}{name}"] = _filled(
-                        name, state_dict[f"{prefix}{name}"], self.components
-                    )
+                if (key := f"{prefix}{name}") in state_dict:
+                    state_dict[key] = _filled(name, state_dict[key], self.components)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import nn
@@ -22,13 +22,11 @@ class Saved:
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json` and `model.safetensors` into `folder`, each of them whole or not at all.
 
-        The config is written last, with the checksum of the other: a crash between the two is noticed when
-        loading, as is a flipped bit.
+        The config is last, with the checksum of the other: loading notices a crash between or flipped bits.
         """
         from safetensors.torch import save as to_bytes
 
-        prior: Any = self
-        folder = Path(folder)
+        prior, folder = cast(Any, self), Path(folder)
         state = {k: v.detach().cpu().contiguous().clone() for k, v in prior.state_dict().items()}
         payload = to_bytes(state)
         config = {
@@ -104,10 +102,8 @@ def _plain(value: Any) -> Any:
 
 
 def _class_of(description: dict[str, Any], folder: Path) -> type[Saved]:
-    classes: dict[str, type[Saved]] = {}
-    for cls in _subclasses(Saved):
-        # gin wraps a class in a subclass of the same name: not that one
-        classes.setdefault(cls.__name__, cls)
+    # the first of a name: gin wraps a class in a subclass of the same name, and it is not that one
+    classes = {cls.__name__: cls for cls in reversed(list(_subclasses(Saved)))}
     name = description.get("class")
     if not isinstance(name, str) or name not in classes or not isinstance(description.get("arguments"), dict):
         raise InputError(
@@ -144,16 +140,13 @@ def _check_code(config: dict[str, Any], folder: Path, argument: str, given: obje
             f"same one as `{argument}`."
         )
     if not wanted and given is not None:
-        raise InputError(
-            f"`{argument}` was given but {folder} holds a prior built without one: leave it out."
-        )
+        raise InputError(f"`{argument}` was given but {folder} holds a prior built without: leave it out.")
 
 
 def _users_own(description: dict[str, Any], argument: str) -> list[str]:
     """The classes of the users' code for `argument` in a prior and in those that it holds."""
     arguments = description["arguments"]
-    given = arguments.get(argument)
-    own = [] if given is None else [given]
+    own = [] if arguments.get(argument) is None else [arguments[argument]]
     for value in arguments.values():
         for held in value if isinstance(value, list) else [value]:
             own += _users_own(held, argument) if _is_prior(held) else []
@@ -180,12 +173,11 @@ def _read_config(folder: Path) -> dict[str, Any]:
         config = None
     if not isinstance(config, dict) or not isinstance(config.get("format"), int):
         raise InputError(
-            f"{folder / CONFIG} is damaged or was not written by save_pretrained: save the prior again."
+            f"{folder / CONFIG} is damaged or was not written by save_pretrained: save it again."
         )
-    if config["format"] > FORMAT:
+    if (written := config["format"]) > FORMAT:
         raise InputError(
-            f"{folder / CONFIG} has format {config['format']}, newer than this flowprior reads ({FORMAT}): "
-            "upgrade it."
+            f"{folder / CONFIG} has format {written}, newer than this flowprior reads: upgrade it."
         )
     return config
 
@@ -194,17 +186,12 @@ def _read(folder: Path, name: str) -> bytes:
     try:
         return (folder / name).read_bytes()
     except OSError as error:
-        raise InputError(
-            f"{folder / name} cannot be read ({error.strerror}): a saved prior is {CONFIG} and {MODEL} in "
-            "one folder."
-        ) from None
+        reason = f"{folder / name} cannot be read ({error.strerror})"
+        raise InputError(f"{reason}: a saved prior is {CONFIG} and {MODEL} in one folder.") from None
 
 
 def _dtype(config: dict[str, Any], folder: Path) -> torch.dtype:
-    dtypes = {str(dtype): dtype for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}
-    dtype = dtypes.get(f"torch.{config.get('dtype')}")
-    if dtype is None:
-        raise InputError(
-            f"{folder / CONFIG} names the dtype {config.get('dtype')!r}, not a floating one: save it again."
-        )
-    return dtype
+    name = config.get("dtype")
+    if name not in ("float16", "bfloat16", "float32", "float64"):
+        raise InputError(f"{folder / CONFIG} names the dtype {name!r}, not a floating one: save it again.")
+    return getattr(torch, name)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Normal
 
 from flowprior.bijectors.gate import Gate
+from flowprior.checks import check_finite, check_number
 from flowprior.errors import InputError
 from flowprior.priors.divergence import as_posterior, draw, point_of
 from flowprior.priors.pretrained import Saved
@@ -19,18 +20,13 @@ class Prior(Gate, Saved, ABC):
     """A module that, called with a context or without one, returns a distribution over z.
 
     A subclass must implement `_draw`; with a density also `_log_prob`; with a data-dependent start
-    `_initialize`; and `arguments`, what its constructor needs to build it again. The public methods check
-    shapes and context once, broadcast the batch of `z` against that of `context`, cast half precision up to
-    the dtype of the prior and leave autocast, so that the hooks see rows in full precision. NaN flows
-    through: the training loop reports it.
+    `_initialize`; and `arguments`. The public methods check shapes and context once, broadcast the batch of
+    `z` against that of `context`, cast half precision up to the dtype of the prior and leave autocast, so
+    that the hooks see rows in full precision. NaN flows through: the training loop reports it.
 
     Args:
         features: the event shape, an int or a tuple such as `(4, 8, 8)`.
-        context_features: the width of the context (*batch, context_features), or the shape (K, H, W) of
-            context maps (*batch, K, H, W); None if there is none. `context_shape` is either as a shape.
-
-    Raises:
-        InputError: if `features` or `context_features` is not of that kind.
+        context_features: as for `Gate`.
     """
 
     kind = "prior"
@@ -56,13 +52,13 @@ class Prior(Gate, Saved, ABC):
     # The hooks: rows z (N, *event), context (N, *context_shape) or None, both of the prior's dtype.
 
     @abstractmethod
-    def _draw(self, count: int, context: Tensor | None) -> Tensor:
-        """Draws (count, *event), one for each row of the context."""
+    def _draw(self, count: int, context: Tensor | None, temperature: float = 1.0) -> Tensor:
+        """Draws (count, *event), one for each row of the context, with noise scaled by `temperature`."""
 
     def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
+        name = type(self).__name__
         raise InputError(
-            f"{type(self).__name__} has no density, only samples: use `sample`, or train it with an "
-            "objective that needs no log_prob."
+            f"{name} has no density, only samples: use `sample` or an objective that needs no log_prob."
         )
 
     def _exact_kl(self, q: Distribution) -> Tensor | None:
@@ -72,8 +68,8 @@ class Prior(Gate, Saved, ABC):
     def _conditional_kl(self, q: Normal, z: Tensor, context: Tensor | None) -> Tensor | None:
         """An estimate of KL(q || p(. | context)) with less noise than log q(z) - log p(z | context) has.
 
-        It is for a prior that is closed-form in each part of z given the parts before: those are taken from
-        the draws z. None where there is no such form. q is factorized, its mean and scale rows like z.
+        For a prior that is closed-form in each part of z given those before, taken from the draws z; else
+        None. q is factorized, its mean and scale rows like z.
         """
         return None
 
@@ -108,9 +104,17 @@ class Prior(Gate, Saved, ABC):
         return log_prob if len(batch) == 1 else log_prob.reshape(batch)
 
     @torch.no_grad()
-    def sample(self, n: int | Sequence[int] = 1, context: Tensor | None = None) -> Tensor:
-        """Draws without gradient, (n, *batch, *event) where context is (*batch, C); `n` may be a shape."""
-        return self._sample(n, context)
+    def sample(
+        self, n: int | Sequence[int] = 1, context: Tensor | None = None, temperature: float = 1.0
+    ) -> Tensor:
+        """Draws without gradient, (n, *batch, *event) where context is (*batch, C); `n` may be a shape.
+
+        `temperature` scales the noise: z0 of a flow, the noise of a Gaussian or within components.
+
+        Raises:
+            InputError: if `n` or `temperature` is none, or as `log_prob`.
+        """
+        return self._sample(n, context, check_number("temperature", temperature, above=0))
 
     def rsample(self, n: int | Sequence[int] = 1, context: Tensor | None = None) -> Tensor:
         """Draws as `sample` does, with the gradient of the path to parameters and context.
@@ -119,19 +123,18 @@ class Prior(Gate, Saved, ABC):
             InputError: if the draws of this prior have no such gradient.
         """
         if not self.has_rsample:
-            raise InputError(
-                f"{type(self).__name__} cannot draw with gradient (`has_rsample` is False): use `sample`."
-            )
+            name = type(self).__name__
+            raise InputError(f"{name} cannot draw with gradient (`has_rsample` is False): use `sample`.")
         return self._sample(n, context)
 
-    def _sample(self, n: int | Sequence[int], context: Tensor | None) -> Tensor:
+    def _sample(self, n: int | Sequence[int], context: Tensor | None, temperature: float = 1.0) -> Tensor:
         shape = _as_sample_shape(n)
         with without_autocast(self._anchor.device.type):
             rows, own = self._read(context)
             batch = shape + own
             if rows is not None:
                 rows = rows.repeat(numel(shape), *(1 for _ in rows.shape[1:]))
-            return self._draw(numel(batch), rows).reshape(batch + self.event_shape)
+            return self._draw(numel(batch), rows, temperature).reshape(batch + self.event_shape)
 
     def kl(
         self,
@@ -145,13 +148,12 @@ class Prior(Gate, Saved, ABC):
 
         Exact where a closed form exists; otherwise the estimate from one draw `z` ~ q (reparameterized; drawn
         here if it is not given), with the closed form of each part given the parts before where there is one.
-        A leading dimension of `z` beyond q's batch is kept: average over it.
         A point mass (pyro's Delta) has no entropy: that term is dropped, and -log p(z) is returned.
 
         Args:
             q: a distribution with this event shape; a factorized one without, such as `Normal(loc, scale)`
                 of (*batch, *event), is read as independent over the event.
-            z: draws of q, (*batch, *event).
+            z: draws of q, (*batch, *event); a leading dimension beyond q's batch is kept: average over it.
             context: (*batch, C).
             samples: how many draws to average over where `z` is not given; None for a single one.
 
@@ -188,13 +190,10 @@ class Prior(Gate, Saved, ABC):
         return q.log_prob(z) - self._log_prob(rows, seen).reshape(batch)
 
     def initialize(self, latents: Tensor, context: Tensor | None = None, *, seed: int = 0) -> None:
-        """Start the prior from latents (N, *event), with context (N, C); nothing happens if it has no such
-        start.
-
-        Whatever it fills, parameters and buffers, it fills in place.
+        """Start the prior, in place, from latents (N, *event) with context (N, C), if it has such a start.
 
         Raises:
-            InputError: if the latents have the wrong shape, hold NaN or infinity, or are too few.
+            InputError: as `check_latents`.
         """
         with torch.no_grad(), without_autocast(self._anchor.device.type):
             self._initialize(*self._start_rows(latents, context), seed)
@@ -206,13 +205,13 @@ class Prior(Gate, Saved, ABC):
             InputError: if a shape does not fit, there are too few rows, or one holds NaN or infinity.
         """
         if len(batch_shape_of(latents, self.event_shape, "latents")) != 1:
+            shape, event = tuple(latents.shape), tuple(self.event_shape)
             raise InputError(
-                f"`latents` has shape {tuple(latents.shape)} but must be rows, (N, *event) with event shape "
-                f"{tuple(self.event_shape)}."
+                f"`latents` has shape {shape} but must be rows, (N, *event) with event shape {event}."
             )
         if len(latents) < 2:
             raise InputError(f"`latents` has {len(latents)} row(s), too few to start from: give at least 2.")
-        _check_finite(latents, "latents")
+        check_finite("latents", latents, "drop those rows or mend what made them")
         own = self._context_batch(context)
         if context is not None:
             if own != latents.shape[:1]:
@@ -220,7 +219,7 @@ class Prior(Gate, Saved, ABC):
                     f"`context` has batch shape {tuple(own)} but must hold one row for each of the "
                     f"{len(latents)} rows of `latents`: {(len(latents), *(self.context_shape or ()))}."
                 )
-            _check_finite(context, "context")
+            check_finite("context", context, "drop those rows or mend what made them")
 
     def _start_rows(self, latents: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Checked rows of both as the hooks take them."""
@@ -236,13 +235,3 @@ def _as_sample_shape(n: int | Sequence[int]) -> torch.Size:
     ):
         raise InputError(f"`n` (={n!r}) must be a number of draws or a tuple of them, such as 16 or (4, 4).")
     return torch.Size(sizes)
-
-
-def _check_finite(rows: Tensor, name: str) -> None:
-    finite = rows.flatten(1).isfinite().all(1)  # (N,)
-    if not finite.all():
-        bad = (~finite).nonzero().flatten()
-        raise InputError(
-            f"`{name}` holds NaN or infinity in {len(bad)} of {len(rows)} rows, first in row {int(bad[0])}: "
-            "drop those rows or mend what made them."
-        )

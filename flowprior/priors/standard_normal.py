@@ -14,9 +14,8 @@ from flowprior.tensors import factorized, sum_event
 class StandardNormal(InvertiblePrior):
     """p(z) = N(z; 0, I), with the closed-form KL for Gaussian posteriors.
 
-    KL(N(m, diag s²) || N(0, I)) = ½ Σ (m² + s² - 1 - log s²)   (Kingma & Welling 2014, Appendix B)
-
-    Its base space is z itself: `to_base` and `from_base` are identities.
+    KL(N(m, diag s²) || N(0, I)) = ½ Σ (m² + s² - 1 - log s²)   (Kingma & Welling 2014, Appendix B). Its base
+    space is z itself.
 
     Args:
         features: the event shape, an int or a tuple such as `(4, 8, 8)`.
@@ -28,16 +27,13 @@ class StandardNormal(InvertiblePrior):
 
     is_standard_normal = True
 
+    has_normal_base = True
+
     def __init__(self, features: int | Sequence[int]) -> None:
         super().__init__(features)
 
-    @property
-    def has_normal_base(self) -> bool:
-        """True: z0 = z ~ N(0, I)."""
-        return True
-
-    def _draw(self, count: int, context: Tensor | None) -> Tensor:
-        return torch.randn(count, *self.event_shape, device=self.device, dtype=self.dtype)
+    def _draw(self, count: int, context: Tensor | None, temperature: float = 1.0) -> Tensor:
+        return temperature * torch.randn(count, *self.event_shape, device=self.device, dtype=self.dtype)
 
     def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
         squares = sum_event(z.square(), len(self.event_shape))
@@ -57,6 +53,10 @@ class StandardNormal(InvertiblePrior):
             return 0.5 * (second_moment - mean.shape[-1] - log_det)
         q = factorized(q)
         if isinstance(q, Normal):
-            per_feature = 0.5 * (q.loc.square() + q.scale.square() - 1) - q.scale.log()
-            return sum_event(per_feature, len(self.event_shape))
+            return normal_kl(q.loc, q.scale, len(self.event_shape))
         return None
+
+
+def normal_kl(offset: Tensor, scale: Tensor, event_dims: int) -> Tensor:
+    """KL(N(m + offset, diag scale²) || N(m, I)), (*batch, *event) twice -> (*batch,)."""
+    return sum_event(0.5 * (offset.square() + scale.square() - 1) - scale.log(), event_dims)

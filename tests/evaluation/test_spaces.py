@@ -122,8 +122,8 @@ class Breaks(StandardNormal):
         super().__init__(features)
         self.every = every
 
-    def _draw(self, shape, context):
-        z = super()._draw(shape, context)
+    def _draw(self, shape, context, temperature):
+        z = super()._draw(shape, context, temperature)
         z.flatten(0, -2)[:: self.every] = torch.inf
         return z
 

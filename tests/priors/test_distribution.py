@@ -150,7 +150,7 @@ def test_wrong_values_and_contexts_are_named():
 
 def test_an_implicit_prior_samples_and_says_that_it_has_no_density():
     class Implicit(Prior):
-        def _draw(self, count, context):
+        def _draw(self, count, context, temperature):
             return torch.ones(count, *self.event_shape)
 
     prior = Implicit(3)
