@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from flowprior.checks import nearest
+from flowprior.checks import check_known
 from flowprior.errors import InputError, RunError
 
 Verb = TypeVar("Verb", bound=Callable[..., None])
@@ -37,9 +37,7 @@ class Sentences(click.Group):
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         if args and self.get_command(ctx, args[0]) is None:
-            verbs = self.list_commands(ctx)
-            hint = nearest(args[0], verbs) or f": the commands are {', '.join(verbs)}."
-            raise InputError(f"Unknown command '{args[0]}'{hint}")
+            check_known("command", args[0], self.list_commands(ctx))
         return super().resolve_command(ctx, args)
 
 

@@ -93,11 +93,7 @@ class Builder:
             return target(*args, **arguments, **kwargs)
 
     def value(self, value: Any, role: str = "") -> Any:
-        """`value` with its macros and references put in, in containers of its own.
-
-        Raises:
-            InputError: if a macro is set by way of itself, or a part cannot be built.
-        """
+        """`value` with its macros and references put in, in containers of its own; raises as `call`."""
         if isinstance(value, Reference):
             *scope, name = value.name.split("/")
 
@@ -121,11 +117,7 @@ class Builder:
         return value
 
     def query(self, name: str, parameter: str) -> Any:
-        """The value of a binding outside all scopes.
-
-        Raises:
-            InputError: if there is none.
-        """
+        """The value of a binding outside all scopes; an `InputError` if there is none."""
         binding = self._bound.get(("", name), {}).get(parameter)
         if binding is None:
             raise _missing(name, parameter)

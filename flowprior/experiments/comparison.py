@@ -1,6 +1,7 @@
 """The table of a study: its rows over the seeds that are done, the paper's figures, the directions."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -72,7 +73,9 @@ class Comparison:
         metrics = [key for key in every[0]["metrics"] if all(key in each["metrics"] for each in every)]
         return {
             "name": name,
-            "settings": dict(_halves(binding) for binding in self.study.bindings(name)),
+            "settings": dict(
+                re.split(r"\s*=\s*", each.strip(), maxsplit=1) for each in self.study.bindings(name)
+            ),
             "seeds": list(reports),
             "metrics": {key: summary([each["metrics"][key] for each in every]) for key in metrics},
             "paper": dict(self.study.paper.get(name, {})),
@@ -150,19 +153,11 @@ def papers_name(metric: str) -> str:
     >>> papers_name("lp_fd_classifier"), papers_name("iw_nll")
     ('lp_fid', 'iw_nll')
     """
-    for start, name in SIBLINGS.items():
-        if metric.startswith(start):
-            return name
-    return metric
+    return next((name for start, name in SIBLINGS.items() if metric.startswith(start)), metric)
 
 
 def _better(x: float, y: float, sign: int) -> bool:
     return sign * y < sign * x
-
-
-def _halves(binding: str) -> tuple[str, str]:
-    key, _, value = binding.partition("=")
-    return key.strip(), value.strip()
 
 
 def _number(value: float) -> str:

@@ -81,9 +81,8 @@ def _parse(text: str, name: str) -> Iterator[Binding | IncludeStatement]:
         if isinstance(error, SyntaxError):
             line = _line(text, name, error.lineno)
             reason = f" ({str(error.args[0]).splitlines()[0].rstrip('.')})"
-        raise InputError(
-            f"{line}: not a gin binding{reason}: write `Name.parameter = value`, with text in quotes."
-        ) from None
+        fix = "write `Name.parameter = value`, with text in quotes."
+        raise InputError(f"{line}: not a gin binding{reason}: {fix}") from None
 
 
 def _line(text: str, name: str, number: int | None) -> str:
@@ -103,11 +102,7 @@ def spoken(texts: Iterable[str]) -> list[Binding]:
 
 
 def read(path: Path, seen: tuple[Path, ...] = ()) -> list[Binding]:
-    """All bindings of a file, those of its includes in their place.
-
-    Raises:
-        InputError: if a file cannot be read, is not in gin's grammar, or includes or imports what it may not.
-    """
+    """All bindings of a file, those of its includes in their place; else an InputError."""
     bindings: list[Binding] = []
     for item in _parse(_text(path), path.name):
         if isinstance(item, Binding):
@@ -146,7 +141,6 @@ def load(configs: Sequence[str], bindings: Iterable[str] = (), plugins: Sequence
 
     Args:
         configs: shipped names or paths.
-        bindings: gin bindings, as text.
         plugins: modules to import first, whose registered parts a config may name.
 
     Raises:

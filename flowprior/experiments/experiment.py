@@ -15,8 +15,7 @@ class Experiment:
     Args:
         name: of the run, such as "glf/digits".
         source: the data set; nothing is read before training begins.
-        model: what is trained.
-        stages: ready for `train`, such as `joint_stage` and `prior_stage` make them.
+        stages: of the model, ready for `train`, such as `joint_stage` and `prior_stage` make them.
         seed: of the run: order of the data, noise, held-out rows.
         metrics: what is measured after training.
     """

@@ -33,11 +33,7 @@ def is_prior(folder: Path) -> bool:
 
 
 def restore(model: Autoencoder, folder: Path, device: str) -> torch.device:
-    """Give `model` the weights of the run in `folder` and move it, for evaluation, to `device`.
-
-    Raises:
-        InputError: if there is no valid checkpoint, or no such device.
-    """
+    """Give `model` the run's weights and move it, for evaluation, to `device`; InputError without."""
     logging.basicConfig(format="flowprior: %(message)s")  # a skipped checkpoint is named on stderr
     load_weights(folder, model)
     model.eval().requires_grad_(False)

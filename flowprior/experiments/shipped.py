@@ -27,11 +27,7 @@ def summary(path: Path) -> str:
 
 
 def find(config: str) -> Path:
-    """The file that `config` means: a shipped name such as `glf/digits`, or a path to a .gin file.
-
-    Raises:
-        InputError: if there is neither.
-    """
+    """The file of a shipped name such as `glf/digits`, or of a path to a .gin file; else an `InputError`."""
     path = Path(config)
     if path.suffix == ".gin" and path.is_file():
         return path
@@ -40,10 +36,7 @@ def find(config: str) -> Path:
     if name in names:
         return names[name]
     if path.suffix == ".gin" and (len(path.parts) > 2 or path.is_absolute()):
-        raise InputError(
-            f"The config file '{config}' does not exist: give a path to a .gin file or a shipped name."
-        )
-    raise InputError(
-        f"Unknown experiment '{config}'{nearest(name, names) or ':'} `flowprior list` shows the shipped "
-        "ones, and a path to a .gin file works too."
-    )
+        fix = "give a path to a .gin file or a shipped name."
+        raise InputError(f"The config file '{config}' does not exist: {fix}")
+    fix = "`flowprior list` shows the shipped ones, and a path to a .gin file works too."
+    raise InputError(f"Unknown experiment '{config}'{nearest(name, names) or ':'} {fix}")

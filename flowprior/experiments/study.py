@@ -29,8 +29,7 @@ class Study:
         importance_samples: draws for each test example of iw_nll.
 
     Raises:
-        InputError: if there are no rows or metrics, a name cannot be that of a folder, or `configs`,
-            `orders`, `sweeps` or `paper` name a row that does not exist.
+        InputError: if there are no rows or metrics, a name cannot be a folder's, or a row does not exist.
 
     >>> study = Study(rows={"a": (), "b": ("x.y = 1",)}, variants={"2d": ("N = 2",)}, orders=(("a", "b"),))
     >>> study.names, study.bindings("2d/b"), study.twins
@@ -58,10 +57,8 @@ class Study:
             )
         for name in (*self.rows, *self.variants):
             if not _NAME.fullmatch(name):
-                raise InputError(
-                    f"`study` names a row or variant {name!r}, which cannot be a folder: use letters, digits "
-                    "and '_', '-', '.'."
-                )
+                fix = "use letters, digits and '_', '-', '.'."
+                raise InputError(f"`study` names a row or variant {name!r}, which cannot be a folder: {fix}")
         named = [*self.configs, *(row for order in self.orders for row in order)]
         named += [row for line in self.sweeps.values() for row in line.values()]
         wrong = [row for row in named if row not in self.rows]
