@@ -11,12 +11,24 @@ from flowprior.figures.runs import FigureRun, NotApplicable
 from flowprior.latent import attribute_vector, both_paths
 from flowprior.latent.interpolation import Paths
 
+STEPS = 11  # images of a path
 ATTRIBUTES = ("Eyeglasses", "Smiling", "Male", "Blond_Hair")  # of CelebA; elsewhere as many classes
 
 
 def between(run: FigureRun, start: Tensor, end: Tensor, steps: int) -> Paths:
     """The paths through z and through z0 between codes (N, *event)."""
     return both_paths(run.invertible.to_base, run.invertible.from_base, start, end, steps, run.line)
+
+
+def rows_between(run: FigureRun, start: Tensor, end: Tensor) -> dict[str, Tensor]:
+    """The rows of a sheet: images decoded on both paths, (steps, N, C, H, W) each."""
+    both = between(run, start, end, STEPS)
+    return {"z0": decoded(run, both.z0), "z": decoded(run, both.z)}
+
+
+def decoded(run: FigureRun, path: Tensor) -> Tensor:
+    """(steps, N, *event) -> images (steps, N, C, H, W), a step at a time."""
+    return torch.stack([run.model.decode(z) for z in path])
 
 
 def added_attributes(run: FigureRun, count: int) -> Iterator[tuple[str, Tensor, Tensor]]:
@@ -50,3 +62,25 @@ def examples(run: FigureRun, count: int) -> tuple[Tensor, Tensor]:
     if context is None:
         raise NotApplicable("it is for conditional models.")
     return run.test_images(rows), context
+
+
+def halves(run: FigureRun, count: int) -> list[tuple[Tensor, Tensor]]:
+    """`count` test images and as many others, and both contexts; `NotApplicable` if there is one only."""
+    both = examples(run, 2 * count)
+    half = len(both[0]) // 2
+    if half == 0:
+        raise NotApplicable("it needs two test images.")
+    return [(each[:half], each[half : 2 * half]) for each in both]
+
+
+def appearance_of(run: FigureRun, x: Tensor, context: Tensor) -> Tensor:
+    """z0 of the codes of images at their own conditions, (N, D): what the prior leaves open given those."""
+    seen = run.model.prior_context(run.model.condition(context))
+    return run.invertible.to_base(run.model.encode(x, context).mean, seen)[0]
+
+
+def at_conditions(run: FigureRun, z0: Tensor, context: Tensor) -> Tensor:
+    """Images of z0 (N, D) at the conditions (N, Cy, H, W)."""
+    condition = run.model.condition(context)
+    z, _ = run.invertible.from_base(z0, run.model.prior_context(condition))
+    return run.model.likelihood.mean(run.model.conditioned_output(z, condition))

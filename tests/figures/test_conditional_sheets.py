@@ -6,7 +6,8 @@ import torch
 
 from flowprior.errors import InputError
 from flowprior.figures import condition_sheet
-from flowprior.figures.appearance import appearance_rows, transfer_sheet
+from flowprior.figures.appearance import appearance_rows
+from flowprior.figures.transfer import transfer_sheet
 
 STEP, GAP = 58, 12
 
