@@ -286,7 +286,7 @@ def test_a_model_that_does_not_fit_the_data_leaves_no_folder(
 def test_a_run_stopped_at_its_steps_goes_on_as_it_says(flowprior, tiny, options, tmp_path):
     folder = tmp_path / "run"
     result = flowprior("train", "glf/digits", "--out", folder, "--steps", 1, "--quiet", *options(tiny))
-    assert "--resume with more --steps goes on" in result.stdout
+    assert "--resume with more --steps continues it" in result.stdout
     result = flowprior("train", folder / "config.gin", "--resume", "--steps", 1000, "--quiet")
     assert result.exit_code == 0, result.stderr
     assert "finished: " in result.stdout
