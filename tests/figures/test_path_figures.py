@@ -29,7 +29,7 @@ def test_they_are_drawn_by_name_and_by_seed(run, flowprior):
     )
     assert flowprior("plot", run, "paths", "--seed", 1).exit_code == 0
     assert not np.array_equal(np.asarray(Image.open(run / "figures" / "paths.png")), first["paths"])
-    rows, columns = paths.PAIRS * 2, paths.STEPS + 2  # 56 pixels a tile
+    rows, columns = paths.PAIRS * 2, gathering.STEPS + 2  # 56 pixels a tile
     assert first["paths"].shape[0] > rows * 56
     assert first["paths"].shape[1] > columns * 56
 
