@@ -38,14 +38,14 @@ def test_squeezenet_is_torchvisions_last_map_averaged(squeezenet):
     from torchvision.models import squeezenet1_0
 
     network = squeezenet_features(squeezenet)
-    grey = images(3, 1, 28)
+    gray = images(3, 1, 28)
     twin = squeezenet1_0(weights=None).eval()
     twin.load_state_dict(torch.load(squeezenet, weights_only=True))
-    large = functional.interpolate(grey, size=(64, 64), mode="bilinear", antialias=True).repeat(1, 3, 1, 1)
+    large = functional.interpolate(gray, size=(64, 64), mode="bilinear", antialias=True).repeat(1, 3, 1, 1)
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     with torch.no_grad():
         expected = twin.features((large - mean.view(3, 1, 1)) / std.view(3, 1, 1)).mean((2, 3))
-    (found,) = extract(grey, network)
+    (found,) = extract(gray, network)
     assert found.shape == (3, 512)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     assert (network.metric, network.checksum) == ("fd_squeezenet", file_checksum(squeezenet))

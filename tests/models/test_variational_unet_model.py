@@ -116,7 +116,7 @@ def test_an_embedding_starts_from_data_with_the_rest():
     before = {name: value.clone() for name, value in model.prior.embedding.named_parameters()}
     model.initialize({"x": x, "context": y})
     gains = [name for name in before if name.endswith("gain")]
-    assert gains, "the names of weight-normalised layers"
+    assert gains, "the names of weight-normalized layers"
     after = dict(model.prior.embedding.named_parameters())
     assert not any(torch.equal(after[name], before[name]) for name in gains)
 

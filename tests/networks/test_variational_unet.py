@@ -1,4 +1,4 @@
-"""The Variational U-net's networks: shapes, what reaches what, weight normalisation and its start."""
+"""The Variational U-net's networks: shapes, what reaches what, weight normalization and its start."""
 
 import pytest
 import torch

@@ -9,8 +9,8 @@ from flowprior.errors import InputError
 from flowprior.networks import VGGFeatures
 
 
-def normalised_stack() -> nn.Sequential:
-    """The published module list of the normalised VGG-19 up to relu3_1."""
+def normalized_stack() -> nn.Sequential:
+    """The published module list of the normalized VGG-19 up to relu3_1."""
 
     def conv(before: int, after: int) -> list[nn.Module]:
         return [nn.ReflectionPad2d(1), nn.Conv2d(before, after, 3), nn.ReLU()]
@@ -32,9 +32,9 @@ def normalised_stack() -> nn.Sequential:
 
 
 @pytest.fixture(scope="module")
-def normalised(tmp_path_factory):
-    network = normalised_stack().eval()
-    path = tmp_path_factory.mktemp("weights") / "vgg19_normalised_relu3_1.pth"
+def normalized(tmp_path_factory):
+    network = normalized_stack().eval()
+    path = tmp_path_factory.mktemp("weights") / "vgg19_normalized_relu3_1.pth"
     torch.save(network.state_dict(), path)
     return network, path
 
@@ -49,8 +49,8 @@ def cut(network: nn.Sequential, images: torch.Tensor, places: tuple[int, ...]) -
 
 
 @pytest.mark.parametrize("size", [15, 28])
-def test_normalised_file_gives_the_published_network(normalised, size):
-    network, path = normalised
+def test_normalized_file_gives_the_published_network(normalized, size):
+    network, path = normalized
     images = torch.rand(2, 3, size, size)
     features = VGGFeatures(path, ("relu1_1", "relu1_2", "relu2_1", "relu2_2", "relu3_1"))
     with torch.no_grad():
@@ -86,23 +86,23 @@ def test_torchvision_file_gives_torchvisions_network(build, places, stages, tmp_
         torch.testing.assert_close(got, wanted, rtol=1.3e-6, atol=1e-5)  # float32's, as the mean is
 
 
-def test_grey_images_are_repeated(normalised):
-    features = VGGFeatures(normalised[1])
-    grey = torch.rand(2, 1, 12, 12)
-    for one, three in zip(features(grey), features(grey.repeat(1, 3, 1, 1)), strict=True):
+def test_gray_images_are_repeated(normalized):
+    features = VGGFeatures(normalized[1])
+    gray = torch.rand(2, 1, 12, 12)
+    for one, three in zip(features(gray), features(gray.repeat(1, 3, 1, 1)), strict=True):
         torch.testing.assert_close(one, three)
     with pytest.raises(InputError, match="N, 1, H, W"):
         features(torch.rand(2, 2, 12, 12))
 
 
-def test_stages_come_in_the_order_asked(normalised):
+def test_stages_come_in_the_order_asked(normalized):
     images = torch.rand(1, 3, 12, 12)
-    deep, shallow = VGGFeatures(normalised[1], ("relu3_1", "relu1_1"))(images)
+    deep, shallow = VGGFeatures(normalized[1], ("relu3_1", "relu1_1"))(images)
     assert (deep.shape[1], shallow.shape[1]) == (256, 64)
 
 
-def test_weights_are_neither_trained_nor_saved(normalised):
-    features = VGGFeatures(normalised[1])
+def test_weights_are_neither_trained_nor_saved(normalized):
+    features = VGGFeatures(normalized[1])
     assert list(features.parameters()) == []
     assert features.state_dict() == {}
     images = torch.rand(1, 3, 12, 12, requires_grad=True)
@@ -111,17 +111,17 @@ def test_weights_are_neither_trained_nor_saved(normalised):
     assert features.double().get_buffer("relu1_1_weight").dtype == torch.float64
 
 
-def test_file_is_found_by_name_in_the_weights_folder(normalised, monkeypatch, tmp_path):
+def test_file_is_found_by_name_in_the_weights_folder(normalized, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("FLOWPRIOR_WEIGHTS", str(normalised[1].parent))
+    monkeypatch.setenv("FLOWPRIOR_WEIGHTS", str(normalized[1].parent))
     images = torch.rand(1, 3, 12, 12)
-    torch.testing.assert_close(VGGFeatures()(images), VGGFeatures(normalised[1])(images))
+    torch.testing.assert_close(VGGFeatures()(images), VGGFeatures(normalized[1])(images))
 
 
 def test_missing_file_says_what_to_put_where(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FLOWPRIOR_WEIGHTS", str(tmp_path))
-    with pytest.raises(InputError, match=r"vgg19_normalised_relu3_1\.pth.*into") as caught:
+    with pytest.raises(InputError, match=r"vgg19_normalized_relu3_1\.pth.*into") as caught:
         VGGFeatures()
     assert str(tmp_path) in str(caught.value)
     monkeypatch.delenv("FLOWPRIOR_WEIGHTS")
@@ -129,8 +129,8 @@ def test_missing_file_says_what_to_put_where(monkeypatch, tmp_path):
         VGGFeatures()
 
 
-def test_wrong_files_are_refused(normalised, tmp_path):
-    network, path = normalised
+def test_wrong_files_are_refused(normalized, tmp_path):
+    network, path = normalized
     with pytest.raises(InputError, match="relu4_1"):
         VGGFeatures(path, ("relu4_1",))
     with pytest.raises(InputError, match="stages"):

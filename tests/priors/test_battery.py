@@ -1,4 +1,4 @@
-"""What every prior owes, over every way to build one."""
+"""What every prior must do, over every way to build one."""
 
 import copy
 import inspect

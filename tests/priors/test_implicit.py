@@ -1,4 +1,4 @@
-"""What a prior owes that has samples only."""
+"""What a prior must do that has samples only."""
 
 import copy
 import pickle
