@@ -34,7 +34,7 @@ def normalized_stack() -> nn.Sequential:
 @pytest.fixture(scope="module")
 def normalized(tmp_path_factory):
     network = normalized_stack().eval()
-    path = tmp_path_factory.mktemp("weights") / "vgg19_normalized_relu3_1.pth"
+    path = tmp_path_factory.mktemp("weights") / "vgg19_normalised_relu3_1.pth"
     torch.save(network.state_dict(), path)
     return network, path
 
@@ -121,7 +121,7 @@ def test_file_is_found_by_name_in_the_weights_folder(normalized, monkeypatch, tm
 def test_missing_file_says_what_to_put_where(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FLOWPRIOR_WEIGHTS", str(tmp_path))
-    with pytest.raises(InputError, match=r"vgg19_normalized_relu3_1\.pth.*into") as caught:
+    with pytest.raises(InputError, match=r"vgg19_normalised_relu3_1\.pth.*into") as caught:
         VGGFeatures()
     assert str(tmp_path) in str(caught.value)
     monkeypatch.delenv("FLOWPRIOR_WEIGHTS")
