@@ -212,7 +212,7 @@ class Freia(nn.Module):
 def _library(name: str, build: Callable[[int, int, int], nn.Module], size: Size, device: str) -> Contestant:
     with torch.device(device):  # some hold tensors that do not follow `.to`
         flow = build(size.features, size.depth, size.width).to(device)
-    adam = torch.optim.Adam([p for p in flow.parameters() if p.requires_grad], lr=1e-5)
+    adam = torch.optim.Adam([p for p in flow.parameters() if p.requires_grad], lr=1e-5, fused=True)
     return contestant(name, flow, adam, size, device)
 
 
