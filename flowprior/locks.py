@@ -60,8 +60,8 @@ def locked(folder: Path, name: str = LOCK, wait: bool = False) -> Iterator[Lock]
         yield _held[key]
         return
     made = [each for each in (folder, *folder.parents) if not each.exists()]
-    make_folder(folder)
     try:
+        make_folder(folder)
         lock = _held[key] = _take(folder / name, wait)
         try:
             yield lock

@@ -178,7 +178,11 @@ def load_weights(run: Path | str, module: nn.Module) -> int:
     Raises:
         InputError: if there is no valid checkpoint, or none of its objectives holds such a module.
     """
-    checkpoint = load_checkpoint(Path(run))
+    return put_weights(load_checkpoint(Path(run)), module)
+
+
+def put_weights(checkpoint: Checkpoint, module: nn.Module) -> int:
+    """As `load_weights`, from a checkpoint that was read."""
     step = int(checkpoint.state["progress"]["step"])
     weights, wanted = _delivered(checkpoint), module.state_dict()
     if not wanted:
