@@ -42,9 +42,8 @@ class MetricsLog(ExitStack):
             kept = path.read_bytes()[:keep] if keep and path.exists() else b""
             digest = sha256(kept).hexdigest()
             if not edited and digest != mark.get("log_sha256", digest):  # older checkpoints have none
-                changed = (
-                    f"{path} is {'changed' if path.exists() else 'gone'} since the checkpoint was written"
-                )
+                what = "changed" if path.exists() else "vanished"
+                changed = f"{path} has {what} since the checkpoint was written"
                 raise InputError(f"{changed}: put it back, or continue as it is with --allow-changed.")
             self._file = self.enter_context(path.open("r+b" if kept else "w+b"))
             self._file.truncate(len(kept))

@@ -33,7 +33,9 @@ def test_workers_end_with_the_process_that_started_them(name, tmp_path):
     script = Path(__file__).with_name("followers.py")
     number = getattr(signal, name)
     with subprocess.Popen([sys.executable, str(script), str(tmp_path)], stderr=subprocess.PIPE) as parent:
-        workers = until(lambda: len(list(tmp_path.iterdir())) == 2 and [int(p.name) for p in tmp_path.iterdir()])
+        workers = until(
+            lambda: len(list(tmp_path.iterdir())) == 2 and [int(p.name) for p in tmp_path.iterdir()]
+        )
         assert workers, "both work"
         assert all(map(alive, workers))
         os.kill(parent.pid, number)
