@@ -44,11 +44,14 @@ def is_begun(folder: Path) -> bool:
     own = _is_ours(folder / CONFIG)
     passing = {LOCK, REPORT_LOCK, *((CONFIG, FOLDER, *LOGS) if own else ())}
     for path in folder.iterdir():
-        temporary = path.name.startswith(".") and path.suffix == ".tmp"
-        empty = path.name == FIGURES and path.is_dir() and not any(path.iterdir())
-        if path.name not in passing and not temporary and not empty:
+        empty = path.name in OWN and path.is_dir() and all(map(_is_temporary, path.iterdir()))
+        if path.name not in passing and not _is_temporary(path) and not empty:
             return True
     return has_checkpoints(folder)
+
+
+def _is_temporary(path: Path) -> bool:
+    return path.name.startswith(".") and path.suffix == ".tmp"
 
 
 def _is_ours(config: Path) -> bool:
