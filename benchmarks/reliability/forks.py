@@ -75,7 +75,7 @@ def run(words: list[str], log: Path) -> int:
 
 
 def kill_within(words: list[str], seconds: float, log: Path, chance: random.Random) -> bool:
-    """Kill a command at a random moment of its usual time, or at a random write; whether that came in time."""
+    """Kill a command at a random moment of its usual time or at a random write; whether that was in time."""
     if chance.random() < 0.5:
         return wait(start(words, log, (chance.choice(["fsync", "replace"]), chance.randint(1, 12)))) == -9
     child = start(words, log)

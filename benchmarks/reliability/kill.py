@@ -35,7 +35,7 @@ def commands(folder: Path, cases: Path) -> dict[str, list[str]]:
     return {
         "GLF": [*train, "glf/digits", *bound(GLF)],
         "FactorVAE": [*train, "dpvae/moons", *bound([*TINY, "joint_stage.objective = @FactorVAE"])],
-        "AAE": [*train, "learned_prior/aae", *bound(AAE)],
+        "AAE": [*train, str(cases / "aae.gin"), *bound(TINY)],
         "fit": ["fit", str(cases / "z.npy"), "--out", str(folder), "--quiet", "--epochs", "2", *SMALL],
         "eval": ["eval", str(folder), "--metrics", "reconstruction,nll"],
         "compare": [
@@ -51,7 +51,17 @@ def commands(folder: Path, cases: Path) -> dict[str, list[str]]:
     }
 
 
-AAE = [*TINY[:1], *TINY[4:], "SIZE = 'cpu'", "Source.name = 'digits'"]
+AAE = """
+include 'glf/digits.gin'
+autoencoder.prior = @ImplicitPrior
+ImplicitPrior.hidden_features = (8,)
+experiment.stages = [@joint_stage]
+joint_stage.frozen = ()
+joint_stage.objective = @AdversarialAutoencoder
+AdversarialAutoencoder.critic = @critic/MLP
+critic/MLP.out_features = 1
+critic/MLP.hidden = (8,)
+"""
 SMALL = ["--transforms", "2", "--hidden", "4"]
 
 
@@ -88,6 +98,7 @@ def main() -> None:
     cases.mkdir(parents=True)
     np.save(cases / "z.npy", np.random.default_rng(0).normal(size=(200, 3)).astype(np.float32))
     (cases / "s.gin").write_text(STUDY)
+    (cases / "aae.gin").write_text(AAE)
     log, whole, usual = cases / "log", {}, {}
     for name, words in commands(cases / "whole", cases).items():
         folder = cases / f"whole-{name}"
