@@ -146,7 +146,7 @@ def joint_stage(
     with a data-dependent start (`VariationalUnet`) takes it from examples of 4 batches, spread evenly over
     the data, when the stage begins; one that has had it, or is frozen, stays as it is.
 
-    `prior_start` is the number of epochs after which the prior gets its own data-dependent start, from the
+    `prior_start` is the number of epochs (at the latest, all but the last) after which the prior gets its own data-dependent start, from the
     codes as they are then (`Prior.initialize`): a mixture base finds clusters that are there by now, and the
     flow has few steps to unlearn. None leaves the prior as it was built.
 
@@ -161,7 +161,7 @@ def joint_stage(
         model.initialize({k: as_input(v[rows.long().to(v.device)]) for k, v in chosen.items()})
 
     if prior_start is not None:
-        check_count("prior_start", prior_start, most=epochs - 1, fix="epochs before the last one")
+        prior_start = max(0, min(check_count("prior_start", prior_start, least=0), epochs - 1))
     change = partial(with_context, model)
     optimizers = OptimizerSettings() if optimizers is None else optimizers
     first = None if "autoencoder" in frozen else start

@@ -207,6 +207,7 @@ def test_a_run_interrupted_after_a_late_start_ends_with_equal_bits(tmp_path) -> 
         assert not changed(parted, snapshot(whole))
 
 
-def test_a_late_start_must_leave_epochs() -> None:
+def test_a_late_start_comes_before_the_last_epoch() -> None:
+    assert list(joint_stage(autoencoder(), images(), epochs=3, prior_start=9).at_epoch) == [2]
     with pytest.raises(InputError, match="prior_start"):
-        joint_stage(autoencoder(), images(), epochs=3, prior_start=3)
+        joint_stage(autoencoder(), images(), epochs=3, prior_start=-1)
