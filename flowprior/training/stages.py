@@ -146,9 +146,9 @@ def joint_stage(
     with a data-dependent start (`VariationalUnet`) takes it from examples of 4 batches, spread evenly over
     the data, when the stage begins; one that has had it, or is frozen, stays as it is.
 
-    `prior_start` is the number of epochs (at the latest, all but the last) after which the prior gets its own data-dependent start, from the
-    codes as they are then (`Prior.initialize`): a mixture base finds clusters that are there by now, and the
-    flow has few steps to unlearn. None leaves the prior as it was built.
+    `prior_start` is the number of epochs (at the latest, all but the last) after which the prior gets its own
+    data-dependent start, from the codes as they are then (`Prior.initialize`): a mixture base finds clusters
+    that are there by now, and the flow has few steps to unlearn. None leaves the prior as it was built.
 
     The data is "x" and, as far as `objective` (of the model) needs them, "label" or "context"; the optimizers
     are Adam, 1e-3, unless given; the other arguments are those of `Stage`.
