@@ -15,8 +15,14 @@ def precision_recall(run: FigureRun) -> Figure:
     import torch
 
     train, test = run.source.train(), run.test
-    known = {"data_fingerprint": f"{train.fingerprint} {test.fingerprint}", "device": run.model.device}
-    network = classifier_features(train.x, train.label, test.x, test.label, **known)
+    network = classifier_features(
+        train.x,
+        train.label,
+        test.x,
+        test.label,
+        data_fingerprint=f"{train.fingerprint} {test.fingerprint}",
+        device=run.model.device,
+    )
     network.to(run.model.device)
     count = min(SAMPLES, len(test))
     samples = torch.cat([run.samples(len(part)) for part in torch.arange(count).split(500)])

@@ -137,7 +137,7 @@ def test_the_precision_recall_curve_is_drawn_for_samples_and_reconstructions(tmp
     from flowprior.priors import StandardNormal
 
     monkeypatch.setenv("FLOWPRIOR_CACHE", str(tmp_path))
-    model = Autoencoder(SmallEncoder(1, 8, 2), SmallDecoder(2, 1, 8), StandardNormal(2)).eval()
+    model = Autoencoder(SmallEncoder(1, 2), SmallDecoder(2, 1), StandardNormal(2)).eval()
     figure = precision_recall(FigureRun(model, Source("digits", limit=200), tmp_path, "glf/digits"))
     (ax,) = figure.axes
     samples, copies = ax.lines
