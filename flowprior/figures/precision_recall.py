@@ -1,6 +1,6 @@
 """The figure "prd": precision and recall of the samples, as a curve."""
 
-from flowprior.figures.runs import FigureRun
+from flowprior.figures.runs import FigureRun, NotApplicable
 from flowprior.figures.style import COLORS, Figure, panels, ruled
 from flowprior.metrics import classifier_features, extract, prd
 from flowprior.registry import figure
@@ -15,6 +15,8 @@ def precision_recall(run: FigureRun) -> Figure:
     import torch
 
     train, test = run.source.train(), run.test
+    if train.label is None or test.label is None:
+        raise NotApplicable("it needs labels, of training and test examples.")
     network = classifier_features(
         train.x,
         train.label,
