@@ -1,3 +1,4 @@
+# ruff: noqa: F401 - what the commands import, imported once
 """Commands of flowprior in forked processes, so that torch is imported once."""
 
 import os
@@ -7,15 +8,25 @@ import sys
 import time
 from pathlib import Path
 
-import matplotlib.figure  # noqa: F401 - all imported here, once
+import lightning_fabric.strategies.model_parallel
+import matplotlib.figure
+import nflows
+import pyro
+import safetensors.torch
+import sklearn.datasets
 import torch
+import torch.distributed.tensor
+import torch.utils.tensorboard
+import torchvision
 
 import flowprior.commands.compare
 import flowprior.commands.evaluate
 import flowprior.commands.fit
 import flowprior.commands.repair
 import flowprior.commands.sample
-import flowprior.commands.train  # noqa: F401
+import flowprior.commands.train
+import flowprior.data.embedded
+import flowprior.training.engine
 from flowprior.cli import main
 
 torch.set_num_threads(1)

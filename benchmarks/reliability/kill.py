@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1e9, help="Begin no further case after so long.")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    cases, chance, began = options.folder, random.Random(options.seed), time.monotonic()
+    cases, chance = options.folder, random.Random(options.seed)
     shutil.rmtree(cases, ignore_errors=True)
     cases.mkdir(parents=True)
     np.save(cases / "z.npy", np.random.default_rng(0).normal(size=(200, 3)).astype(np.float32))
@@ -109,7 +109,8 @@ def main() -> None:
         if status := run(words, log):
             sys.exit(f"{name} ends with {status} without a kill: {log.read_text()[-500:]}")
         usual[name], whole[name] = time.monotonic() - before, facts(folder)
-    killed, wrong = Counter(), []
+    killed, wrong, began = Counter(), [], time.monotonic()
+    print({name: round(seconds, 1) for name, seconds in usual.items()}, flush=True)
     while sum(killed.values()) < options.kills and time.monotonic() - began < options.seconds:
         for name in whole:
             folder = cases / "case"
