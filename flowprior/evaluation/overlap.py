@@ -8,13 +8,13 @@ from torch import Tensor
 from flowprior import metrics
 from flowprior.evaluation.context import Evaluation, Result
 from flowprior.latent import nearest_neighbors
-from flowprior.priors import InvertiblePrior
+from flowprior.priors import InvertiblePrior, Prior
 from flowprior.registry import metric
 from flowprior.tensors import as_input
 
 DRAWS = 5000  # of each kind (dpVAE, section 5.1)
-SHARES = (0.1, 0.01, 0.001)  # of N(0, I)'s own draws below the thresholds of the leakage
-LEAKAGES = tuple(f"leakage_{share}" for share in SHARES)
+SHARES = (0.1, 0.01, 0.001)  # of N(0, I)'s own draws below the thresholds of the leakage: its levels
+LEAKAGES = tuple(f"leakage_{part}{share}" for part in ("", "share_", "mean_") for share in SHARES)
 ON_MANIFOLD = 0.99  # of the test examples: as near to the training examples as they are, a sample is on it
 ONE_POSTERIOR = ("posterior density", "unconditional model")
 DENSITIES = ("prior density", *ONE_POSTERIOR)
@@ -33,21 +33,27 @@ def _skl(evaluation: Evaluation) -> Result:
 
 @metric("leakage", better="lower", unit="nats", needs=DENSITIES, values=LEAKAGES, undefined="worst")
 def _leakage(evaluation: Evaluation) -> Result:
-    """LS(τ) at thresholds below which lie a tenth, a hundredth and a thousandth of N(0, I)'s own draws.
+    """LS(τ), share and conditional mean of draws of q(z) whose base density N(0, I) has in 10, 1, 0.1 % of its.
 
-    The facts hold the whole "curve" over τ too, from the same draws; the volume counts.
+    The facts hold the whole "curve" over τ too, from the same draws, and the score as Eq. 6 prints it.
     """
-    prior, aggregate = evaluation.model.prior, evaluation.aggregate
+    aggregate = evaluation.aggregate
     features = aggregate.event_shape.numel()
-    thresholds = metrics.normal_thresholds(features, SHARES)
     z = aggregate.sample(DRAWS)
-    log_q, log_p = aggregate.log_prob(z), prior.log_prob(z)
-    result = metrics.leakage(log_q, log_p, thresholds)
-    facts = asdict(result) | {"curve": asdict(metrics.leakage_curve(log_q, log_p, features))}
-    if isinstance(prior, InvertiblePrior):
-        base = log_p - prior.to_base(z)[1]
-        facts["scores_as_printed"] = metrics.leakage(log_q, log_p, thresholds, base).scores
-    return dict(zip(LEAKAGES, result.scores, strict=True)), facts
+    log_q, (log_p, base) = aggregate.log_prob(z), densities(evaluation.model.prior, z)
+    thresholds = metrics.normal_thresholds(features, SHARES)
+    result = metrics.leakage(log_q, log_p, thresholds, base)
+    facts = asdict(result) | {"curve": asdict(metrics.leakage_curve(log_q, log_p, features, base))}
+    printed = metrics.leakage(log_q, log_p, thresholds, base, as_printed=True)
+    facts["as_printed"] = {"scores": printed.scores, "conditional_means": printed.conditional_means}
+    numbers = (*result.scores, *result.shares, *result.conditional_means)
+    return dict(zip(LEAKAGES, numbers, strict=True)), facts
+
+
+def densities(prior: Prior, z: Tensor) -> tuple[Tensor, Tensor]:
+    """log p(z) and log p0(g(z)) of draws z (S, *event): the base density, or p(z) of a prior without z0."""
+    log_p = prior.log_prob(z)
+    return log_p, log_p - prior.to_base(z)[1] if isinstance(prior, InvertiblePrior) else log_p
 
 
 @metric("off_manifold", better="lower", unit="share", needs=ONE_POSTERIOR, undefined="worst")

@@ -61,8 +61,8 @@ class CapacityELBO(VariationalObjective):
     shared by the whole batch and the KL stays above it; pythae takes the absolute value example by example.
 
     A learned prior is no part of that penalty: below the capacity its sign would train the prior to fit the
-    codes worse. What sends codes (encoder, and what the model computes of a context) sees the penalty, and the
-    prior E_q[-log p(z)] with weight one, always. `strict` gives the prior the penalty too, as printed.
+    codes worse. The encoder (and what the model computes of a context) sees the penalty, the prior
+    E_q[-log p(z)] with weight one, always. `strict` gives the prior the penalty too, as printed.
 
     Logged beside the terms of `VariationalObjective`: "capacity", C(step).
 

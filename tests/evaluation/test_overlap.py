@@ -11,10 +11,12 @@ from flowprior.data.images import Source
 from flowprior.errors import InputError
 from flowprior.evaluation import BACKBONES, Backbone, Evaluation, measure, overlap
 from flowprior.evaluation.context import LP_DRAWS
+from flowprior.metrics import AggregatePosterior
 from flowprior.metrics.features import FeatureNetwork
 from flowprior.models import Autoencoder, GaussianLikelihood, GaussianPosterior
 from flowprior.networks import MLP, SmallDecoder, SmallEncoder
 from flowprior.priors import DecoupledPrior, FlowPrior, StandardNormal
+from flowprior.registry import METRICS
 
 NAMES = ("skl", "leakage", "iw_nll")
 
@@ -59,8 +61,33 @@ def test_overlap_and_leakage_agree_with_the_prior_asked_directly():
     curve = DecoupledPrior(model.prior).leakage(aggregate, thresholds, samples=1000)
     values = [found.values[f"leakage_{share}"] for share in overlap.SHARES]
     assert values == pytest.approx(curve.scores, abs=1e-6)
-    assert found.facts["leakage"]["scores_as_printed"] == pytest.approx(values)
+    shares = [found.values[f"leakage_share_{share}"] for share in overlap.SHARES]
+    means = [found.values[f"leakage_mean_{share}"] for share in overlap.SHARES]
+    assert [share * mean for share, mean in zip(shares, means, strict=True)] == pytest.approx(values)
+    assert found.facts["leakage"]["as_printed"]["scores"] == pytest.approx(
+        values
+    )  # N(0, I): one and the same
     assert found.values == measure(model, source, ["skl", "leakage"]).values  # seeded
+
+
+def test_leakage_does_not_depend_on_the_unit_of_z():
+    """The same codes in another unit, under the prior that is made for it: z = unit · z', g(z) = g'(z')."""
+    from nflows.transforms import PointwiseAffineTransform
+
+    source, seen = Source("moons", limit=300), []
+    for unit in (1.0, 0.05, 30.0):
+        flow = FlowPrior(2, bijector=PointwiseAffineTransform(shift=0.2, scale=1.3 / unit)).double()
+        model = linear(DecoupledPrior(flow)).double()
+        evaluation = Evaluation(model, source)
+        plain = Evaluation(linear(StandardNormal(2)), source).aggregate
+        evaluation.__dict__["aggregate"] = AggregatePosterior(
+            plain.loc.double() * unit, plain.scale.double() * unit
+        )
+        torch.manual_seed(0)
+        seen.append(METRICS["leakage"].function(evaluation)[0])
+    assert 0 < seen[0]["leakage_share_0.01"] < 1
+    for other in seen[1:]:
+        assert other == pytest.approx(seen[0], rel=1e-6)
 
 
 def test_a_fitted_decoupled_prior_overlaps_better():
