@@ -11,6 +11,7 @@ from flowprior.evaluation.context import Evaluation, Facts, Result, backbone
 from flowprior.registry import metric
 
 LABELED = ("images", "labels")
+ONE_Q = ("posterior density", "unconditional model")
 DISTANCE = "squared distance of features"
 FAMILIES = {
     "inception": ("fid", "prd", "is"),
@@ -73,8 +74,17 @@ def _register_score(name: str, kind: str) -> None:
 
 for _kind, (_frechet, _prd, _score) in FAMILIES.items():
     _register_frechet(_frechet, _kind, "samples", Evaluation.samples)
-    _pockets = ("low-posterior samples", Evaluation.low_posterior_samples)
-    _register_frechet(f"lp_{_frechet}", _kind, *_pockets, "posterior density", "unconditional model")
+    _register_frechet(
+        f"lp_{_frechet}", _kind, "low-posterior samples", Evaluation.low_posterior_samples, *ONE_Q
+    )
+    _floor = "that slice of q(z)'s own draws, the floor of low-posterior samples,"
+    _register_frechet(f"lp_{_frechet}_floor", _kind, _floor, Evaluation.low_posterior_floor, *ONE_Q)
+    _overrated = "the prior's draws with the least log q - log p"
+    _register_frechet(
+        f"lp_ratio_{_frechet}", _kind, _overrated, Evaluation.low_ratio_samples, "prior density", *ONE_Q
+    )
+    _best = "decoded draws of the aggregate posterior, the best that any prior can do,"
+    _register_frechet(f"{_frechet}_aggregate", _kind, _best, Evaluation.aggregate_samples, *ONE_Q)
     _copies = ("reconstructed test images", Evaluation.reconstructions)
     _register_frechet(f"{_frechet}_reconstruction", _kind, *_copies)
     _register_prd(_prd, _kind)

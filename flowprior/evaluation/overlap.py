@@ -7,6 +7,7 @@ from torch import Tensor
 
 from flowprior import metrics
 from flowprior.evaluation.context import Evaluation, Result
+from flowprior.evaluation.images import FAMILIES
 from flowprior.latent import nearest_neighbors
 from flowprior.priors import InvertiblePrior, Prior
 from flowprior.registry import metric
@@ -33,7 +34,7 @@ def _skl(evaluation: Evaluation) -> Result:
 
 @metric("leakage", better="lower", unit="nats", needs=DENSITIES, values=LEAKAGES, undefined="worst")
 def _leakage(evaluation: Evaluation) -> Result:
-    """LS(τ), share and conditional mean of draws of q(z) whose base density N(0, I) has in 10, 1, 0.1 % of its.
+    """LS(τ), share and conditional mean of draws of q(z) below the base density's 10, 1 and 0.1 % levels.
 
     The facts hold the whole "curve" over τ too, from the same draws, and the score as Eq. 6 prints it.
     """
@@ -60,14 +61,37 @@ def densities(prior: Prior, z: Tensor) -> tuple[Tensor, Tensor]:
 def _off_manifold(evaluation: Evaluation) -> Result:
     """Share of low-posterior samples farther from the training examples than 99 % of the test examples."""
     low = torch.cat(list(evaluation.low_posterior_samples())).cpu()
-    return off_manifold(low, as_input(evaluation.source.train().x), as_input(evaluation.test.x))
+    return _named("off_manifold", low, as_input(evaluation.source.train().x), as_input(evaluation.test.x))
 
 
-def off_manifold(samples: Tensor, train: Tensor, test: Tensor) -> Result:
+def _register_off_manifold(kind: str) -> None:
+    name = f"off_manifold_{kind}"
+    about = f"Share of low-posterior samples that are off the manifold by {kind} features."
+
+    @metric(name, better="lower", unit="share", needs=(*ONE_POSTERIOR, kind), summary=about)
+    def off(evaluation: Evaluation) -> Result:
+        network = evaluation.backbone(kind)
+        images = evaluation.low_posterior_samples(), [evaluation.source.train().x], [evaluation.test.x]
+        low, train, test = (
+            torch.cat([part.cpu() for chunk in chunks for part in metrics.extract(chunk, network)])
+            for chunks in images
+        )
+        values, facts = _named(name, low, train, test)
+        return values, facts | {"resize": network.resize, "checksum": network.checksum}
+
+
+for _kind in FAMILIES:
+    _register_off_manifold(_kind)
+
+
+def _named(name: str, samples: Tensor, train: Tensor, test: Tensor) -> Result:
+    share, threshold = off_manifold(samples, train, test)
+    return {name: share}, {"threshold": threshold, "quantile": ON_MANIFOLD, "samples": len(samples)}
+
+
+def off_manifold(samples: Tensor, train: Tensor, test: Tensor) -> tuple[float, float]:
     """The share of `samples` (N, *event), as `train` and `test`, farther from their nearest training example
-    than `ON_MANIFOLD` of `test` are, by Euclidean distance.
-    """
+    than `ON_MANIFOLD` of `test` are, by Euclidean distance; and that threshold."""
     threshold = nearest_neighbors(test, train, 1)[0].quantile(ON_MANIFOLD).item()
     distance = nearest_neighbors(samples, train, 1)[0]
-    facts = {"threshold": threshold, "quantile": ON_MANIFOLD, "samples": len(samples)}
-    return {"off_manifold": (distance > threshold).double().mean().item()}, facts
+    return (distance > threshold).double().mean().item(), threshold

@@ -15,6 +15,7 @@ from flowprior.experiments.study import Study
 from flowprior.metrics.summary import summary
 
 Table = dict[str, Any]
+NOT_OF_PRIORS = ("reconstruction", "_aggregate", "_floor")  # of codes and decoder: no order is claimed
 SIBLINGS = {"lp_fd_": "lp_fid", "fd_": "fid", "skl_density": "skl"}  # ours that stand beside a paper's metric
 
 
@@ -88,7 +89,7 @@ class Comparison:
         for a, b in ((rows[a], rows[b]) for a, b in self.study.twins if a in rows and b in rows):
             for metric in a["metrics"]:
                 x, y = a["metrics"][metric], b["metrics"].get(metric)
-                if y is None or metric.endswith("_reconstruction") or metric == "reconstruction":
+                if y is None or metric.endswith(NOT_OF_PRIORS):
                     continue
                 sign = -1 if higher_is_better(metric) else 1
                 theirs = dict(zip(b["seeds"], y["values"], strict=True))

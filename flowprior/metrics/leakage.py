@@ -35,8 +35,8 @@ def leakage(
 
     Over draws of the aggregate posterior q, with z0 = g(z) of the prior and its base p0; where there is no
     z0, p0(g(z)) is p(z). The base density decides which draws leak, as in the paper's code: log p(z) holds
-    the unit of z, so that a decoupled prior would leak more or less by the scale of its codes alone. The ratio
-    is q(z) / p(z), volume included, which does not depend on coordinates either: at τ = ∞ it is KL(q ‖ p).
+    the unit of z, so that a decoupled prior would leak more or less by the scale of its codes alone. The
+    ratio is q(z) / p(z), volume included, which does not depend on coordinates: at τ = ∞ it is KL(q ‖ p).
     The paper's code reports the mean over the draws that leak: `conditional_means`.
 
     Args:

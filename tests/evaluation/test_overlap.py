@@ -11,12 +11,13 @@ from flowprior.data.images import Source
 from flowprior.errors import InputError
 from flowprior.evaluation import BACKBONES, Backbone, Evaluation, measure, overlap
 from flowprior.evaluation.context import LP_DRAWS
-from flowprior.metrics import AggregatePosterior
+from flowprior.metrics import AggregatePosterior, frechet
 from flowprior.metrics.features import FeatureNetwork
 from flowprior.models import Autoencoder, GaussianLikelihood, GaussianPosterior
 from flowprior.networks import MLP, SmallDecoder, SmallEncoder
 from flowprior.priors import DecoupledPrior, FlowPrior, StandardNormal
 from flowprior.registry import METRICS
+from flowprior.tensors import as_input
 
 NAMES = ("skl", "leakage", "iw_nll")
 
@@ -116,8 +117,10 @@ def test_low_posterior_samples_are_measured_as_images(monkeypatch):
     )
     monkeypatch.setitem(BACKBONES, "classifier", Backbone(lambda _: network, ()))
     source = Source("digits", limit=80)
-    found = measure(model, source, ["fd_classifier", "lp_fd_classifier"], count=60)
-    assert found.values.keys() == {"fd_classifier", "lp_fd_classifier"}
+    names = ["fd_classifier", "lp_fd_classifier", "lp_fd_classifier_floor", "lp_ratio_fd_classifier"]
+    names += ["fd_classifier_aggregate", "off_manifold_classifier"]
+    found = measure(model, source, names, count=60)
+    assert found.values.keys() == set(names)
     assert found.facts["lp_fd_classifier"]["samples"] == 60
     aggregate = Evaluation(model, source).aggregate
     torch.manual_seed(0)
@@ -126,21 +129,39 @@ def test_low_posterior_samples_are_measured_as_images(monkeypatch):
     expected = draws[aggregate.log_prob(draws).argsort()[:60]]
     torch.testing.assert_close(kept, expected)
 
+    def distance(z):
+        return frechet(model.decode(z), source.test().x, network).value
+
+    ratio = aggregate.log_prob(draws) - model.prior.log_prob(draws)
+    overrated = draws[ratio.argsort()[:60]]
+    assert found.values["lp_ratio_fd_classifier"] == pytest.approx(distance(overrated), rel=1e-3)
+    torch.manual_seed(0)
+    own = aggregate.sample(LP_DRAWS * 60)
+    floor = own[aggregate.log_prob(own).argsort()[:60]]
+    assert found.values["lp_fd_classifier_floor"] == pytest.approx(distance(floor), rel=1e-3)
+    torch.manual_seed(0)
+    best = aggregate.sample(60)
+    assert found.values["fd_classifier_aggregate"] == pytest.approx(distance(best), rel=1e-3)
+    features = [
+        network(x) for x in (model.decode(kept), as_input(source.train().x), as_input(source.test().x))
+    ]
+    assert found.values["off_manifold_classifier"] == overlap.off_manifold(*features)[0]
+
 
 def test_samples_off_the_manifold_are_counted_as_by_a_loop():
     generator = torch.Generator().manual_seed(0)
     train, test = (torch.randn(n, 2, generator=generator) for n in (300, 200))
     samples = torch.randn(100, 2, generator=generator) * 1.5
-    values, facts = overlap.off_manifold(samples, train, test)
+    share, limit = overlap.off_manifold(samples, train, test)
 
     def distance(x):
         return min(math.dist(x.tolist(), y.tolist()) for y in train)
 
     threshold = torch.tensor([distance(x) for x in test], dtype=torch.float64).quantile(0.99).item()
-    assert facts["threshold"] == pytest.approx(threshold)
-    assert values["off_manifold"] == sum(distance(x) > threshold for x in samples) / 100
-    assert 0 < values["off_manifold"] < 1
-    assert overlap.off_manifold(train[:50], train, test)[0] == {"off_manifold": 0.0}
+    assert limit == pytest.approx(threshold)
+    assert share == sum(distance(x) > threshold for x in samples) / 100
+    assert 0 < share < 1
+    assert overlap.off_manifold(train[:50], train, test)[0] == 0.0
 
 
 def test_low_posterior_samples_in_a_pocket_are_off_the_manifold():
