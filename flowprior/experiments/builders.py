@@ -228,8 +228,8 @@ def buildable() -> dict[str, Callable[..., Any]]:
 
 OWN = {
     "flowprior.data": "Source",
-    "flowprior.networks": "InfoGANEncoder InfoGANDecoder LatentCritic MLP ResNetEncoder ResNetDecoder "
-    "SmallEncoder SmallDecoder VGGFeatures",
+    "flowprior.networks": "InfoGANEncoder InfoGANDecoder LatentCritic MLP PublishedEncoder PublishedDecoder "
+    "ResNetEncoder ResNetDecoder SmallEncoder SmallDecoder VGGFeatures",
     "flowprior.models": "DeterministicPosterior GaussianPosterior UnitGaussianPosterior BernoulliLikelihood "
     "GaussianLikelihood LaplaceLikelihood PerceptualLikelihood",
     "flowprior.bijectors": "Recipe",
