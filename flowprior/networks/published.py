@@ -1,4 +1,4 @@
-"""Convolutional autoencoders as public codes of regularized VAEs have them, each a plan for one image size."""
+"""Convolutional autoencoders of public codes of regularized VAEs, each a plan for one image size."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -47,7 +47,8 @@ class Plan:
     def scaled(self, width: float) -> "Plan":
         """The plan with every count of units multiplied."""
         down, up = (
-            tuple((scaled(n, width), *rest) for n, *rest in layers) for layers in (self.down, self.up)
+            tuple((scaled(n, width), kernel, stride, padding) for n, kernel, stride, padding in layers)
+            for layers in (self.down, self.up)
         )
         return replace(self, down=down, up=up, hidden=tuple(scaled(n, width) for n in self.hidden))
 
@@ -56,7 +57,8 @@ class Plan:
         if self.up:
             return self.up
         channels = [n for n, *_ in self.down[-2::-1]] + [0]
-        return tuple((n, *rest) for n, (_, *rest) in zip(channels, self.down[::-1], strict=True))
+        mirrored = zip(channels, self.down[::-1], strict=True)
+        return tuple((n, kernel, stride, padding) for n, (_, kernel, stride, padding) in mirrored)
 
 
 _HALF: Layer = (32, 4, 2, 1)
@@ -88,7 +90,7 @@ PLANS = {
 
 
 class PublishedEncoder(Stack):
-    """The encoder of a plan: images to the numbers a posterior reads, (N, C, size, size) -> (N, out_features).
+    """The encoder of a plan: (N, C, size, size) -> (N, out_features), the numbers that a posterior reads.
 
     Args:
         channels: of the images.
