@@ -139,7 +139,7 @@ def decode(pictures: Pictures, shaping: Shaping, memory_limit: float = math.inf)
 
 
 def mapped(path: Path, size: torch.Size, parts: Callable[[], Iterator[Tensor]]) -> Tensor:
-    """A uint8 tensor mapped from a file, which `parts` fill, one after the other, where it is not there yet."""
+    """A uint8 tensor mapped from a file, which `parts` fill one after the other where it is not there yet."""
     count = size.numel()
     if not (path.is_file() and path.stat().st_size == count):
         _write_cache(path, parts())
