@@ -70,17 +70,23 @@ class StageRun:
                 module.eval()
 
     def step(self, batch: Mapping[str, Tensor], step: int, stage_step: int) -> None:
-        """One step of every player, in order."""
+        """The steps of every player on a batch, in order."""
         for player in self.players:
-            with player.learning():
-                self._take_gradients(player, batch, step)
-            if self.stage.clip is not None:
-                options = {"max_norm": self.stage.clip, "error_if_nonfinite": False}
-                norm = self.fabric.clip_gradients(player.objective, player.optimizer, **options)
-                self.meter.pending[player.term("gradient_norm")].append(whole(norm))
             player.set_rates(stage_step, self.steps, self.steps_per_epoch)
-            player.optimizer.step()
+            for _ in range(self.stage.player_steps.get(player.name, 1)):
+                self._step_player(player, batch, step)
+        if not self.eager:
+            self._bad_steps += self._bad  # a batch, whatever the number of steps on it
         self.average.update(stage_step)
+
+    def _step_player(self, player: Player, batch: Mapping[str, Tensor], step: int) -> None:
+        with player.learning():
+            self._take_gradients(player, batch, step)
+        if self.stage.clip is not None:
+            options = {"max_norm": self.stage.clip, "error_if_nonfinite": False}
+            norm = self.fabric.clip_gradients(player.objective, player.optimizer, **options)
+            self.meter.pending[player.term("gradient_norm")].append(whole(norm))
+        player.optimizer.step()
 
     def _take_gradients(self, player: Player, batch: Mapping[str, Tensor], step: int) -> None:
         """The player's terms and gradients, looked at where that costs nothing."""
@@ -95,9 +101,7 @@ class StageRun:
             torch._amp_foreach_non_finite_check_and_unscale_(numbers, self._bad, self._one)
             if self.fabric.world_size > 1:  # so that all processes stop together
                 self._bad.copy_(self.fabric.all_reduce(self._bad, reduce_op="max"))
-            if not self.eager:
-                self._bad_steps += self._bad
-            elif self._bad.item():
+            if self.eager and self._bad.item():
                 self._stop(player, batch, step, random)
         for name, value in terms.items():
             self.meter.pending[player.term(name)].append(value.detach())
@@ -111,6 +115,7 @@ class StageRun:
             return
         for player in self.players:
             losses = torch.stack(self.meter.pending[player.term("loss")])
+            losses = losses.view(-1, self.stage.player_steps.get(player.name, 1)).sum(1)  # batch by batch
             bad = (~losses.isfinite()).nonzero()
             ago = max(len(losses) - int(bad[0]) if len(bad) else 0, int(self._bad_steps.item()))
             if ago:

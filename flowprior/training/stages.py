@@ -1,7 +1,7 @@
 """Stages: an objective, its data and its optimizers for some epochs; training is a list of them."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from typing import Any, TypeAlias
@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from flowprior.checks import check_count, check_number
+from flowprior.checks import check_count, check_known, check_number
 from flowprior.errors import InputError
 from flowprior.models import Autoencoder
 from flowprior.models.autoencoder import evaluating
@@ -43,6 +43,7 @@ class Stage:
         ema: decay of a moving average of the weights (see `WeightAverage`), which validation, `on_epoch`
             and, at the end of the stage, the model get.
         clip: largest norm of a player's gradient.
+        player_steps: the optimizer steps that a player takes on each batch, by its name; 1 if not named.
         validation: the part of the data that is held out (its choice follows from the run's seed), or data of
             its own. It is evaluated after every epoch with the same noise each time.
         patience: stop after so many epochs without a better validation loss.
@@ -63,6 +64,7 @@ class Stage:
     patience: int | None = None
     keep_best: bool = True
     initialize: Callable[[Tensors], None] | None = None
+    player_steps: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_count("epochs", self.epochs, least=0)
@@ -78,6 +80,9 @@ class Stage:
             check_count("patience", self.patience)
             if not self.validation:
                 raise InputError("`patience` needs a validation loss: set `validation`, e.g. to 0.1.")
+        for player, count in self.player_steps.items():
+            check_known(f"player of {type(self.objective).__name__}", player, self.objective.players)
+            check_count(f"player_steps[{player!r}]", count)
         known = set(chain(*map(self.objective.parameter_groups, self.objective.players)))
         named = {*self.frozen, *(self.optimizers if isinstance(self.optimizers, Mapping) else ())}
         unknown = named - known - {"others"}
@@ -134,6 +139,7 @@ def joint_stage(
     clip: float | None = None,
     validation: float | Data = 0.0,
     patience: int | None = None,
+    player_steps: Mapping[str, int] | None = None,
     name: str = "joint",
 ) -> Stage:
     """Autoencoder and prior together (GLF in one stage, VAEs); with frozen=("prior",) the autoencoder alone.
@@ -156,7 +162,8 @@ def joint_stage(
     optimizers = OptimizerSettings() if optimizers is None else optimizers
     first = None if "autoencoder" in frozen else start
     stage = partial(Stage, name, objective(model), _later(change, data), epochs, batch_size, optimizers)
-    return stage(frozen, ema, clip, _later(change, validation), patience, initialize=first)
+    held, steps = _later(change, validation), player_steps or {}
+    return stage(frozen, ema, clip, held, patience, initialize=first, player_steps=steps)
 
 
 def prior_stage(
