@@ -21,11 +21,14 @@ def test_a_linearly_separable_code_scores_one_in_any_unit_and_shape():
     z = normal(2000, 2, 3)
     log_odds = z.flatten(1) @ normal(6, 4, seed=1)  # four attributes, each a half space
     for units in (1.0, 1e-3, 1e3):
-        found = separability(units * z + 7 * units, log_odds)
+        found = separability(units * z + 7 * units, log_odds, standardize=True)
         assert found.value == pytest.approx(1, abs=0.02)
         assert min(found.accuracies) > 0.999
     assert found.samples == 2000
     assert found.kept == 1000
+    as_it_is = separability(z, log_odds)
+    assert as_it_is.value == pytest.approx(1, abs=0.02)
+    assert separability(1e-3 * z, log_odds).value > 1.5  # the machine's regularization sees the unit
 
 
 def test_a_code_independent_of_the_labels_scores_the_entropy_of_the_labels():
