@@ -30,7 +30,7 @@ def separability(
     Y_i is whether a classifier sees attribute i in the image that was decoded from a latent, X_i what a
     linear support vector machine says from the latent alone, trained and counted for each attribute on the
     share `keep` of the latents with the surest decisions; of one class only, H = 0. Latents are taken as they
-    are, as in the source. The machine's own regularization then sees their unit, far from 1 more than near it.
+    are, as in the source; the machine's own regularization then sees their unit.
 
     Args:
         latents: draws of the prior, in z or in z0; the source takes 200,000 and keeps half.

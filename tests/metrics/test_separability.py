@@ -123,6 +123,18 @@ def test_attributes_are_learnt_side_by_side():
 
 
 @pytest.mark.usefixtures("_cache")
+def test_attributes_are_seen_at_full_resolution():
+    """Stripes of one pixel, lying or standing, which are gray once the pictures are averaged to 32 pixels."""
+    generator = torch.Generator().manual_seed(0)
+    attributes = torch.rand(200, 1, generator=generator) < 0.5
+    stripes = (torch.arange(40) % 2).float().expand(40, 40)
+    images = torch.where(attributes[:, :, None, None], stripes, stripes.T)
+    network = attribute_classifier(images, attributes)
+    assert network.resize == "none"
+    assert network.facts["test_accuracy"] == 1
+
+
+@pytest.mark.usefixtures("_cache")
 def test_every_class_is_an_attribute_against_the_rest():
     images, attributes = halves(400)
     labels = 5 + 2 * attributes.long() @ torch.tensor([2, 1])  # 5, 7, 9, 11
