@@ -105,14 +105,15 @@ class Comparison:
                 pairs = [(value, theirs[seed]) for seed, value in by_seed if seed in theirs]
                 known = [side["paper"].get(papers_name(metric)) for side in (a, b)]
                 paper = None if None in known else known
+                better = sum(_better(p, q, sign) for p, q in pairs)
                 yield {
                     "from": a["name"],
                     "to": b["name"],
                     "metric": metric,
                     "means": [x["mean"], y["mean"]],
-                    "better_seeds": sum(_better(p, q, sign) for p, q in pairs),
+                    "better_seeds": better,
                     "seeds": len(pairs),
-                    "holds": _better(x["mean"], y["mean"], sign),
+                    "holds": _holds(better, len(pairs), _better(x["mean"], y["mean"], sign)),
                     "paper": paper,
                     "paper_holds": paper and _better(paper[0], paper[1], sign),
                 }
@@ -137,7 +138,9 @@ class Comparison:
         )
         lines += [f"\n{note}" for row in rows for note in _notes(row)]
         if table["directions"]:
-            heading = "Which direction holds (the second row of a pair is said to be the better one):"
+            heading = (
+                "Which direction holds in most seeds (the second row of a pair is said to be the better one):"
+            )
             lines += ["", heading, ""]
             lines += report.markdown(
                 ["pair", "metric", "ours", "seeds", "holds", "paper", "paper holds"],
@@ -182,6 +185,11 @@ def papers_name(metric: str) -> str:
 
 def _better(x: float, y: float, sign: int) -> bool:
     return sign * y < sign * x
+
+
+def _holds(better: int, seeds: int, in_the_mean: bool) -> bool:
+    """Whether a direction holds in most seeds; where half of them say so, the mean decides."""
+    return in_the_mean if 2 * better == seeds else 2 * better > seeds
 
 
 def _number(value: float) -> str:
