@@ -12,6 +12,7 @@ from flowprior import metrics
 from flowprior.evaluation.context import CHUNK, Evaluation, Facts, Result, Values
 from flowprior.priors import InvertiblePrior
 from flowprior.registry import metric
+from flowprior.tensors import as_input
 
 NEEDS = ("discrete factors", "unconditional model")
 EXAMPLES = 10_000  # test examples that are scored
@@ -33,7 +34,8 @@ def _register(name: str, summary: str, score: Callable[..., Any], parts: tuple[s
 
     @metric(name, better="higher", unit="share", needs=NEEDS, values=values, summary=about)
     def scored(evaluation: Evaluation) -> Result:
-        means = torch.cat([evaluation.model.encode(x).mean for x, _ in evaluation.examples()])[:EXAMPLES]
+        model, x = evaluation.model, evaluation.test.x[:EXAMPLES]
+        means = torch.cat([model.encode(as_input(part.to(model.device))).mean for part in x.split(CHUNK)])
         factors = evaluation.test.known["factors"][:EXAMPLES]
         found: Values = {}
         for space, codes in spaces_of(evaluation, means).items():

@@ -26,7 +26,7 @@ class FactorVAE(VariationalObjective):
 
     That is what the critic sees, and the regularizer is no stronger than that. The metric
     `total_correlation` is the plug-in value; a study's table has both, and says where the critic sees less
-    than half of it. The stage's `player_steps` can give the critic more steps a batch.
+    than half of it. The stage's `steps` can give the critic more steps a batch.
 
     Args:
         model, reconstruction_weight: as for `ELBO`.

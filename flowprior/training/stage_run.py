@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain, repeat
 from typing import Any, NoReturn
 
 import torch
@@ -70,23 +71,17 @@ class StageRun:
                 module.eval()
 
     def step(self, batch: Mapping[str, Tensor], step: int, stage_step: int) -> None:
-        """The steps of every player on a batch, in order."""
-        for player in self.players:
+        """The steps of every player, in order."""
+        for player in chain.from_iterable(repeat(p, self.stage.steps.get(p.name, 1)) for p in self.players):
+            with player.learning():
+                self._take_gradients(player, batch, step)
+            if self.stage.clip is not None:
+                options = {"max_norm": self.stage.clip, "error_if_nonfinite": False}
+                norm = self.fabric.clip_gradients(player.objective, player.optimizer, **options)
+                self.meter.pending[player.term("gradient_norm")].append(whole(norm))
             player.set_rates(stage_step, self.steps, self.steps_per_epoch)
-            for _ in range(self.stage.player_steps.get(player.name, 1)):
-                self._step_player(player, batch, step)
-        if not self.eager:
-            self._bad_steps += self._bad  # a batch, whatever the number of steps on it
+            player.optimizer.step()
         self.average.update(stage_step)
-
-    def _step_player(self, player: Player, batch: Mapping[str, Tensor], step: int) -> None:
-        with player.learning():
-            self._take_gradients(player, batch, step)
-        if self.stage.clip is not None:
-            options = {"max_norm": self.stage.clip, "error_if_nonfinite": False}
-            norm = self.fabric.clip_gradients(player.objective, player.optimizer, **options)
-            self.meter.pending[player.term("gradient_norm")].append(whole(norm))
-        player.optimizer.step()
 
     def _take_gradients(self, player: Player, batch: Mapping[str, Tensor], step: int) -> None:
         """The player's terms and gradients, looked at where that costs nothing."""
@@ -101,7 +96,9 @@ class StageRun:
             torch._amp_foreach_non_finite_check_and_unscale_(numbers, self._bad, self._one)
             if self.fabric.world_size > 1:  # so that all processes stop together
                 self._bad.copy_(self.fabric.all_reduce(self._bad, reduce_op="max"))
-            if self.eager and self._bad.item():
+            if not self.eager:
+                self._bad_steps += self._bad
+            elif self._bad.item():
                 self._stop(player, batch, step, random)
         for name, value in terms.items():
             self.meter.pending[player.term(name)].append(value.detach())
@@ -115,9 +112,10 @@ class StageRun:
             return
         for player in self.players:
             losses = torch.stack(self.meter.pending[player.term("loss")])
-            losses = losses.view(-1, self.stage.player_steps.get(player.name, 1)).sum(1)  # batch by batch
             bad = (~losses.isfinite()).nonzero()
-            ago = max(len(losses) - int(bad[0]) if len(bad) else 0, int(self._bad_steps.item()))
+            takes = {each.name: self.stage.steps.get(each.name, 1) for each in self.players}
+            since = len(losses) - int(bad[0]) if len(bad) else 0
+            ago = max(-(-since // takes[player.name]), -(-int(self._bad_steps.item()) // sum(takes.values())))
             if ago:
                 repeated = next(iter(self.batches.epoch(epoch, start=batch - ago)))
                 self._stop(player, repeated, step - ago, None)

@@ -43,12 +43,12 @@ class Stage:
         ema: decay of a moving average of the weights (see `WeightAverage`), which validation, `on_epoch`
             and, at the end of the stage, the model get.
         clip: largest norm of a player's gradient.
-        player_steps: the optimizer steps that a player takes on each batch, by its name; 1 if not named.
         validation: the part of the data that is held out (its choice follows from the run's seed), or data of
             its own. It is evaluated after every epoch with the same noise each time.
         patience: stop after so many epochs without a better validation loss.
         keep_best: at the end of the stage, give the model the weights with the best validation loss.
         initialize: called once when the stage begins, with the training data (the held-out part left out).
+        steps: of each player on a batch, one after the other; 1 for those that are not named.
     """
 
     name: str
@@ -64,10 +64,13 @@ class Stage:
     patience: int | None = None
     keep_best: bool = True
     initialize: Callable[[Tensors], None] | None = None
-    player_steps: Mapping[str, int] = field(default_factory=dict)
+    steps: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_count("epochs", self.epochs, least=0)
+        for player, count in self.steps.items():
+            check_known(f"player in `steps` of stage {self.name!r}", player, self.objective.players)
+            check_count("steps", count)
         check_count("batch_size", self.batch_size)
         if self.clip is not None:
             check_number("clip", self.clip, above=0)
@@ -80,9 +83,6 @@ class Stage:
             check_count("patience", self.patience)
             if not self.validation:
                 raise InputError("`patience` needs a validation loss: set `validation`, e.g. to 0.1.")
-        for player, count in self.player_steps.items():
-            check_known(f"player of {type(self.objective).__name__}", player, self.objective.players)
-            check_count(f"player_steps[{player!r}]", count)
         known = set(chain(*map(self.objective.parameter_groups, self.objective.players)))
         named = {*self.frozen, *(self.optimizers if isinstance(self.optimizers, Mapping) else ())}
         unknown = named - known - {"others"}
@@ -139,7 +139,7 @@ def joint_stage(
     clip: float | None = None,
     validation: float | Data = 0.0,
     patience: int | None = None,
-    player_steps: Mapping[str, int] | None = None,
+    steps: Mapping[str, int] | None = None,
     name: str = "joint",
 ) -> Stage:
     """Autoencoder and prior together (GLF in one stage, VAEs); with frozen=("prior",) the autoencoder alone.
@@ -162,8 +162,8 @@ def joint_stage(
     optimizers = OptimizerSettings() if optimizers is None else optimizers
     first = None if "autoencoder" in frozen else start
     stage = partial(Stage, name, objective(model), _later(change, data), epochs, batch_size, optimizers)
-    held, steps = _later(change, validation), player_steps or {}
-    return stage(frozen, ema, clip, held, patience, initialize=first, player_steps=steps)
+    later = _later(change, validation)
+    return stage(frozen, ema, clip, later, patience, initialize=first, steps=steps or {})
 
 
 def prior_stage(
