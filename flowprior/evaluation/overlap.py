@@ -7,7 +7,7 @@ from torch import Tensor
 
 from flowprior import metrics
 from flowprior.evaluation.context import Evaluation, Result
-from flowprior.evaluation.images import FAMILIES
+from flowprior.evaluation.images import FRECHET
 from flowprior.latent import nearest_neighbors
 from flowprior.priors import InvertiblePrior, Prior
 from flowprior.registry import metric
@@ -80,7 +80,7 @@ def _register_off_manifold(kind: str) -> None:
         return values, facts | {"resize": network.resize, "checksum": network.checksum}
 
 
-for _kind in FAMILIES:
+for _kind in FRECHET:
     _register_off_manifold(_kind)
 
 
