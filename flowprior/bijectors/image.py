@@ -184,7 +184,7 @@ class Steps(Bijector):
     def _run(self, value: Tensor, context: Tensor | None, to_base: bool) -> tuple[Tensor, Tensor]:
         total = value.new_zeros(len(value))
         for step in self.steps if to_base else reversed(self.steps):
-            hook = step._to_base if to_base else step._from_base  # type: ignore[union-attr]
+            hook = step._to_base if to_base else step._from_base
             value, logabsdet = hook(value, context)  # type: ignore[operator]
             total = total + logabsdet
         return value, total

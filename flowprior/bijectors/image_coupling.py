@@ -24,14 +24,18 @@ class ResidualConditioner(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, hidden: int, blocks: int) -> None:
         super().__init__()
         self.start = WeightNormConv2d(in_channels, hidden)
-        pairs = ([WeightNormConv2d(hidden, hidden), WeightNormConv2d(hidden, hidden)] for _ in range(blocks))
-        self.blocks = nn.ModuleList(nn.ModuleList(pair) for pair in pairs)
+
+        def block() -> nn.Module:
+            first, second = WeightNormConv2d(hidden, hidden), WeightNormConv2d(hidden, hidden)
+            return nn.Sequential(nn.ReLU(), first, nn.ReLU(), second)
+
+        self.blocks = nn.ModuleList(block() for _ in range(blocks))
         self.end = WeightNormConv2d(hidden, out_channels, 1, gain=0.0)
 
     def forward(self, maps: Tensor) -> Tensor:
         hidden = self.start(maps)
-        for first, second in self.blocks:  # type: ignore[misc]
-            hidden = hidden + second(first(hidden.relu()).relu())
+        for block in self.blocks:
+            hidden = hidden + block(hidden)
         return self.end(hidden.relu())
 
 

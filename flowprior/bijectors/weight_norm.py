@@ -20,7 +20,8 @@ class WeightNormConv2d(nn.Module):
     has mean 0 and variance 1 over examples and pixels: g = 1 / std(v * x / ‖v‖), b = -g mean(v * x / ‖v‖).
 
     Args:
-        in_channels, out_channels, kernel, stride: the sides are padded by half a kernel.
+        in_channels, out_channels, kernel, stride: as for `nn.Conv2d`.
+        padding: of the sides, by default half a kernel.
         classes: then gain and bias are those of a class, and calls take one-hot classes (N, classes).
         gain: the first one; 0 for outputs that start, and from data stay, at 0.
 
@@ -30,14 +31,15 @@ class WeightNormConv2d(nn.Module):
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1,
-        *, classes: int | None = None, gain: float = 1.0,
+        *, classes: int | None = None, gain: float = 1.0, padding: int | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.direction = nn.Parameter(torch.empty(self._shape(in_channels, out_channels, kernel)))
         of_classes = () if classes is None else (classes,)
         self.gain = nn.Parameter(torch.full((*of_classes, out_channels), gain))
         self.bias = nn.Parameter(torch.zeros(*of_classes, out_channels))
-        self.stride, self.padding, self.classes = stride, kernel // 2, classes
+        self.stride, self.classes = stride, classes
+        self.padding = kernel // 2 if padding is None else padding
         nn.init.normal_(self.direction, std=DIRECTION_STD)
 
     @staticmethod

@@ -81,7 +81,7 @@ class GaussianPosterior(Posterior):
 
     def _distribution(self, parts: list[Tensor]) -> Distribution:
         mean, raw = parts
-        return _gaussian(mean, functional.softplus(raw) + MIN_STD)
+        return gaussian(mean, functional.softplus(raw) + MIN_STD)
 
 
 class UnitGaussianPosterior(Posterior):
@@ -92,10 +92,11 @@ class UnitGaussianPosterior(Posterior):
     """
 
     def _distribution(self, parts: list[Tensor]) -> Distribution:
-        return _gaussian(parts[0], torch.ones_like(parts[0]))
+        return gaussian(parts[0], torch.ones_like(parts[0]))
 
 
-def _gaussian(mean: Tensor, std: Tensor) -> Distribution:
+def gaussian(mean: Tensor, std: Tensor) -> Distribution:
+    """N(mean, diag std²) over the event of (N, *event) twice."""
     return Independent(Normal(mean, std, validate_args=False), mean.dim() - 1, validate_args=False)
 
 

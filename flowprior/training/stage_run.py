@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain, repeat
 from typing import Any, NoReturn
 
 import torch
@@ -31,7 +32,6 @@ class StageRun:
         self.fabric, self.seed = fabric, seed
         self.precision = fabric.strategy.precision
         self.scaled = self.precision.precision == "16-mixed"  # then overflowing gradients are expected
-        self.eager = reading_is_free(fabric.device)  # then each step is looked at before it is taken
         if stage.batch_size % fabric.world_size:
             given = f"`batch_size` (={stage.batch_size}) of stage {stage.name!r}"
             raise InputError(
@@ -48,6 +48,10 @@ class StageRun:
             stage.initialize(self.batches.tensors)
         self.shards = Shards(self.objective, active=is_sharded(fabric))
         self.players = build_players(stage, fabric, fused=not self.scaled)
+        fused = all(player.skips for player in self.players)
+        self.eager = (
+            reading_is_free(fabric.device) or not fused
+        )  # then each step is looked at before it is taken
         trained = {id(parameter) for player in self.players for parameter in player.parameters}
         self.parameters = {n: p for n, p in self.objective.named_parameters() if id(p) in trained}
         self.average = WeightAverage(self.parameters, stage.ema)
@@ -70,8 +74,8 @@ class StageRun:
                 module.eval()
 
     def step(self, batch: Mapping[str, Tensor], step: int, stage_step: int) -> None:
-        """One step of every player, in order."""
-        for player in self.players:
+        """The steps of every player, in order."""
+        for player in chain.from_iterable(repeat(p, self.stage.steps.get(p.name, 1)) for p in self.players):
             with player.learning():
                 self._take_gradients(player, batch, step)
             if self.stage.clip is not None:
@@ -112,7 +116,9 @@ class StageRun:
         for player in self.players:
             losses = torch.stack(self.meter.pending[player.term("loss")])
             bad = (~losses.isfinite()).nonzero()
-            ago = max(len(losses) - int(bad[0]) if len(bad) else 0, int(self._bad_steps.item()))
+            takes = {each.name: self.stage.steps.get(each.name, 1) for each in self.players}
+            since = len(losses) - int(bad[0]) if len(bad) else 0
+            ago = max(-(-since // takes[player.name]), -(-int(self._bad_steps.item()) // sum(takes.values())))
             if ago:
                 repeated = next(iter(self.batches.epoch(epoch, start=batch - ago)))
                 self._stop(player, repeated, step - ago, None)

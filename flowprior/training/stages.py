@@ -1,7 +1,7 @@
 """Stages: an objective, its data and its optimizers for some epochs; training is a list of them."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from typing import Any, TypeAlias
@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from flowprior.checks import check_count, check_number
+from flowprior.checks import check_count, check_known, check_number
 from flowprior.errors import InputError
 from flowprior.models import Autoencoder
 from flowprior.models.autoencoder import evaluating
@@ -48,6 +48,7 @@ class Stage:
         patience: stop after so many epochs without a better validation loss.
         keep_best: at the end of the stage, give the model the weights with the best validation loss.
         initialize: called once when the stage begins, with the training data (the held-out part left out).
+        steps: of each player on a batch, one after the other; 1 for those that are not named.
     """
 
     name: str
@@ -63,9 +64,13 @@ class Stage:
     patience: int | None = None
     keep_best: bool = True
     initialize: Callable[[Tensors], None] | None = None
+    steps: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_count("epochs", self.epochs, least=0)
+        for player, count in self.steps.items():
+            check_known(f"player in `steps` of stage {self.name!r}", player, self.objective.players)
+            check_count("steps", count)
         check_count("batch_size", self.batch_size)
         if self.clip is not None:
             check_number("clip", self.clip, above=0)
@@ -134,6 +139,7 @@ def joint_stage(
     clip: float | None = None,
     validation: float | Data = 0.0,
     patience: int | None = None,
+    steps: Mapping[str, int] | None = None,
     name: str = "joint",
 ) -> Stage:
     """Autoencoder and prior together (GLF in one stage, VAEs); with frozen=("prior",) the autoencoder alone.
@@ -156,7 +162,8 @@ def joint_stage(
     optimizers = OptimizerSettings() if optimizers is None else optimizers
     first = None if "autoencoder" in frozen else start
     stage = partial(Stage, name, objective(model), _later(change, data), epochs, batch_size, optimizers)
-    return stage(frozen, ema, clip, _later(change, validation), patience, initialize=first)
+    later = _later(change, validation)
+    return stage(frozen, ema, clip, later, patience, initialize=first, steps=steps or {})
 
 
 def prior_stage(
@@ -240,9 +247,9 @@ def _seen_contexts(model: Autoencoder, tensors: Tensors) -> dict[str, Tensor]:
 
 def with_context(model: Autoencoder | Prior, tensors: Tensors) -> Tensors:
     """`tensors` with a "context" of one-hot labels, if a vector of context is needed and there is none."""
-    width = model.prior.context_features if isinstance(model, Autoencoder) else model.context_features
-    if isinstance(model, Autoencoder) and len(model.context_shape or ()) != 1:
-        return tensors
+    width = model.context_features if isinstance(model, Prior) else None
+    if isinstance(model, Autoencoder) and len(model.context_shape or ()) == 1:
+        (width,) = model.context_shape or ()
     if not isinstance(width, int) or "context" in tensors or "label" not in tensors:
         return tensors
     classes = int(tensors["label"].max()) + 1

@@ -117,7 +117,8 @@ def test_dequantization_fills_the_unit_interval_evenly() -> None:
     torch.manual_seed(0)
     x = torch.randint(256, (64, 1, 16, 16)) / 255
     u = pixels.dequantize(x)
-    assert u.min() >= 0 and u.max() < 1
+    assert u.min() >= 0
+    assert u.max() < 1
     assert torch.equal((u * 256).floor(), (x * 255).round()), "each level stays in its own bin"
     torch.testing.assert_close(u.var(), torch.tensor(1 / 12), atol=1e-3, rtol=0)
     middle = pixels.dequantize(x, noise=False)
