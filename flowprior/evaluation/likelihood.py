@@ -16,6 +16,7 @@ from flowprior.tensors import as_input
 EXAMPLES = 500  # test examples of the importance-weighted likelihood
 ROWS = 2000  # pairs of example and latent at once through the decoder
 DENSITIES = ("prior density", "posterior density")
+WEIGHTS = (*DENSITIES, "one latent")
 STORED = (*DENSITIES, "stored pixels")
 
 
@@ -27,9 +28,7 @@ def _nll(evaluation: Evaluation) -> Result:
     return {"nll": nll.mean}, asdict(nll)
 
 
-@metric(
-    "iw_nll", better="lower", unit="nats per example", needs=(*DENSITIES, "one latent"), undefined="worst"
-)
+@metric("iw_nll", better="lower", unit="nats per example", needs=WEIGHTS, undefined="worst")
 def _iw_nll(evaluation: Evaluation) -> Result:
     """Importance-weighted -log p(x) of at most 500 test examples, from draws of q(z|x)."""
     model = evaluation.model

@@ -228,16 +228,16 @@ def buildable() -> dict[str, Callable[..., Any]]:
 
 OWN = {
     "flowprior.data": "Source",
-    "flowprior.networks": "ImageCritic InfoGANEncoder InfoGANDecoder LadderDecoder LadderEncoder LatentCritic MLP "
-    "ResNetEncoder ResNetDecoder SmallEncoder SmallDecoder VGGFeatures",
-    "flowprior.models": "DeterministicPosterior FlowPosterior GaussianPosterior UnitGaussianPosterior BernoulliLikelihood "
-    "GaussianLikelihood LaplaceLikelihood PerceptualLikelihood",
+    "flowprior.networks": "ImageCritic InfoGANEncoder InfoGANDecoder LadderDecoder LadderEncoder "
+    "LatentCritic MLP ResNetEncoder ResNetDecoder SmallEncoder SmallDecoder VGGFeatures",
+    "flowprior.models": "DeterministicPosterior FlowPosterior GaussianPosterior UnitGaussianPosterior "
+    "BernoulliLikelihood GaussianLikelihood LaplaceLikelihood PerceptualLikelihood",
     "flowprior.bijectors": "MultiScale Recipe",
     "flowprior.experiments.image_models": "ladder partially_invertible",
     "flowprior.priors": "EmbeddedPrior FlowPrior GaussianPrior HierarchicalPrior ImplicitPrior MixturePrior "
     "StandardNormal",
-    "flowprior.objectives": "AdversarialAutoencoder BetaTCVAE Bilevel CapacityELBO CoverageQuality ELBO FactorVAE "
-    "InfoVAE LatentFlow LinearAnnealing MomentMatching",
+    "flowprior.objectives": "AdversarialAutoencoder BetaTCVAE Bilevel CapacityELBO CoverageQuality ELBO "
+    "FactorVAE InfoVAE LatentFlow LinearAnnealing MomentMatching",
     "flowprior.training": "OptimizerSettings joint_stage prior_stage",
     __name__: "autoencoder by_data by_size concatenated_prior decoupled_prior hierarchical_prior "
     "variational_unet",

@@ -57,8 +57,8 @@ class FlowPosterior(Posterior):
         mean, raw, context = parts
         if mean.shape[1:] != self.event_shape:
             raise InputError(
-                f"`features` (={tuple(self.event_shape)}) of the FlowPosterior must be the prior's event shape "
-                f"{tuple(mean.shape[1:])}: build it with that."
+                f"`features` (={tuple(self.event_shape)}) of the FlowPosterior must be the prior's event "
+                f"shape {tuple(mean.shape[1:])}: build it with that."
             )
         return Flowed(gaussian(mean, functional.softplus(raw) + MIN_STD), self, context)
 

@@ -50,7 +50,7 @@ def one_each(prior: Prior, count: int, context: Tensor | None) -> Tensor:
 
 
 def sampled_rows(n: int, context: Tensor | None, size: int) -> list[tuple[int, Tensor | None]]:
-    """`n` draws for each row of a context (or `n` in all) as chunks of at most `size`: counts and contexts."""
+    """`n` draws for each row of a context (or `n` in all), in chunks of `size`: counts and contexts."""
     if context is None:
         return [(min(size, n - start), None) for start in range(0, n, size)]
     rows = context.repeat(n, *(1 for _ in context.shape[1:]))

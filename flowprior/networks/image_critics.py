@@ -1,4 +1,4 @@
-"""Critics of images: SNGAN's convolutional one and the residual one of Table 6, with a projection of classes."""
+"""Critics of images: SNGAN's convolutional one and a residual one, with a projection of classes."""
 
 from itertools import pairwise
 
@@ -29,7 +29,7 @@ class ImageCritic(nn.Module):
         classes: for the projection of one-hot classes (N, classes).
 
     Raises:
-        InputError: on a size that does not halve down to 4 to 7 pixels, a count or width that is not positive.
+        InputError: on a size that does not halve down to 4 to 7 pixels, or a count that is not positive.
 
     Source: Miyato et al. 2018 (SNGAN), Table 3; Lucas et al. 2019, Table 6; Miyato & Koyama 2018, Eq. 6.
 

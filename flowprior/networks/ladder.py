@@ -1,9 +1,9 @@
-"""The convolutional pair of SNGAN's shape for ladders: no batch norm, weight norm and ELU, for classes if wanted.
+"""The convolutional pair of SNGAN's shape for ladders: weight norm, ELU, no batch norm, classes if wanted.
 
 Plain: the decoder is a dense layer to 4x4 (to 7x7 for sides that are not powers of two, at most), then
 transposed convolutions 4x4 of stride 2 and ELU that double the side and halve the channels, conv 3x3. The
-encoder is its mirror image: conv 3x3, then convolutions 4x4 of stride 2. Residual (Lucas et al. 2019, Table 6):
-conv 3x3 - 16, blocks of 32, 64, 128 and 256 channels, the last three of which change the side.
+encoder is its mirror image: conv 3x3, then convolutions 4x4 of stride 2. Residual (Lucas et al. 2019, Table
+6): conv 3x3 - 16, blocks of 32, 64, 128 and 256 channels, the last three of which change the side.
 
 Sources: Miyato et al. 2018 (SNGAN), Table 3; Lucas et al. 2019, A.4 and Table 6.
 """
@@ -40,7 +40,7 @@ def halvings(size: int) -> int:
 
 
 def ladder_channels(size: int, width: float, residual: bool) -> list[int]:
-    """Channels at each side, finest first: 64, 128, ... up to 512, or 32, 64, ... up to 256, times `width`."""
+    """Channels at each side, finest first: 64, 128, ... to 512, or 32, 64, ... to 256, times `width`."""
     first, cap = (RESIDUAL_CHANNELS, CHANNEL_CAP // 2) if residual else (BASE_CHANNELS, CHANNEL_CAP)
     return [scaled(min(first * 2**scale, cap), width) for scale in range(halvings(size) + 1)]
 

@@ -30,16 +30,16 @@ class CoverageQuality(Objective):
         coverage 0    GAN, on mean images: build the model with `noise=False`
         both          CQG, or CQFG with f
 
-    f learns from the likelihood alone (A.4): the critic's gradient passes through f⁻¹ to the decoder, not into
-    f's parameters. The critic steps first, and both players see one draw of x̃: its seed is drawn with the
+    f learns from the likelihood alone (A.4): the critic's gradient passes through f⁻¹ to the decoder, not
+    into f's parameters. The critic steps first, and both players see one draw of x̃: its seed is drawn with the
     critic's step, which has not moved the model.
 
     The paper does not say in which unit L_C stands beside the weight 100. `unit="nats"` takes nats an image,
     "bits" bits a dimension, a factor of 2,129 at 32x32x3.
 
     Groups: "encoder", "decoder", "likelihood", "prior", "flow" (those that have parameters) of "model",
-    "critic". Logged: "bound" (L_C in bits a dimension for stored images, else nats), "reconstruction", "kl" in
-    nats, "adversarial"; of the critic "accuracy" and "penalty".
+    "critic". Logged: "bound" (L_C in bits a dimension for stored images, else nats), "reconstruction",
+    "kl" (nats), "adversarial"; of the critic "accuracy" and "penalty".
 
     Args:
         model: any autoencoder, such as a `PartiallyInvertible`.
@@ -79,7 +79,7 @@ class CoverageQuality(Objective):
         self._seed: int | None = None
 
     def parameter_groups(self, player: str) -> dict[str, list[nn.Parameter]]:
-        """{"encoder": ..., "decoder": ..., "likelihood": ..., "prior": ..., "flow": ...} or {"critic": ...}."""
+        """{"encoder": ..., "decoder": ..., ...} of "model", {"critic": ...} of "critic"."""
         self.check_player(player)
         if player == "critic" and self.critic is not None:
             return {"critic": list(self.critic.parameters())}
@@ -96,16 +96,16 @@ class CoverageQuality(Objective):
 
     def _model(self, x: Tensor, context: Tensor | None) -> dict[str, Tensor]:
         loss, terms = x.new_zeros(()), {}
+        if self.quality:  # before the bound, which moves the running statistics of f
+            terms["adversarial"] = -self._logits(self._fakes(x, context, self._seed), context).mean()
+            loss = self.quality * terms["adversarial"]
         if self.coverage:
             reconstruction, kl = (each.mean() for each in self.model.bound(x, context))
-            bits = (reconstruction + kl) / (x[0].numel() * math.log(2))
-            stored = self.model.levels
-            shown = bits + math.log2(stored) if stored else reconstruction + kl
+            nats, size = reconstruction + kl, x[0].numel() * math.log(2)
+            levels = self.model.levels
+            shown = nats if levels is None else nats / size + math.log2(levels)
             terms |= {"bound": shown, "reconstruction": reconstruction, "kl": kl}
-            loss = loss + self.coverage * (bits if self.unit == "bits" else reconstruction + kl)
-        if self.quality:
-            terms["adversarial"] = -self._logits(self._fakes(x, context, self._seed), context).mean()
-            loss = loss + self.quality * terms["adversarial"]
+            loss = loss + self.coverage * (nats / size if self.unit == "bits" else nats)
         return with_logs(loss, terms)
 
     def _critic(self, x: Tensor, context: Tensor | None) -> dict[str, Tensor]:

@@ -48,10 +48,8 @@ class StageRun:
             stage.initialize(self.batches.tensors)
         self.shards = Shards(self.objective, active=is_sharded(fabric))
         self.players = build_players(stage, fabric, fused=not self.scaled)
-        fused = all(player.skips for player in self.players)
-        self.eager = (
-            reading_is_free(fabric.device) or not fused
-        )  # then each step is looked at before it is taken
+        skips = all(player.skips for player in self.players)
+        self.eager = reading_is_free(fabric.device) or not skips  # then each is looked at first
         trained = {id(parameter) for player in self.players for parameter in player.parameters}
         self.parameters = {n: p for n, p in self.objective.named_parameters() if id(p) in trained}
         self.average = WeightAverage(self.parameters, stage.ema)
