@@ -155,8 +155,8 @@ class PartiallyInvertible(Autoencoder):
         return self.model.encode(self.features(x, noise=False)[0], context)
 
     def decode(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        """f⁻¹ of the mean of p(y|z), z (*batch, *event) -> (*batch, *data)."""
-        return self.images(self.model.decode(z, context))
+        """f⁻¹ of the mean of p(y|z), cut to [0, 1] if there are pixels: z (*batch, *event) -> (*batch, *data)."""
+        return self._in_range(self.images(self.model.decode(z, context)))
 
     def infer(self, x: Tensor, context: Tensor | None = None, *, closed_form: bool = True) -> Inference:
         """That of y = f(x) by the inner model; the output is in feature space."""
@@ -176,7 +176,14 @@ class PartiallyInvertible(Autoencoder):
     def reconstruct(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """x through the posteriors' means and back, with the noise of p(y|z): (N, *data) -> (N, *data)."""
         y, _ = self.features(x, noise=False)
-        return self.images(self._spread(self.model.mean_output(y, context)))
+        return self._in_range(self.images(self._spread(self.model.mean_output(y, context))))
+
+    def _sample(self, n: int, context: Tensor | None, size: int) -> Tensor:
+        return self._in_range(super()._sample(n, context, size))
+
+    def _in_range(self, x: Tensor) -> Tensor:
+        """What can be shown of images: a density on the real line reaches beyond [0, 1]."""
+        return x if self.pixels is None else x.clamp(0, 1)
 
     def draw_output(self, n: int, context: Tensor | None = None) -> Tensor:
         """As the inner model's, in feature space."""

@@ -31,7 +31,7 @@ class CoverageQuality(Objective):
         both          CQG, or CQFG with f
 
     f learns from the likelihood alone (A.4): the critic's gradient passes through f⁻¹ to the decoder, not
-    into f's parameters. The critic steps first, and both players see one draw of x̃: its seed is drawn with the
+    into f itself. The critic steps first, and both players see one draw of x̃: its seed is drawn with the
     critic's step, which has not moved the model.
 
     The paper does not say in which unit L_C stands beside the weight 100. `unit="nats"` takes nats an image,
