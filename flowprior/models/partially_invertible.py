@@ -155,7 +155,7 @@ class PartiallyInvertible(Autoencoder):
         return self.model.encode(self.features(x, noise=False)[0], context)
 
     def decode(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        """f⁻¹ of the mean of p(y|z), cut to [0, 1] if there are pixels: z (*batch, *event) -> (*batch, *data)."""
+        """f⁻¹ of the mean of p(y|z), images in [0, 1]: z (*batch, *event) -> (*batch, *data)."""
         return self._in_range(self.images(self.model.decode(z, context)))
 
     def infer(self, x: Tensor, context: Tensor | None = None, *, closed_form: bool = True) -> Inference:
