@@ -1,6 +1,7 @@
 """Builders of models of images that only configs need: ladders, and invertible layers around a model."""
 
 from collections.abc import Callable
+from typing import Any
 
 from flowprior.bijectors import Bijector, Pixels
 from flowprior.models import Autoencoder, FlowPosterior, Ladder, Likelihood, PartiallyInvertible
@@ -31,7 +32,7 @@ def ladder(
         size, channels, residual, classes: as for `LadderEncoder`.
         layers, latent_channels, likelihood: as for `Ladder`.
     """
-    options = {"residual": residual, "classes": classes}
+    options: dict[str, Any] = {"residual": residual, "classes": classes}
     return Ladder(
         LadderEncoder(channels, size, width=width, **options),
         LadderDecoder(features, channels, size, width=decoder_width or width, **options),

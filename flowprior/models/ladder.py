@@ -174,7 +174,7 @@ class Ladder(Autoencoder):
     def _down(self, top: Tensor, classes: Tensor | None, draw: Any) -> Tensor:
         """The decoder, with z_i = draw(layer, hidden, index) at each layer."""
         hidden = self.decoder.start(top, classes)  # type: ignore[operator]
-        for index, stage in enumerate(self.decoder.stages):  # type: ignore[arg-type, var-annotated]
+        for index, stage in enumerate(self.decoder.stages):  # type: ignore[arg-type]
             hidden = stage(hidden, classes)
             if index < len(self.layers):
                 layer: Any = self.layers[index]

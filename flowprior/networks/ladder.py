@@ -145,7 +145,7 @@ class LadderDecoder(nn.Module):
         self.in_features, self.side = check_count("in_features", in_features), size // 2 ** halvings(size)
         self.widths, self.residual = widths, residual
         self.dense = WeightNormConv2d(in_features, widths[0] * self.side**2, 1, classes=classes)
-        ups = [Block(a, b, 1, residual, classes) for a, b in pairwise(widths)]
+        ups: list[nn.Module] = [Block(a, b, 1, residual, classes) for a, b in pairwise(widths)]
         if residual:  # the last block of Table 6 keeps the side
             ups[-1] = Residuals([ups[-1], Block(widths[-1], widths[-1], 0, True, classes)])
         self.stages = nn.ModuleList(ups)

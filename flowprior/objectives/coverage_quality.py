@@ -53,7 +53,7 @@ class CoverageQuality(Objective):
     Source: Lucas et al. 2019, sections 4.1, 4.2 and 5.1, A.3, A.4 and Algorithm 1; Sønderby et al. 2017.
     """
 
-    players = ("critic", "model")
+    players: tuple[str, ...] = ("critic", "model")
 
     def __init__(
         self,

@@ -236,7 +236,7 @@ def test_a_flow_posteriors_density_integrates_to_one() -> None:
 
 
 def test_a_flow_posterior_serves_every_vae_and_beats_a_gaussian_on_a_bent_posterior() -> None:
-    """x = z1 + noise, y = z2 - z1²: the true posterior of z is bent, and a factorized Gaussian cannot follow."""
+    """The true posterior of z is bent, and a factorized Gaussian cannot follow."""
 
     class Bent(nn.Module):
         def forward(self, z: Tensor) -> Tensor:
