@@ -10,6 +10,7 @@ from flowprior.models.likelihoods import LaplaceLikelihood as LaplaceLikelihood
 from flowprior.models.likelihoods import Likelihood as Likelihood
 from flowprior.models.likelihoods import PerceptualLikelihood as PerceptualLikelihood
 from flowprior.models.partially_invertible import PartiallyInvertible as PartiallyInvertible
+from flowprior.models.posteriors import ConstantGaussianPosterior as ConstantGaussianPosterior
 from flowprior.models.posteriors import DeterministicPosterior as DeterministicPosterior
 from flowprior.models.posteriors import GaussianPosterior as GaussianPosterior
 from flowprior.models.posteriors import Posterior as Posterior
