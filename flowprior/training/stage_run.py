@@ -32,7 +32,6 @@ class StageRun:
         self.fabric, self.seed = fabric, seed
         self.precision = fabric.strategy.precision
         self.scaled = self.precision.precision == "16-mixed"  # then overflowing gradients are expected
-        self.eager = reading_is_free(fabric.device)  # then each step is looked at before it is taken
         if stage.batch_size % fabric.world_size:
             given = f"`batch_size` (={stage.batch_size}) of stage {stage.name!r}"
             raise InputError(
@@ -49,6 +48,8 @@ class StageRun:
             stage.initialize(self.batches.tensors)
         self.shards = Shards(self.objective, active=is_sharded(fabric))
         self.players = build_players(stage, fabric, fused=not self.scaled)
+        skips = all(player.skips for player in self.players)
+        self.eager = reading_is_free(fabric.device) or not skips  # then each is looked at first
         trained = {id(parameter) for player in self.players for parameter in player.parameters}
         self.parameters = {n: p for n, p in self.objective.named_parameters() if id(p) in trained}
         self.average = WeightAverage(self.parameters, stage.ema)

@@ -264,9 +264,9 @@ def _seen_contexts(model: Autoencoder, tensors: Tensors) -> dict[str, Tensor]:
 
 def with_context(model: Autoencoder | Prior, tensors: Tensors) -> Tensors:
     """`tensors` with a "context" of one-hot labels, if a vector of context is needed and there is none."""
-    width = model.prior.context_features if isinstance(model, Autoencoder) else model.context_features
-    if isinstance(model, Autoencoder) and len(model.context_shape or ()) != 1:
-        return tensors
+    width = model.context_features if isinstance(model, Prior) else None
+    if isinstance(model, Autoencoder) and len(model.context_shape or ()) == 1:
+        (width,) = model.context_shape or ()
     if not isinstance(width, int) or "context" in tensors or "label" not in tensors:
         return tensors
     classes = int(tensors["label"].max()) + 1
