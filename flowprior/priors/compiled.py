@@ -19,9 +19,7 @@ HOOKS = ("_log_prob", "_to_base", "_from_base")
 class Compiled(Gate):
     """What makes the hooks of a prior, and so all that is asked of it, compiled ones."""
 
-    def compile(  # type: ignore[override]  # of all arguments of torch.compile, those that make sense here
-        self, mode: str | None = None, backend: str | Callable[..., Any] = "inductor"
-    ) -> None:
+    def compile(self, mode: str | None = None, backend: str | Callable[..., Any] = "inductor") -> None:
         """Compile, in place, what users call: `log_prob`, `sample`, `to_base`, `from_base`, `kl`, `prior()`.
 
         The numbers stay those of eager mode up to rounding (1e-5), draws included: noise is drawn eagerly and
@@ -46,7 +44,7 @@ class Compiled(Gate):
                         setattr(module, name, _compiled(getattr(module, name), options))
 
     def __getstate__(self) -> dict[str, Any]:
-        state = super().__getstate__()  # type: ignore[misc]  # nn.Module's, which its stubs leave out
+        state = super().__getstate__()
         return {name: value for name, value in state.items() if name not in HOOKS}
 
 

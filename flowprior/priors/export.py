@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import logging
 import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from flowprior.bijectors.gate import Gate, Invertible
-from flowprior.errors import InputError, RunError
+from flowprior.errors import InputError, RunError, reason
 from flowprior.files import check_writable, write_atomically
 
 ENDINGS = (".pt2", ".onnx")
@@ -95,17 +96,23 @@ class _FromBase(nn.Module):
         return self.prior.from_base(z0, context)[0]
 
 
-def _checked(
-    name: str, entry: nn.Module, prior: Gate, write: Callable[..., tuple[bytes, Run]]
-) -> bytes:
+def _checked(name: str, entry: nn.Module, prior: Gate, write: Callable[..., tuple[bytes, Run]]) -> bytes:
     """The program of `entry`, once it is known to compute what `entry` does."""
+    from torch._dynamo.exc import UserError  # slow to import
+
     first, other = (_inputs(prior, rows) for rows in ROWS)
     batch = torch.export.Dim("batch")
     shapes = tuple({0: batch} for _ in first)
     names = ["z" if name == "log_prob" else "z0", "context"][: len(first)]
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporters' own, of their internals
-        exported = torch.export.export(entry, first, dynamic_shapes=shapes, strict=False)
+        try:
+            exported = torch.export.export(entry, first, dynamic_shapes=shapes, strict=False)
+        except UserError as error:
+            raise InputError(
+                f"`{name}` cannot be exported for batches of any size ({reason(error)}): in code of your own "
+                "ask `z.shape[0]` instead of `len(z)`, and branch on no value."
+            ) from error
         program, run = write(exported, names, name)
         for inputs in (first, other):
             expected, (got,) = entry(*inputs), run(*inputs)
@@ -119,7 +126,9 @@ def _inputs(prior: Gate, rows: int) -> tuple[Tensor, ...]:
     """Rows to run a program on; the caller's random state stays as it was."""
     generator = torch.Generator().manual_seed(rows)
     shapes = [shape for shape in (prior.event_shape, prior.context_shape) if shape is not None]
-    return tuple(torch.randn(rows, *shape, generator=generator).to(prior.device, prior.dtype) for shape in shapes)
+    return tuple(
+        torch.randn(rows, *shape, generator=generator).to(prior.device, prior.dtype) for shape in shapes
+    )
 
 
 def _as_pt2(exported: torch.export.ExportedProgram, names: list[str], name: str) -> tuple[bytes, Run]:
@@ -132,9 +141,10 @@ def _as_pt2(exported: torch.export.ExportedProgram, names: list[str], name: str)
 def _as_onnx(exported: torch.export.ExportedProgram, names: list[str], name: str) -> tuple[bytes, Run]:
     import onnxruntime
 
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)  # it tells which constants it did not fold
     output = "log_prob" if name == "log_prob" else "z"
-    axes = {"input_names": names, "output_names": [output], "dynamo": True, "verbose": False}
-    program = cast(Any, torch.onnx.export(exported, **axes)).model_proto.SerializeToString()
+    onnx = torch.onnx.export(exported, input_names=names, output_names=[output], dynamo=True, verbose=False)
+    program = cast(Any, onnx).model_proto.SerializeToString()
     session = onnxruntime.InferenceSession(program, providers=["CPUExecutionProvider"])
 
     def run(*inputs: Tensor) -> list[Tensor]:

@@ -237,4 +237,5 @@ def _as_sample_shape(n: int | Sequence[int]) -> torch.Size:
         not isinstance(size, Integral | torch.SymInt) or isinstance(size, bool) or size < 0 for size in sizes
     ):
         raise InputError(f"`n` (={n!r}) must be a number of draws or a tuple of them, such as 16 or (4, 4).")
-    return torch.Size([size if isinstance(size, torch.SymInt) else int(size) for size in sizes])
+    known: list[Any] = [size if isinstance(size, torch.SymInt) else int(size) for size in sizes]
+    return torch.Size(known)
