@@ -46,7 +46,7 @@ def contest(
     """The rows of `costs.measure` with `FACTS` on top, and facts for the results file; prints a line each.
 
     flowprior is measured with each of `backends` and `compiles`, and all with each of `precisions`. Steps of
-    peers are by torch's default Adam, as their users write it, and with `fused` also by flowprior's fused one.
+    peers are by torch's default Adam, as their users write it, with `fused` also by flowprior's fused one.
     """
 
     def contestants(size: Size, device: str) -> Iterator[Contestant]:

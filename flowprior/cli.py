@@ -235,6 +235,7 @@ def compare(**options: Any) -> None:
 @click.option("--lr", type=float, help="Peak learning rate.")
 @click.option("--patience", type=_COUNT, help="Stop after so many epochs without improvement.")
 @click.option("--standardize", type=click.Choice(["full", "diagonal", "none"]))
+@_compiled
 @_seed
 @_device
 @_quiet
@@ -244,7 +245,7 @@ def fit(latents: Path, **options: Any) -> None:
 
     given = {name: value for name, value in options.items() if value is not None}
     flow = _part(given, "recipe", "transforms", "hidden_features", "base", "backend")
-    training = _part(given, "epochs", "batch_size", "lr", "patience", "standardize")
+    training = _part(given, "epochs", "batch_size", "lr", "patience", "standardize", "compile")
     if training.get("standardize") == "none":
         training["standardize"] = None
     command.run(latents, flow=flow, training=training, **given)
