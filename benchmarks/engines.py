@@ -117,6 +117,7 @@ def onnx_runtime(size: Size, device: str) -> Contestant:
 
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = torch.get_num_threads()
+    settings.add_session_config_entry("session.force_spinning_stop", "1")  # not in the turns of others
     provider = "CUDAExecutionProvider" if device.startswith("cuda") else "CPUExecutionProvider"
     with tempfile.TemporaryDirectory() as folder:
         files = glf(size).export(Path(folder) / "flow.onnx")

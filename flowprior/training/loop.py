@@ -89,7 +89,8 @@ def train(
         sync_batch_norm: on GPUs, make the `BatchNorm` layers of the objectives `SyncBatchNorm`, for good.
         compile: compile each step's losses and their gradients (torch.compile; CUDA graphs on a GPU), which
             costs a minute or so before the first step; validation stays eager. The numbers are those of eager
-            mode up to rounding (1e-5). It pays from some ten thousand steps on (benchmarks/SCALING.md).
+            mode up to rounding (1e-5). For runs of many thousand steps: it pays once what the steps save
+            exceeds the time of compilation.
         checkpoint_every: steps between checkpoints, beside those at the beginning and at each stage's end.
         keep: how many checkpoints stay.
         log_every: steps that a logged training metric is averaged over; an epoch's end closes a window, too.
@@ -183,6 +184,8 @@ class _Loop:
         """Step until the stage is over (True), or until the run has done `max_steps` (False)."""
         progress = self.progress
         while progress.epoch < current.stage.epochs:
+            if not progress.batch:
+                current.begin_epoch(progress.epoch)
             current.train_mode()
             for batch in current.batches.epoch(progress.epoch, start=progress.batch):
                 if progress.step >= self.limit:
