@@ -47,6 +47,7 @@ class Whitening(Bijector):
         super().__init__(event_shape)
         check_one_of("mode", mode, ("full", "diagonal"))
         self.mode = mode
+        self._inverse: Tensor | None = None  # of scale_tril, in an export
         self.register_buffer("fitted", torch.tensor(False))
         self.register_buffer("loc", torch.zeros(self.features))
         if mode == "full":
@@ -126,7 +127,9 @@ class Whitening(Bijector):
 
     def _to_base(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         centered = z.flatten(1) - self.loc
-        if self.mode == "full":
+        if self._inverse is not None:
+            z0 = centered @ self._inverse.T
+        elif self.mode == "full":
             z0 = torch.linalg.solve_triangular(self.scale_tril.T, centered, upper=True, left=False)
         else:
             z0 = centered / self.scale
@@ -136,6 +139,10 @@ class Whitening(Bijector):
         flat = z0.flatten(1)
         z = self.loc + (flat @ self.scale_tril.T if self.mode == "full" else flat * self.scale)
         return z.view(z0.shape), self._log_scale().expand(z0.shape[0])
+
+    def fold(self) -> None:
+        if self.mode == "full":  # ONNX has products, and no solver
+            self._inverse = self.scale_tril.double().inverse().to(self.dtype)
 
     def _log_scale(self) -> Tensor:
         diagonal = self.scale_tril.diagonal() if self.mode == "full" else self.scale

@@ -164,6 +164,7 @@ class Setup:
         stages: such as `[@joint_stage, @prior_stage]`, each called with the model and the data.
         precision: of Lightning Fabric.
         steps: optimizer steps at most; None trains all stages to their ends.
+        compile: compile the steps of training, see `train`.
         threads: of the CPU; None takes torch's own number. Small networks run best on one.
     """
 
@@ -175,6 +176,7 @@ class Setup:
     metrics: tuple[str, ...] = ("reconstruction", "nll")
     precision: str = "32-true"
     steps: int | None = None
+    compile: bool = False
     threads: int | None = None
 
     def build(self) -> Experiment:

@@ -59,6 +59,7 @@ class MixturePrior(Prior):
     ) -> None:
         super().__init__(features)
         self._follows_data = components is None
+        self._folded: Tensor | None = None  # inverses of the Cholesky factors, in an export
         self.components = components = check_count("components", _MOST if components is None else components)
         if covariance is None:
             covariance = "full" if self.event_shape.numel() <= _LARGEST_FULL else "diagonal"
@@ -123,14 +124,22 @@ class MixturePrior(Prior):
         return x.square() @ precision.T - 2 * cross + (means.square() * precision).sum(-1)
 
     def _full_distance(self, rows: Tensor) -> Tensor:
-        identity = torch.eye(rows.shape[-1], device=rows.device, dtype=rows.dtype)
-        inverse = torch.linalg.solve_triangular(self.scale_tril, identity, upper=False)  # (K, D, D)
+        inverse = self._inverse() if self._folded is None else self._folded
         step = max(1, _CHUNK // (self.components * rows.shape[-1]))
         blocks = []
-        for chunk in rows.split(step):
+        for chunk in (rows,) if torch.compiler.is_exporting() else rows.split(step):
             offset = chunk - self.means[:, None]  # (K, n, D)
             blocks.append((offset @ inverse.mT).square().sum(-1).T)  # (n, K)
         return torch.cat(blocks)
+
+    def _inverse(self) -> Tensor:
+        """The inverses of the Cholesky factors, (K, D, D)."""
+        factors = self.scale_tril
+        identity = torch.eye(factors.shape[-1], device=factors.device, dtype=factors.dtype)
+        return torch.linalg.solve_triangular(factors, identity, upper=False)
+
+    def fold(self) -> None:
+        self._folded = None if self.lower is None else self._inverse()
 
     def _initialize(self, latents: Tensor, context: Tensor | None, seed: int) -> None:
         follows = min(_MOST, max(1, len(latents) // _ROWS_A_COMPONENT))

@@ -55,6 +55,7 @@ def fit(
     standardize: Standardize | None = "auto",
     seed: int = 0,
     device: str = "auto",
+    compile: bool = False,
     progress: bool = True,
 ) -> FitResult:
     """Train `prior`, in place, by maximum likelihood of `latents`: argmin mean -log p(z | context).
@@ -72,6 +73,7 @@ def fit(
             becomes part of the prior: `log_prob` and `sample` speak of z as it was given.
         seed: of everything random.
         device: where to train; the prior returns to where it was.
+        compile: compile the training steps, as `train` says; it pays for long fits.
         progress: show a progress bar.
 
     Raises:
@@ -112,7 +114,9 @@ def fit(
     home = prior.device
     precision = "64-true" if prior.dtype == torch.float64 else "32-true"
     try:
-        result = train([stage], seed=seed, device=device, precision=precision, progress=progress)
+        result = train(
+            [stage], seed=seed, device=device, precision=precision, compile=compile, progress=progress
+        )
     finally:
         prior.to(home)
     best = result.best_epoch
