@@ -15,6 +15,7 @@ from flowprior.models import Autoencoder
 from flowprior.models.autoencoder import evaluating
 from flowprior.objectives import LatentFlow, LatentNLL, Objective
 from flowprior.priors.flow import FlowPrior, Standardize
+from flowprior.priors.invertible import HeldPrior
 from flowprior.priors.prior import Prior
 from flowprior.tensors import as_input
 from flowprior.training.optimizers import OptimizerSettings
@@ -47,6 +48,7 @@ class Stage:
             its own. It is evaluated after every epoch with the same noise each time.
         patience: stop after so many epochs without a better validation loss.
         keep_best: at the end of the stage, give the model the weights with the best validation loss.
+        judge_start: validate the start as well, so that the best weights are never worse than those.
         initialize: called once when the stage begins, with the training data (the held-out part left out).
     """
 
@@ -63,6 +65,7 @@ class Stage:
     patience: int | None = None
     keep_best: bool = True
     initialize: Callable[[Tensors], None] | None = None
+    judge_start: bool = False
 
     def __post_init__(self) -> None:
         check_count("epochs", self.epochs, least=0)
@@ -173,6 +176,7 @@ def prior_stage(
     patience: int | None = None,
     standardize: Standardize | None = "auto",
     seed: int = 0,
+    anew: bool = False,
     name: str = "prior",
 ) -> Stage:
     """The prior alone, on frozen codes: GLF's second stage, and extra steps after joint training.
@@ -183,18 +187,22 @@ def prior_stage(
         optimizers: default Adam, one-cycle up to 3e-3, weight decay 1e-5.
         initialize: give the prior its data-dependent start (`Prior.initialize`), or continue where it is.
         standardize: of a FlowPrior in that start: "auto" as it was built, or less ("diagonal", None).
+        anew: of a FlowPrior in that start: couplings at the identity, context standardized.
         seed: of that start; the other arguments are those of `Stage`.
     """
     prior = model.prior if isinstance(model, Autoencoder) else model
 
     def start(tensors: Tensors) -> None:
-        options = {"standardize": standardize} if isinstance(prior, FlowPrior) else {}
         z = tensors["z"]
         if "std" in tensors:
             noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(seed))
             z = z + tensors["std"] * noise.to(z)
         context = as_input(tensors["context"]) if "context" in tensors else None
-        prior.initialize(z, context, seed=seed, **options)
+        inner = prior
+        while isinstance(inner, HeldPrior):
+            inner = inner.prior
+        of_flow = {"standardize": standardize, "anew": anew}
+        prior.initialize(z, context, seed=seed, **(of_flow if isinstance(inner, FlowPrior) else {}))
 
     def encode(tensors: Tensors) -> Tensors:
         return latents(model, with_context(model, tensors))
@@ -203,7 +211,8 @@ def prior_stage(
         optimizers = OptimizerSettings(lr=3e-3, weight_decay=1e-5, schedule="one_cycle")
     first = start if initialize else None
     stage = partial(Stage, name, LatentNLL(prior), _later(encode, data), epochs, batch_size, optimizers)
-    return stage((), ema, clip, _later(encode, validation), patience, initialize=first)
+    held = _later(encode, validation)
+    return stage((), ema, clip, held, patience, initialize=first, judge_start=anew and initialize)
 
 
 def latents(model: Autoencoder | Prior, tensors: Tensors) -> Tensors:
