@@ -253,11 +253,9 @@ class FlowPrior(BasedPrior):
                 state_dict[f"{home}fitted"] = torch.tensor(True)
             elif self._is_unfitted() and any(name.startswith(f"{prefix}bijector.") for name in state_dict):
                 state_dict |= {f"{home}{name}": value for name, value in self.whitening.identity().items()}
-        if self.context_scale is not None:  # earlier versions had none
+        if self.context_shape is not None:  # earlier versions had no scale
             with torch.device("cpu"):
-                idle = ContextScale(self.context_shape or torch.Size()).state_dict(
-                    prefix=f"{prefix}context_scale."
-                )
+                idle = ContextScale(self.context_shape).state_dict(prefix=f"{prefix}context_scale.")
             state_dict |= {name: value for name, value in idle.items() if name not in state_dict}
         super()._load_from_state_dict(state_dict, prefix, *rest)
 

@@ -44,9 +44,8 @@ class TrainResult:
     seconds_per_epoch: dict[str, float]  # by stage, validation and logs included
     metrics: dict[str, float]  # of the last epoch: "train/loss", "valid/loss", ...
     history: list[dict[str, Any]]  # one entry an epoch: "stage", "epoch", "step", "seconds" and the metrics
-    best_epoch: (
-        int | None
-    )  # of the last stage with validation, from 1: that with the best validation loss, 0 its start
+    best_epoch: int | None  # of the last stage with validation: that with the best loss; 0 is a judged start
+    start: dict[str, float]  # the validation metrics of a judged start
     finished: bool  # False if `max_steps` came first
 
 
@@ -180,7 +179,7 @@ class _Loop:
         progress = self.progress
         if current.stage.judge_start and progress.epoch == progress.batch == 0:
             with current.as_delivered():
-                self._judge(current)
+                progress.start = self._judge(current)
         while progress.epoch < current.stage.epochs:
             current.train_mode()
             for batch in current.batches.epoch(progress.epoch, start=progress.batch):
@@ -269,8 +268,9 @@ class _Loop:
         means = {name: fmean(seconds) for name, seconds in times.items()}
         metrics = {name: value for name, value in last.items() if "/" in name}
         ended, history = progress.stage == len(self.stages), list(progress.history)
-        seconds, best = self._seconds(), progress.best_epoch
-        return TrainResult(progress.step, seconds, means, metrics, history, best, finished=ended)
+        steps, seconds = progress.step, self._seconds()
+        best, start = progress.best_epoch, progress.start
+        return TrainResult(steps, seconds, means, metrics, history, best, start, finished=ended)
 
     def _save(self, current: StageRun | None) -> None:
         """Write a checkpoint; `current` is None between stages."""
