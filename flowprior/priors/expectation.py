@@ -43,6 +43,14 @@ class Moments(NamedTuple):
             volume = self.factors.diagonal(dim1=1, dim2=2).log().sum(1)
         return self.weights.log() - volume - 0.5 * distance
 
+    def reordered(self, order: Tensor) -> Moments:
+        """The mixture of x[order]."""
+        factors = self.factors[:, order]
+        if factors.dim() == 3:  # their rows are out of order: QR makes them triangular again
+            upper = torch.linalg.qr(factors.mT).R
+            factors = upper.mT * upper.diagonal(dim1=1, dim2=2).sign()[:, None]
+        return Moments(self.weights, self.means[:, order], factors)
+
     def nll(self, rows: Tensor) -> float:
         """Mean -log p(x) of rows (N, D)."""
         constant = 0.5 * rows.shape[1] * math.log(2 * math.pi)
@@ -136,7 +144,7 @@ def search(
     pulled by several strengths towards the shrunk covariance within clusters. The best of these starts goes
     through expectation maximization until `held` gains no more, or the clock has come to `until`.
     """
-    starts = []
+    starts: list[tuple[float, int, Moments, float, Tensor]] = []
     least = floor_of(rows, floor)
     for scale in (torch.ones_like(raw_scale), raw_scale):
         shares, centers = kmeans(rows * scale, components, seed, CLUSTERED)

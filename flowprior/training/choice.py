@@ -14,6 +14,7 @@ from flowprior.checks import check_finite, check_number, check_rows
 from flowprior.errors import InputError
 from flowprior.priors import FlowPrior, MixturePrior, Prior
 from flowprior.priors.expectation import Moments, search
+from flowprior.priors.flow import Mode
 from flowprior.training.fitting import Candidate, FitResult, look_at, step_seconds, train_prior
 
 TIE = 1e-3  # nats a feature that a less simple candidate must gain
@@ -96,8 +97,9 @@ class _Choice:
         self.enter("Gaussian", build(self.train), began, lambda _: build(self.tensors))
 
     def mixture_prior(self, moments: Moments) -> MixturePrior:
-        kind = "diagonal" if moments.factors.dim() == 2 else "full"
-        prior = MixturePrior(self.event, len(moments.weights), kind).to(self.dtype)
+        diagonal = moments.factors.dim() == 2
+        prior = MixturePrior(self.event, len(moments.weights), "diagonal" if diagonal else "full")
+        prior.to(self.dtype)
         prior.start_from(moments)
         return prior
 
@@ -144,7 +146,7 @@ class _Choice:
         """A flow on what `base` makes; `start(prior, tensors)` gives its start, None is that of its own."""
         began = time.perf_counter()
         rows = len(self.train["z"])
-        size = {} if rows < FEW else {"transforms": 12, "hidden_features": (128, 128)}
+        size: dict[str, Any] = {} if rows < FEW else {"transforms": 12, "hidden_features": (128, 128)}
 
         def build() -> FlowPrior:
             with torch.random.fork_rng():
@@ -178,9 +180,9 @@ class _Choice:
         self.enter(name, prior, began, again, result)
 
     def flows(self) -> None:
-        """On N(0, I) and on the best mixture; given a context, on one Gaussian and on a mixture of its own."""
+        """On N(0, I) and on the best mixture; with a context, also on one Gaussian."""
         options: dict[str, Any] = {"standardize": "full" if self.full else "diagonal"}
-        kind = "full" if self.full else "diagonal"
+        kind: Mode = "full" if self.full else "diagonal"
         context = self.train.get("context")
         if context is not None:
             options["context_features"] = context.shape[1] if context.dim() == 2 else tuple(context.shape[1:])
@@ -194,7 +196,9 @@ class _Choice:
             def start(prior: Any, _: Tensors) -> None:
                 prior.whitening.initialize(self.train["z"])
                 prior.bijector.reset(started=True)
-                prior.base.start_from(moments)
+                row = torch.arange(self.features, dtype=self.dtype).view(1, *self.event)
+                order, _ = prior.bijector.to_base(row.to(prior.device))  # the permutations stay
+                prior.base.start_from(moments.reordered(order.flatten().round().long().cpu()))
 
             base = partial(self.mixture_prior, moments)
             self.flow(f"flow on a {name}", base, start, standardize="diagonal")

@@ -27,7 +27,7 @@ Rows: TypeAlias = Tensor | np.ndarray | Iterable[Any] | Any  # the last: a DataF
 def fit(prior: Prior, latents: Rows, context: Rows | None = None, **options: Any) -> FitResult: ...
 @overload
 def fit(prior: Rows, latents: None = None, context: Rows | None = None, **options: Any) -> Prior: ...
-def fit(
+def fit(  # type: ignore[misc]  # the overloads leave the options to it
     prior: Prior | Rows,
     latents: Rows | None = None,
     context: Rows | None = None,
@@ -99,7 +99,7 @@ def fit(
     if seconds is not None:
         check_number("seconds", seconds, above=0)
     check_count("seed", seed, least=0)
-    training = {
+    training: dict[str, Any] = {
         "seconds": seconds,
         "epochs": epochs,
         "batch_size": batch_size,
@@ -116,6 +116,11 @@ def fit(
     }
     with torch.inference_mode(False), torch.enable_grad():
         if given is None:
+            if standardize != "auto":
+                raise InputError(
+                    f"`standardize` (={standardize!r}) is that of a given prior; a chosen one has its own: "
+                    "leave it out, or fit(FlowPrior(D), latents, standardize=...)."
+                )
             tensors = gather(prior, context, dtype=None, conditional=False, seed=seed)
             _check_rows(tensors["z"])
             return choose(tensors, **(training | {"seconds": SECONDS if seconds is None else seconds}))

@@ -19,6 +19,7 @@ from flowprior.training.optimizers import OptimizerSettings, RateSchedule
 from flowprior.training.stages import Stage, prior_stage
 
 EPOCHS = 20
+LOOP = 1e-3  # seconds of a step beside the objective and the optimizer
 MOST_CORRELATED = 2048  # features up to which the rank is looked at
 NAMED = 8  # constant features that are named
 
@@ -148,7 +149,7 @@ def step_seconds(prior: Prior, tensors: Mapping[str, Tensor], batch_size: int) -
         began = time.perf_counter()
         objective.losses(objective.players[0], batch, step)["loss"].backward()
         times.append(time.perf_counter() - began)
-    return min(times) * 4 / 3
+    return min(times) * 4 / 3 + LOOP
 
 
 def look_at(z: Tensor) -> tuple[str, ...]:
