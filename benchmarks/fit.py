@@ -3,9 +3,9 @@
     python benchmarks/fit.py --data-root DATA
 
 Both sides see the same train rows and are judged on the same held-out rows. Of scikit-learn there are
-LedoitWolf and GaussianMixture with 1, 10 and 50 components, full and diagonal, in float64; its best is the one
-that the held-out rows themselves prefer, which favors it. `fit` sees the train rows alone, in float32. DATA has
-MNIST, Fashion-MNIST and CIFAR-10 as torchvision lays them out (or cifar10.npz).
+LedoitWolf and GaussianMixture with 1, 10 and 50 components, full and diagonal, in float64; its best is the
+one that the held-out rows themselves prefer, which favors it. `fit` sees the train rows alone, in float32.
+DATA has MNIST, Fashion-MNIST and CIFAR-10 as torchvision lays them out (or cifar10.npz).
 Writes benchmarks/results/fit.json (--out) and prints the table.
 """
 

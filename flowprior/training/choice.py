@@ -156,9 +156,10 @@ class _Choice:
         prior, settings = build(), dict(self.training)
         batch = settings["batch_size"] = min(settings["batch_size"], max(16, rows // 10))
         steps = int(FLOW_TIME * self.seconds / step_seconds(prior, self.train, batch))
-        if steps < FEWEST_STEPS:
+        if steps < FEWEST_STEPS and self.entries:
             self.missing.append(Candidate(name, None, 0.0))
             return
+        steps = max(steps, FEWEST_STEPS)
         train = {key: value[: steps * batch] for key, value in self.train.items()}
         epochs = settings["epochs"] or min(200, max(10, STEPS * batch // rows))
         epochs = settings["epochs"] = max(1, min(epochs, steps * batch // len(train["z"])))
@@ -223,8 +224,6 @@ def choose(tensors: Tensors, *, seconds: float, validation: float, **training: A
         choice.gaussian()
         choice.mixtures()
     choice.flows()
-    if not choice.entries:
-        raise InputError(f"`seconds` (={seconds!r}) was too little for any candidate: give more.")
     best = choice.best()
     prior = best.again(choice.left())
     result = best.result or FitResult(best.candidate.nll or 0.0, None, 0, 0.0, [])
