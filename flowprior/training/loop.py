@@ -181,6 +181,8 @@ class _Loop:
             with current.as_delivered():
                 progress.start = self._judge(current)
         while progress.epoch < current.stage.epochs:
+            if not progress.batch:
+                current.begin_epoch(progress.epoch)
             current.train_mode()
             for batch in current.batches.epoch(progress.epoch, start=progress.batch):
                 if progress.step >= self.limit:
