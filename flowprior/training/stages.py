@@ -67,11 +67,8 @@ class Stage:
     patience: int | None = None
     keep_best: bool = True
     initialize: Callable[[Tensors], None] | None = None
-<<<<<<< HEAD
-    judge_start: bool = False
-=======
     at_epoch: Mapping[int, Callable[[Tensors], None]] = field(default_factory=dict)
->>>>>>> main
+    judge_start: bool = False
 
     def __post_init__(self) -> None:
         check_count("epochs", self.epochs, least=0)
@@ -207,34 +204,24 @@ def prior_stage(
     """
     prior = model.prior if isinstance(model, Autoencoder) else model
 
-<<<<<<< HEAD
-    def start(tensors: Tensors) -> None:
-        z = tensors["z"]
-        if "std" in tensors:
-            noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(seed))
-            z = z + tensors["std"] * noise.to(z)
-        context = as_input(tensors["context"]) if "context" in tensors else None
-        inner = prior
-        while isinstance(inner, HeldPrior):
-            inner = inner.prior
-        of_flow = {"standardize": standardize, "anew": anew}
-        prior.initialize(z, context, seed=seed, **(of_flow if isinstance(inner, FlowPrior) else {}))
-
-=======
->>>>>>> main
     def encode(tensors: Tensors) -> Tensors:
         return latents(model, with_context(model, tensors))
 
     if optimizers is None:
         optimizers = OptimizerSettings(lr=3e-3, weight_decay=1e-5, schedule="one_cycle")
-    first = partial(start_prior, prior, standardize=standardize, seed=seed) if initialize else None
+    begin = partial(start_prior, prior, standardize=standardize, seed=seed, anew=anew)
+    first = begin if initialize else None
     stage = partial(Stage, name, LatentNLL(prior), _later(encode, data), epochs, batch_size, optimizers)
     held = _later(encode, validation)
     return stage((), ema, clip, held, patience, initialize=first, judge_start=anew and initialize)
 
 
 def start_prior(
-    model: Autoencoder | Prior, tensors: Tensors, standardize: Standardize | None = "auto", seed: int = 0
+    model: Autoencoder | Prior,
+    tensors: Tensors,
+    standardize: Standardize | None = "auto",
+    seed: int = 0,
+    anew: bool = False,
 ) -> None:
     """The prior's data-dependent start, from what `latents` makes of `tensors`, noise of posteriors added."""
     prior = model.prior if isinstance(model, Autoencoder) else model
@@ -243,9 +230,14 @@ def start_prior(
     if "std" in tensors:
         noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(seed))
         z = z + tensors["std"] * noise.to(z)
-    options = {"standardize": standardize} if isinstance(prior, FlowPrior) else {}
     context = as_input(tensors["context"]) if "context" in tensors else None
-    prior.initialize(z, context, seed=seed, **options)
+    inner = prior
+    while isinstance(inner, HeldPrior):
+        inner = inner.prior
+    of_flow: dict[str, Any] = (
+        {"standardize": standardize, "anew": anew} if isinstance(inner, FlowPrior) else {}
+    )
+    prior.initialize(z, context, seed=seed, **of_flow)
 
 
 def latents(model: Autoencoder | Prior, tensors: Tensors) -> Tensors:
