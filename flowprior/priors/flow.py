@@ -190,6 +190,7 @@ class FlowPrior(BasedPrior):
         seen = self._bijector_context(context)
         if anew:
             self._make_couplings_idle(latents, seen, standardized=chosen is not None)
+        given = latents
         if self.whitening is not None:
             latents, _ = self.whitening._to_base(latents, None)
         self.bijector.initialize(latents, seen)
@@ -197,7 +198,10 @@ class FlowPrior(BasedPrior):
             z0, _ = self.bijector._to_base(latents, seen)
             self.base_mean.start(context, z0)
         z0, _ = self._flow_to_base(latents, context)
-        self.base.initialize(z0, seed=seed)
+        if anew and isinstance(self.base, MixturePrior):
+            self.base._initialize(z0, None, seed, other=given)
+        else:
+            self.base.initialize(z0, seed=seed)
 
     def _make_couplings_idle(self, latents: Tensor, seen: Tensor | None, standardized: bool) -> None:
         """Make a recipe's flow the identity; a constant scale that is left goes to the whitening."""

@@ -131,7 +131,10 @@ class MixturePrior(Prior):
             blocks.append((offset @ inverse.mT).square().sum(-1).T)  # (n, K)
         return torch.cat(blocks)
 
-    def _initialize(self, latents: Tensor, context: Tensor | None, seed: int) -> None:
+    def _initialize(
+        self, latents: Tensor, context: Tensor | None, seed: int, other: Tensor | None = None
+    ) -> None:
+        """`other` are the same rows on another scale, whose clusters are taken if they are more likely."""
         follows = min(_MOST, max(1, len(latents) // _ROWS_A_COMPONENT))
         used = follows if self._follows_data else self.components
         if len(latents) < used:
@@ -145,7 +148,12 @@ class MixturePrior(Prior):
             return
         pull = 1 if self.covariance == "diagonal" else rows.shape[1] + 1
         shares, centers = kmeans(rows, used, seed)
-        self.start_from(maximize(rows, shares, centers, self.covariance, pull, floor_of(rows)))
+        found = [maximize(rows, shares, centers, self.covariance, pull, floor_of(rows))]
+        if other is not None:
+            shares, _ = kmeans(other.flatten(1).double().cpu(), used, seed)
+            centers = shares.T @ rows / shares.sum(0).clamp(min=1)[:, None]
+            found.append(maximize(rows, shares, centers, self.covariance, pull, floor_of(rows)))
+        self.start_from(min(found, key=lambda moments: moments.nll(rows)))
 
     @torch.no_grad()
     def start_from(self, moments: Moments) -> None:

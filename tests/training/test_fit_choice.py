@@ -103,7 +103,7 @@ def test_the_choice_is_right_and_says_what_each_got():
 def test_a_flow_is_chosen_where_it_is_better_and_starts_where_the_mixture_is():
     angle = torch.rand(3_000, generator=torch.Generator().manual_seed(0)) * 2 * math.pi
     ring = torch.stack((angle.cos(), angle.sin()), 1) * (3 + 0.05 * torch.randn(3_000, 1))
-    prior = fit(ring, seconds=8.0, epochs=15, **FAST)
+    prior = fit(ring, seconds=60.0, epochs=10, **FAST)
     got = {each.name.split(" of ")[0]: each.nll for each in prior.fitted.candidates}
     assert (
         got["flow on a mixture"]
