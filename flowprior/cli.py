@@ -228,9 +228,10 @@ def compare(**options: Any) -> None:
 @click.option(
     "--base",
     type=click.Choice(["normal", "mixture"]),
-    help="Of z0 [default: mixture; normal with a context].",
+    help="Of z0 [default of a flow: mixture; normal with a context].",
 )
 @click.option("--backend", type=click.Choice(["nflows", "pyro"]))
+@click.option("--seconds", type=float, help="Time to stay within [default: 60, unless a flow is asked for].")
 @click.option("--epochs", type=_COUNT, help="Passes over the latents at most.")
 @click.option("--batch-size", type=_COUNT)
 @click.option("--lr", type=float, help="Peak learning rate.")
@@ -241,14 +242,18 @@ def compare(**options: Any) -> None:
 @_device
 @_quiet
 def fit(latents: Path, **options: Any) -> None:
-    """Fit a FlowPrior to the rows of LATENTS (npy, npz, pt); `flowprior sample PRIOR` then draws from it."""
+    """Fit a prior to the rows of LATENTS (npy, npz, pt); `flowprior sample PRIOR` then draws from it.
+
+    It is chosen by held-out likelihood among a Gaussian, mixtures and flows; or it is the flow that --recipe,
+    --transforms, --hidden, --base, --backend or --standardize ask for.
+    """
     from flowprior.commands import fit as command
 
     given = {name: value for name, value in options.items() if value is not None}
-    flow = _part(given, "recipe", "transforms", "hidden_features", "base", "backend")
-    training = _part(given, "epochs", "batch_size", "lr", "patience", "standardize", "compile")
-    if training.get("standardize") == "none":
-        training["standardize"] = None
+    flow = _part(given, "recipe", "transforms", "hidden_features", "base", "backend", "standardize")
+    training = _part(given, "seconds", "epochs", "batch_size", "lr", "patience", "compile")
+    if flow.get("standardize") == "none":
+        flow["standardize"] = None
     command.run(latents, flow=flow, training=training, **given)
 
 

@@ -34,6 +34,7 @@ class Prior(Exported, Compiled, Saved, ABC):
     kind = "prior"
     has_density: bool = True  # False where there are only samples: `log_prob` then says so
     has_rsample: bool = True  # False where a draw has no gradient: `rsample` then says so
+    fitted: Any = None  # what `fit` says of a prior that it chose
     is_standard_normal: bool = False  # whether z ~ N(0, I) itself
 
     def __init__(

@@ -44,7 +44,8 @@ class TrainResult:
     seconds_per_epoch: dict[str, float]  # by stage, validation and logs included
     metrics: dict[str, float]  # of the last epoch: "train/loss", "valid/loss", ...
     history: list[dict[str, Any]]  # one entry an epoch: "stage", "epoch", "step", "seconds" and the metrics
-    best_epoch: int | None  # of the last stage with validation, from 1: that with the best validation loss
+    best_epoch: int | None  # of the last stage with validation: that with the best loss; 0 is a judged start
+    start: dict[str, float]  # the validation metrics of a judged start
     finished: bool  # False if `max_steps` came first
 
 
@@ -183,6 +184,9 @@ class _Loop:
     def _run_stage(self, current: StageRun) -> bool:
         """Step until the stage is over (True), or until the run has done `max_steps` (False)."""
         progress = self.progress
+        if current.stage.judge_start and progress.epoch == progress.batch == 0:
+            with current.as_delivered():
+                progress.start = self._judge(current)
         while progress.epoch < current.stage.epochs:
             if not progress.batch:
                 current.begin_epoch(progress.epoch)
@@ -231,15 +235,7 @@ class _Loop:
         self._close_window(current)
         progress.epoch, progress.batch = progress.epoch + 1, 0
         with current.as_delivered():
-            valid = current.validate(progress.step)
-            monitored = valid.get(current.players[0].term("loss", "valid"), math.inf)
-            if math.isnan(monitored):
-                loss = f"The validation loss of stage {stage.name!r} after epoch {progress.epoch}"
-                raise RunError(f"{loss} is not a number: look for such values in the validation data.")
-            if monitored < (math.inf if progress.best is None else progress.best):
-                progress.best, progress.best_epoch = monitored, progress.epoch
-                if stage.keep_best:
-                    current.keep_best()
+            valid = self._judge(current)
             metrics = self.meter.close_epoch() | valid
             rates = {name: rate for player in current.players for name, rate in player.rates().items()}
             self.log.write(progress.step, {**valid, **rates, "epoch": progress.epoch})
@@ -255,6 +251,20 @@ class _Loop:
         waited = 0 if progress.best is None else progress.epoch - (progress.best_epoch or 0)
         return progress.epoch >= stage.epochs or (stage.patience is not None and waited >= stage.patience)
 
+    def _judge(self, current: StageRun) -> dict[str, float]:
+        """Validate, and remember the weights if they are the best so far; within `as_delivered`."""
+        progress, stage = self.progress, current.stage
+        valid = current.validate(progress.step)
+        monitored = valid.get(current.players[0].term("loss", "valid"), math.inf)
+        if math.isnan(monitored):
+            loss = f"The validation loss of stage {stage.name!r} after epoch {progress.epoch}"
+            raise RunError(f"{loss} is not a number: look for such values in the validation data.")
+        if monitored < (math.inf if progress.best is None else progress.best):
+            progress.best, progress.best_epoch = monitored, progress.epoch
+            if stage.keep_best:
+                current.keep_best()
+        return valid
+
     def _seconds(self) -> float:
         return self.progress.seconds + time.perf_counter() - self.clock
 
@@ -267,8 +277,9 @@ class _Loop:
         means = {name: fmean(seconds) for name, seconds in times.items()}
         metrics = {name: value for name, value in last.items() if "/" in name}
         ended, history = progress.stage == len(self.stages), list(progress.history)
-        seconds, best = self._seconds(), progress.best_epoch
-        return TrainResult(progress.step, seconds, means, metrics, history, best, finished=ended)
+        steps, seconds = progress.step, self._seconds()
+        best, start = progress.best_epoch, progress.start
+        return TrainResult(steps, seconds, means, metrics, history, best, start, finished=ended)
 
     def _save(self, current: StageRun | None) -> None:
         """Write a checkpoint; `current` is None between stages."""
