@@ -206,7 +206,10 @@ def compare(**options: Any) -> None:
 @click.option("--key", help="The array to read from a file of several.")
 @click.option("--context", type=_PATH, help="A file with a row or map of context per latent (npy, npz, pt).")
 @click.option("--context-key", help="The array to read from a context file of several.")
-@click.option("--recipe", type=click.Choice(["glf", "actnorm", "masked", "spline", "spatial"]))
+@click.option(
+    "--recipe",
+    type=click.Choice(["glf", "actnorm", "masked", "spline", "spatial", "transformer", "jet"]),
+)
 @click.option("--transforms", type=_COUNT, help="Number of coupling layers.")
 @click.option("--hidden", "hidden_features", callback=_integers, help="Hidden widths, e.g. 128,128.")
 @click.option(

@@ -14,6 +14,7 @@ from abc import ABC
 from torch import Tensor
 
 from flowprior.bijectors.gate import Invertible
+from flowprior.bijectors.tokens import Tokens
 from flowprior.tensors import numel
 
 
@@ -36,6 +37,7 @@ class Bijector(Invertible, ABC):
     """
 
     kind = "bijector"
+    tokens: Tokens | None = None  # the order in which it reads an event, where a whitening should keep to it
 
     @property
     def features(self) -> int:

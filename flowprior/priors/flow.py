@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from flowprior.bijectors import Bijector, Recipe, Whitening, as_bijector, as_recipe, build_bijector
+from flowprior.bijectors.transformer import Transformer
 from flowprior.errors import InputError
 from flowprior.priors.base_mean import LinearMean, MapMean
 from flowprior.priors.invertible import BasedPrior
@@ -33,12 +34,13 @@ class FlowPrior(BasedPrior):
 
     Args:
         features: the event shape, an int or a tuple such as `(4, 8, 8)`.
-        recipe: "glf", "actnorm", "masked", "spline", "spatial" (for maps (C, h, w)), a `Recipe` of your own,
-            or a mapping of its fields.
-        transforms, hidden_features: the number of coupling layers and the widths of a conditioner's hidden
-            layers; None for the recipe's own.
-        context_features: the width of the context, which every coupling and the base mean see, or the shape
-            (K, H, W) of context maps, which are flat rows to all but spatial couplings; None without.
+        recipe: "glf", "actnorm", "masked", "spline", "spatial" (for maps (C, h, w)), "transformer" or "jet"
+            (for sequences (T, C) and maps), a `Recipe` of your own, or a mapping of its fields.
+        transforms, hidden_features: the number of coupling layers (of a transformer, blocks) and the widths
+            of a conditioner's hidden layers; None for the recipe's own.
+        context_features: the width of the context, which every coupling and the base mean see (of
+            "transformer", the block beside z0), or the shape (K, H, W) of context maps or (S, K) of
+            sequences, flat rows to all but spatial couplings (maps) and flows over tokens; None without.
         backend: "nflows" or "pyro".
         bijector: your own transform instead of a recipe: a Bijector, an nflows Transform, a torch or Pyro
             Transform or a list of these.
@@ -49,7 +51,8 @@ class FlowPrior(BasedPrior):
         base: "normal" for N(0, I), "mixture" for a `MixturePrior`, or an unconditional prior of that shape.
         standardize: how `initialize` standardizes latents: "full" whitens (zero mean, identity covariance;
             D x D numbers), "diagonal" scales each feature, None leaves z as it is. "auto" is "diagonal" in a
-            spatial flow, whose maps a full whitening would mix, and "full" in any other.
+            spatial flow, whose maps a full whitening would mix, and "full" in any other; over tokens in their
+            order, with shrunk correlations.
 
     Raises:
         InputError: if an argument is not one of these, or a recipe is asked for beside a `bijector`.
@@ -109,7 +112,7 @@ class FlowPrior(BasedPrior):
         spatial = bijector is None and as_recipe(recipe).coupling == "spatial"
         self._own_mode: Mode = "diagonal" if spatial else "full"
         self.standardize_by(standardize)
-        if self.context_shape is not None:
+        if self.context_shape is not None and not isinstance(self.bijector, Transformer):
             kind = MapMean if spatial and len(self.context_shape) == 3 else LinearMean
             self.base_mean = kind(self.context_shape, self.event_shape)
         own = next((value for value in self.bijector.parameters() if value.is_floating_point()), None)
@@ -168,7 +171,7 @@ class FlowPrior(BasedPrior):
         self.standardize: Mode | None = self._own_mode if mode == "auto" else mode
         self.whitening = None
         if self.standardize is not None:
-            self.whitening = Whitening(self.event_shape, self.standardize)
+            self.whitening = Whitening(self.event_shape, self.standardize, self.bijector.tokens)
             self.whitening.follow(self.device, self.dtype)
 
     def _initialize(self, latents: Tensor, context: Tensor | None, seed: int) -> None:
