@@ -4,6 +4,7 @@ from flowprior.priors.decoupled import DecoupledPrior
 from flowprior.priors.embedded import EmbeddedPrior
 from flowprior.priors.flow import FlowPrior
 from flowprior.priors.gaussian import GaussianPrior
+from flowprior.priors.guidance import denoise
 from flowprior.priors.hierarchical import HierarchicalPrior
 from flowprior.priors.implicit import ImplicitPrior
 from flowprior.priors.invertible import InvertiblePrior
@@ -22,4 +23,5 @@ __all__ = [
     "MixturePrior",
     "Prior",
     "StandardNormal",
+    "denoise",
 ]

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from flowprior.bijectors import Bijector, Recipe, Whitening, as_bijector, as_recipe, build_bijector
 from flowprior.bijectors.transformer import Transformer
+from flowprior.checks import check_number
 from flowprior.errors import InputError
 from flowprior.priors.base_mean import LinearMean, MapMean
+from flowprior.priors.guidance import shape_with_presence, with_presence
 from flowprior.priors.invertible import BasedPrior
 from flowprior.priors.mixture import MixturePrior
 from flowprior.priors.prior import Prior
@@ -49,6 +51,8 @@ class FlowPrior(BasedPrior):
             can swamp them where deep couplings (64 and more, scales near their limit) stretch far
             (benchmarks/results/reversible.json). Inside torch.compile the compiler decides what is kept.
         base: "normal" for N(0, I), "mixture" for a `MixturePrior`, or an unconditional prior of that shape.
+        context_dropout: the share of contexts that `fit` and the prior's own stage leave out in training, so
+            that the prior learns p(z) as well, for `sample(..., guidance=w)`; a row of NaN then is none.
         standardize: how `initialize` standardizes latents: "full" whitens (zero mean, identity covariance;
             D x D numbers), "diagonal" scales each feature, None leaves z as it is. "auto" is "diagonal" in a
             spatial flow, whose maps a full whitening would mix, and "full" in any other; over tokens in their
@@ -77,9 +81,20 @@ class FlowPrior(BasedPrior):
         bijector: object = None,
         reversible: bool = False,
         base: str | Prior = "normal",
+        context_dropout: float = 0.0,
         standardize: Standardize | None = "auto",
     ) -> None:
         super().__init__(features, context_features)
+        self.context_dropout = check_number("context_dropout", context_dropout, least=0, below=1)
+        seen = self.context_shape
+        if context_dropout:
+            if seen is None:
+                raise InputError(
+                    f"`context_dropout` (={context_dropout}) needs a context to leave out: give "
+                    "`context_features`."
+                )
+            seen = shape_with_presence(seen)
+            context_features = seen[0] if len(seen) == 1 else tuple(seen)
         self.whitening: Whitening | None = None
         if bijector is None:
             self.bijector: Bijector = build_bijector(
@@ -97,13 +112,14 @@ class FlowPrior(BasedPrior):
                     "`bijector` was given together with `recipe`, `transforms`, `hidden_features` or "
                     "`reversible`, which describe another one: leave those out, or leave out `bijector`."
                 )
-            self.bijector = as_bijector(bijector, self.event_shape, self.context_features)
+            self.bijector = as_bijector(bijector, self.event_shape, context_features)
         self._arguments = {
             "recipe": dict(recipe) if isinstance(recipe, Mapping) else recipe,
             "transforms": transforms,
             "hidden_features": None if hidden_features is None else tuple(hidden_features),
             "backend": backend,
             "reversible": reversible,
+            "context_dropout": self.context_dropout,
             "bijector": None if bijector is None else type(bijector).__name__,
         }
         self.base = _as_base(base, self.event_shape)
@@ -112,9 +128,9 @@ class FlowPrior(BasedPrior):
         spatial = bijector is None and as_recipe(recipe).coupling == "spatial"
         self._own_mode: Mode = "diagonal" if spatial else "full"
         self.standardize_by(standardize)
-        if self.context_shape is not None and not isinstance(self.bijector, Transformer):
-            kind = MapMean if spatial and len(self.context_shape) == 3 else LinearMean
-            self.base_mean = kind(self.context_shape, self.event_shape)
+        if seen is not None and not isinstance(self.bijector, Transformer):
+            kind = MapMean if spatial and len(seen) == 3 else LinearMean
+            self.base_mean = kind(seen, self.event_shape)
         own = next((value for value in self.bijector.parameters() if value.is_floating_point()), None)
         if own is not None:  # a user's transform may be in float64 or on a GPU already
             self.follow(own.device, own.dtype)
@@ -212,6 +228,16 @@ class FlowPrior(BasedPrior):
             return z, logabsdet
         z, scale = self.whitening._from_base(z, None)
         return z, logabsdet + scale
+
+    def _seen(self, context: Tensor) -> Tensor:
+        return with_presence(context) if self.context_dropout else context
+
+    def _draw_guided(self, count: int, context: Tensor, temperature: float, weight: float) -> Tensor:
+        if not isinstance(self.bijector, Transformer) or not self.base.is_standard_normal:
+            return super()._draw_guided(count, context, temperature, weight)
+        z0 = self.base._draw(count, None, temperature)
+        z = self.bijector.guided_from_base(z0, context, torch.zeros_like(context), weight)
+        return z if self.whitening is None else self.whitening._from_base(z, None)[0]
 
     def _bijector_context(self, context: Tensor | None) -> Tensor | None:
         """Context maps, flattened for a user's own bijector over vectors."""
