@@ -204,8 +204,9 @@ class FlowPrior(BasedPrior):
         if self.base_mean is not None and context is not None:
             z0, _ = self.bijector._to_base(latents, seen)
             self.base_mean.start(context, z0)
-        z0, _ = self._flow_to_base(latents, context)
-        self.base.initialize(z0, seed=seed)
+        if not self.base.is_standard_normal:  # which has no start, and a pass through the flow costs
+            z0, _ = self._flow_to_base(latents, context)
+            self.base.initialize(z0, seed=seed)
 
     def _to_base(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         if self.whitening is None or self.whitening.is_idle():
