@@ -16,6 +16,8 @@ class LatentNLL(Objective):
 
     A conditional prior with `context_dropout` sees, while it trains, that share of rows without a context.
 
+    For a prior with a bound instead of a density (`VariationalPrior`), -log p(z) is that of the bound.
+
     Logged: "loss" and "nll", which are equal. One group, "prior"; a conditional one reads `batch["context"]`.
 
     Source: GLF Eq. 1.
@@ -40,5 +42,5 @@ class LatentNLL(Objective):
         context = context_of(self.prior, batch)
         if context is not None and self.training and self.prior.context_dropout:
             context = drop_context(context, self.prior.context_dropout)
-        nll = -self.prior.log_prob(z, context).mean()
+        nll = -self.prior.log_bound(z, context).mean()
         return {"loss": nll, "nll": nll.detach()}

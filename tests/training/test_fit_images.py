@@ -157,7 +157,8 @@ def test_taef2_reconstructs_and_the_command_draws_pictures(
     main(["sample", str(out), "-n", "4", "--out", str(grid), "--device", "cpu"], standalone_mode=False)
     from PIL import Image
 
-    assert Image.open(grid).size[0] > 32
+    with Image.open(grid) as drawn:
+        assert drawn.size[0] > 32
     with pytest.raises(InputError, match="exists already"):
         main(["fit-images", *words], standalone_mode=False)
 
