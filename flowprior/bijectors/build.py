@@ -77,7 +77,7 @@ def build_bijector(
     spatial = recipe.coupling == "spatial"
     if spatial and context_shape is not None and len(context_shape) == 2:
         raise InputError(
-            f"`context_features` (={context_features}) must be a width or the shape (K, H, W) of maps for "
+            f"`context_features` (={context_features}) must be a positive int or the shape (K, H, W) for "
             "spatial couplings; sequences of context are for the recipes 'transformer' and 'jet'."
         )
     if spatial and (len(event_shape) != 3 or event_shape[0] < 2):
