@@ -222,7 +222,10 @@ def compare(**options: Any) -> None:
 @click.option("--key", help="The array to read from a file of several.")
 @click.option("--context", type=_PATH, help="A file with a row or map of context per latent (npy, npz, pt).")
 @click.option("--context-key", help="The array to read from a context file of several.")
-@click.option("--recipe", type=click.Choice(["glf", "actnorm", "masked", "spline", "spatial"]))
+@click.option(
+    "--recipe",
+    type=click.Choice(["glf", "actnorm", "masked", "spline", "spatial", "transformer", "jet"]),
+)
 @click.option("--transforms", type=_COUNT, help="Number of coupling layers.")
 @click.option("--hidden", "hidden_features", callback=_integers, help="Hidden widths, e.g. 128,128.")
 @click.option(
@@ -255,6 +258,34 @@ def fit(latents: Path, **options: Any) -> None:
     if flow.get("standardize") == "none":
         flow["standardize"] = None
     command.run(latents, flow=flow, training=training, **given)
+
+
+@main.command("fit-images")
+@click.argument("images", metavar="FOLDER|ARRAY")
+@click.option("--autoencoder", required=True, help="taef2, or a folder or ENCODER,DECODER files.")
+@click.option("--out", type=_PATH, required=True, help="Folder of the fitted prior; a new one.")
+@click.option("--size", type=_COUNT, help="Pixels a side [default: as stored].")
+@click.option("--limit", type=_COUNT, help="At most so many images.")
+@click.option("--cache", type=_PATH, help="Folder to keep the codes in, for the next time.")
+@click.option("--noise", type=float, help="On codes, in their deviations [default: by a scan].")
+@click.option("--channels", type=_COUNT, help="Keep so many principal channels.")
+@click.option("--epochs", type=_COUNT, help="Passes over the codes at most.")
+@click.option("--batch-size", type=_COUNT)
+@click.option("--lr", type=float, help="Peak learning rate.")
+@_data_root
+@_seed
+@_device
+@_quiet
+def fit_images(images: str, **options: Any) -> None:
+    """Fit a prior to the codes of pictures under a pretrained autoencoder.
+
+    `flowprior sample PRIOR --out grid.png` then draws new ones.
+    """
+    from flowprior.commands import fit_images as command
+
+    given = {name: value for name, value in options.items() if value is not None}
+    training = _part(given, "noise", "channels", "epochs", "batch_size", "lr", "cache")
+    command.run(images, training=training, **given)
 
 
 def _part(options: dict[str, Any], *names: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from flowprior.errors import InputError
 from flowprior.priors.compiled import Compiled
 from flowprior.priors.divergence import as_posterior, draw, point_of
 from flowprior.priors.export import Exported
+from flowprior.priors.guidance import check_guidance, draw_guided
 from flowprior.priors.pretrained import Saved
 from flowprior.tensors import batch_shape_of, broadcast_batches, factorized, numel, without_autocast
 
@@ -36,6 +37,7 @@ class Prior(Exported, Compiled, Saved, ABC):
     has_rsample: bool = True  # False where a draw has no gradient: `rsample` then says so
     fitted: Any = None  # what `fit` says of a prior that it chose
     is_standard_normal: bool = False  # whether z ~ N(0, I) itself
+    context_dropout: float = 0.0  # share of contexts left out in training; above 0, rows of NaN are none
 
     def __init__(
         self, features: int | Sequence[int], context_features: int | Sequence[int] | None = None
@@ -57,6 +59,10 @@ class Prior(Exported, Compiled, Saved, ABC):
     @abstractmethod
     def _draw(self, count: int, context: Tensor | None, temperature: float = 1.0) -> Tensor:
         """Draws (count, *event), one for each row of the context, with noise scaled by `temperature`."""
+
+    def _draw_guided(self, count: int, context: Tensor, temperature: float, weight: float) -> Tensor:
+        """Draws (count, *event) under guidance of `weight`; see `draw_guided`."""
+        return draw_guided(self, count, context, temperature, weight)
 
     def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
         name = type(self).__name__
@@ -129,16 +135,23 @@ class Prior(Exported, Compiled, Saved, ABC):
 
     @torch.no_grad()
     def sample(
-        self, n: int | Sequence[int] = 1, context: Tensor | None = None, temperature: float = 1.0
+        self,
+        n: int | Sequence[int] = 1,
+        context: Tensor | None = None,
+        temperature: float = 1.0,
+        guidance: float = 0.0,
     ) -> Tensor:
         """Draws without gradient, (n, *batch, *event) where context is (*batch, C); `n` may be a shape.
 
         `temperature` scales the noise: z0 of a flow, the noise of a Gaussian or within components.
+        `guidance` w draws from about p(z | c) (p(z | c) / p(z))^w, of a prior with `context_dropout`: token
+        by token in closed form from a transformer, elsewhere by resampling (`priors.guidance.draw_guided`).
 
         Raises:
-            InputError: if `n` or `temperature` is none, or as `log_prob`.
+            InputError: if `n`, `temperature` or `guidance` is none, or as `log_prob`.
         """
-        return self._sample(n, context, check_number("temperature", temperature, above=0))
+        temperature = check_number("temperature", temperature, above=0)
+        return self._sample(n, context, temperature, check_guidance(self, guidance, context))
 
     def rsample(self, n: int | Sequence[int] = 1, context: Tensor | None = None) -> Tensor:
         """Draws as `sample` does, with the gradient of the path to parameters and context.
@@ -151,14 +164,24 @@ class Prior(Exported, Compiled, Saved, ABC):
             raise InputError(f"{name} cannot draw with gradient (`has_rsample` is False): use `sample`.")
         return self._sample(n, context)
 
-    def _sample(self, n: int | Sequence[int], context: Tensor | None, temperature: float = 1.0) -> Tensor:
+    def _sample(
+        self,
+        n: int | Sequence[int],
+        context: Tensor | None,
+        temperature: float = 1.0,
+        guidance: float = 0.0,
+    ) -> Tensor:
         shape = _as_sample_shape(n)
         with without_autocast(self._anchor.device.type):
             rows, own = self._read(context)
             batch = shape + own
             if rows is not None:
                 rows = rows.repeat(numel(shape), *(1 for _ in rows.shape[1:]))
-            return self._draw(numel(batch), rows, temperature).reshape(batch + self.event_shape)
+            if rows is None or not guidance:
+                drawn = self._draw(numel(batch), rows, temperature)
+            else:
+                drawn = self._draw_guided(numel(batch), rows, temperature, guidance)
+            return drawn.reshape(batch + self.event_shape)
 
     def kl(
         self,
