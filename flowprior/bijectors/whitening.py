@@ -115,7 +115,7 @@ class Whitening(Bijector):
             self.scale_tril.copy_(shrunk_factor(rows, mean, std, varies, limit))
 
     @torch.no_grad()
-    def reset(self) -> None:
+    def reset(self, *, started: bool = False) -> None:
         """Make it the identity again."""
         for name, value in self.identity().items():
             getattr(self, name).copy_(value)
