@@ -83,7 +83,7 @@ def run_experiment(
             _check_folder(folder, loaded, resume, overwrite, allow_changed)
         _rehearse(experiment)  # missing data and shapes that do not fit are said before anything is written
         check_metrics(applicable(experiment.metrics, experiment.model), experiment.source, experiment.model)
-        check_engine(device, setup.precision, strategy, sync_batch_norm)
+        check_engine(device, setup.precision, strategy, sync_batch_norm, setup.compile)
         if first:
             _prepare(folder, loaded, overwrite)
         with cpu_threads(setup.threads or threads), _undone_if_refused(folder, lock):
@@ -96,6 +96,7 @@ def run_experiment(
                 strategy=strategy,
                 sync_batch_norm=sync_batch_norm,
                 precision=setup.precision,
+                compile=setup.compile,
                 resume=resume and has_checkpoints(folder),  # a run killed before its first one starts over
                 allow_changed=allow_changed,
                 max_steps=setup.steps,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flowprior.errors import InputError
-from flowprior.files import json_of, write_json
+from flowprior.files import json_of, remove_leftovers, write_json
 from flowprior.locks import LOCK, REPORT_LOCK, locked
 from flowprior.training.checkpoint import has_checkpoints
 from flowprior.training.manifest import FOLDER
@@ -118,6 +118,7 @@ def update_report(folder: Path, **entries: Any) -> dict[str, Any]:
     Of several processes that update it, one waits for the other.
     """
     with locked(folder, REPORT_LOCK, wait=True):
+        remove_leftovers(folder)
         report = read_report(folder)
         for name, value in entries.items():
             old = report.get(name)

@@ -25,5 +25,6 @@ class TrainResult:
     seconds_per_epoch: dict[str, float]  # by stage, validation and logs included
     metrics: dict[str, float]  # of the last epoch: "train/loss", "valid/loss", ...
     history: list[dict[str, Any]]  # one entry an epoch: "stage", "epoch", "step", "seconds" and the metrics
-    best_epoch: int | None  # of the last stage with validation, from 1: that with the best validation loss
+    best_epoch: int | None  # of the last stage with validation: that with the best loss; 0 is a judged start
+    start: dict[str, float]  # the validation metrics of a judged start
     finished: bool  # False if `max_steps` came first
