@@ -49,18 +49,20 @@ def test_list_and_help_import_neither_torch_nor_gin() -> None:
 def test_the_fixed_options_are_there() -> None:
     for verb, options in {
         "list": "--metrics --figures --plugin",
-        "train": "--size -b --plugin --out --resume --steps --device --precision --gin_file --gin_bindings",
+        "train": "--size -b --plugin --out --resume --allow-changed --overwrite --steps --device --precision --gin_file --gin_bindings",
         "sample": "-n --out --plugin",
         "eval": "--metrics --plugin",
         "plot": "RUN --plugin",
-        "fit": "--out --context --key",
+        "fit": "--out --context --key --overwrite",
+        "repair": "RUN",
         "compare": "STUDY --size --plugin --seeds --out --row --jobs -b --data-root --weights",
         "export": "--out --plugin",
         "benchmark": "--depth --width --features --batch --backend --precision --compile --threads --quick",
     }.items():
         text = call(verb, "--help").stdout
         assert all(option in text for option in options.split()), verb
-    verbs = {"list", "train", "sample", "export", "eval", "plot", "fit", "compare", "benchmark"}
+    verbs = {"list", "train", "sample", "export", "eval", "plot", "fit", "fit-images", "compare", "benchmark"}
+    verbs |= {"repair"}
     assert set(main.commands) == verbs
 
 
