@@ -66,10 +66,16 @@ class HierarchicalPrior(InvertiblePrior):
         parts = zip(z.split(self.sizes, -1), self._children(), strict=True)
         return [part.unflatten(-1, tuple(prior.event_shape)) for part, prior in parts]
 
-    def _draw(self, count: int, context: Tensor | None, temperature: float = 1.0) -> Tensor:
+    def _draw(
+        self,
+        count: int,
+        context: Tensor | None,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         parts: list[Tensor] = []
         for prior, own in zip(self._children(), self._own_maps(context), strict=True):
-            parts.append(prior._draw(count, self._given(prior, own, parts), temperature))
+            parts.append(prior._drawn(count, self._given(prior, own, parts), temperature, generator))
         return _joined(parts)
 
     def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:

@@ -1,5 +1,6 @@
 """The contract of every prior: what a subclass must implement, and all that follows from it."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from flowprior.checks import check_finite, check_number
 from flowprior.errors import InputError
 from flowprior.priors.divergence import as_posterior, draw, point_of
 from flowprior.priors.pretrained import Saved
+from flowprior.priors.truncation import truncated
 from flowprior.tensors import batch_shape_of, broadcast_batches, factorized, numel, without_autocast
 
 
@@ -52,8 +54,17 @@ class Prior(Gate, Saved, ABC):
     # The hooks: rows z (N, *event), context (N, *context_shape) or None, both of the prior's dtype.
 
     @abstractmethod
-    def _draw(self, count: int, context: Tensor | None, temperature: float = 1.0) -> Tensor:
-        """Draws (count, *event), one for each row of the context, with noise scaled by `temperature`."""
+    def _draw(
+        self,
+        count: int,
+        context: Tensor | None,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Draws (count, *event), one for each row of the context, with noise scaled by `temperature`.
+
+        `generator` is passed only where the caller gave one; `_noise` draws from it.
+        """
 
     def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
         name = type(self).__name__
@@ -94,29 +105,65 @@ class Prior(Gate, Saved, ABC):
         """log p(z | context) in nats: z (*batch, *event), context (*batch, C) -> (*batch,).
 
         The batches of `z` and of `context` broadcast. Here and elsewhere context maps are (*batch, K, H, W).
+        Where z holds infinity log p is -inf, without a gradient; where it holds NaN, NaN.
 
         Raises:
             InputError: if a shape does not fit, or a context is missing or not wanted.
         """
         with without_autocast(self._anchor.device.type):
             rows, context, batch = self._enter("z", z, context)
-            log_prob = self._log_prob(rows, context)
+            # computed at 0 instead, so that no gradient is NaN where infinity meets infinity
+            infinite = rows.flatten(1).abs().amax(1) == math.inf
+            rows = rows.masked_fill(infinite.reshape(-1, *(1 for _ in self.event_shape)), 0.0)
+            log_prob = self._log_prob(rows, context).masked_fill(infinite, -math.inf)
         return log_prob if len(batch) == 1 else log_prob.reshape(batch)
 
     @torch.no_grad()
     def sample(
-        self, n: int | Sequence[int] = 1, context: Tensor | None = None, temperature: float = 1.0
+        self,
+        n: int | Sequence[int] = 1,
+        context: Tensor | None = None,
+        temperature: float = 1.0,
+        truncate: float | None = None,
+        *,
+        generator: torch.Generator | None = None,
     ) -> Tensor:
         """Draws without gradient, (n, *batch, *event) where context is (*batch, C); `n` may be a shape.
 
-        `temperature` scales the noise: z0 of a flow, the noise of a Gaussian or within components.
+        Args:
+            n, context: how many draws, of each row of the context if the prior is conditional.
+            temperature: scales the noise: z0 of a flow, the noise of a Gaussian or within components.
+            truncate: a share Q from 0.01 to 1: only draws among the Q most probable, those with log p(z | c)
+                above its (1 - Q) quantile over draws at this temperature and this context. The quantile is
+                that of `truncation.PILOT` (1,024) draws, so that Q is kept within ± 0.01 (one standard
+                deviation at 0.9); draws below it are drawn again. None keeps all.
+            generator: of all that is random here, instead of torch's own. The noise is drawn on its device,
+                so that one on the CPU gives the same draws whatever the prior's device, up to rounding.
 
         Raises:
-            InputError: if `n` or `temperature` is none, or as `log_prob`.
+            InputError: if `n`, `temperature` or `truncate` is none, the prior to truncate has no density, or
+                log p is above its quantile too rarely, as where it is constant or not finite; or as `log_prob`.
         """
-        return self._sample(n, context, check_number("temperature", temperature, above=0))
+        temperature = check_number("temperature", temperature, above=0)
+        if truncate is None:
+            return self._sample(n, context, temperature, generator)
+        truncate = check_number("truncate", truncate, least=0.01, most=1)
+        if not self.has_density:
+            name = type(self).__name__
+            raise InputError(f"`truncate` (={truncate}) needs a density, and {name} has none: leave it out.")
+        shape = _as_sample_shape(n)
+        with without_autocast(self._anchor.device.type):
+            rows, own = self._read(context)
+            z = truncated(self, numel(shape), rows, truncate, temperature, generator)
+        return z.reshape(shape + own + self.event_shape)
 
-    def rsample(self, n: int | Sequence[int] = 1, context: Tensor | None = None) -> Tensor:
+    def rsample(
+        self,
+        n: int | Sequence[int] = 1,
+        context: Tensor | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         """Draws as `sample` does, with the gradient of the path to parameters and context.
 
         Raises:
@@ -125,16 +172,36 @@ class Prior(Gate, Saved, ABC):
         if not self.has_rsample:
             name = type(self).__name__
             raise InputError(f"{name} cannot draw with gradient (`has_rsample` is False): use `sample`.")
-        return self._sample(n, context)
+        return self._sample(n, context, 1.0, generator)
 
-    def _sample(self, n: int | Sequence[int], context: Tensor | None, temperature: float = 1.0) -> Tensor:
+    def _sample(
+        self,
+        n: int | Sequence[int],
+        context: Tensor | None,
+        temperature: float,
+        generator: torch.Generator | None,
+    ) -> Tensor:
         shape = _as_sample_shape(n)
         with without_autocast(self._anchor.device.type):
             rows, own = self._read(context)
             batch = shape + own
             if rows is not None:
                 rows = rows.repeat(numel(shape), *(1 for _ in rows.shape[1:]))
-            return self._draw(numel(batch), rows, temperature).reshape(batch + self.event_shape)
+            drawn = self._drawn(numel(batch), rows, temperature, generator)
+            return drawn.reshape(batch + self.event_shape)
+
+    def _drawn(
+        self, count: int, context: Tensor | None, temperature: float, generator: torch.Generator | None
+    ) -> Tensor:
+        """`_draw`, which is told of a generator only where there is one."""
+        given = () if generator is None else (generator,)
+        return self._draw(count, context, temperature, *given)
+
+    def _noise(self, *shape: int, generator: torch.Generator | None, uniform: bool = False) -> Tensor:
+        """Standard normal numbers, or uniform ones from 0 to 1, in the prior's dtype and on its device."""
+        draw = torch.rand if uniform else torch.randn
+        home = self.device if generator is None else generator.device
+        return draw(shape, generator=generator, device=home, dtype=self.dtype).to(self.device)
 
     def kl(
         self,
