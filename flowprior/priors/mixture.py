@@ -100,7 +100,8 @@ class MixturePrior(Prior):
             return self.means.new_empty(0, *self.event_shape)
         weights = self.logits.softmax(0)
         weights = weights if generator is None else weights.to(generator.device)
-        index = torch.multinomial(weights, count, replacement=True, generator=generator).to(self.device)  # (N,)
+        index = torch.multinomial(weights, count, replacement=True, generator=generator)  # (N,)
+        index = index.to(self.device)
         noise = temperature * self._noise(count, size, generator=generator)
         if self.lower is None:
             noise = self.log_scales.exp()[index] * noise

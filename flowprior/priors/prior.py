@@ -141,8 +141,8 @@ class Prior(Gate, Saved, ABC):
                 so that one on the CPU gives the same draws whatever the prior's device, up to rounding.
 
         Raises:
-            InputError: if `n`, `temperature` or `truncate` is none, the prior to truncate has no density, or
-                log p is above its quantile too rarely, as where it is constant or not finite; or as `log_prob`.
+            InputError: if `n`, `temperature` or `truncate` is none, the prior to truncate has no density or
+                log p is hardly ever above its quantile (it is constant, or not finite); or as `log_prob`.
         """
         temperature = check_number("temperature", temperature, above=0)
         if truncate is None:

@@ -25,8 +25,8 @@ def truncated(
 ) -> Tensor:
     """Draws (count, B, *event) among the `share` most probable, for context rows (B, ...); B = 1 without.
 
-    The threshold of a row is the order statistic of log p that leaves `share` of `PILOT` draws above it. Given
-    it, those draws are independent of each other and follow p above it, as do all later ones: none is wasted.
+    The threshold of a row is the order statistic of log p that leaves `share` of `PILOT` draws above it.
+    Given it, those draws are independent and follow p above it, as later ones do: none is wasted.
 
     Raises:
         InputError: if draws above the threshold are not found.
@@ -71,7 +71,7 @@ def _fill(
             return
         if tried >= limit:
             raise InputError(
-                f"`truncate` (={share:g}): of {tried} draws only {found} of the {count} wanted have log p above "
-                "its quantile, so that it is constant or not finite: leave `truncate` out, or mend the prior."
+                f"`truncate` (={share:g}): of {tried} draws only {found} of the {count} wanted have log p "
+                "above its quantile, so it is constant or not finite: leave `truncate` out, or mend the prior."
             )
         tries = min(most, math.ceil((count - found) / share) + 16)
