@@ -9,7 +9,6 @@ Stated here once, and kept by every backend:
 * *Composition order*: steps are listed in the order in which `to_base` applies them.
 """
 
-from abc import ABC
 from collections.abc import Callable
 
 import torch
@@ -19,7 +18,7 @@ from flowprior.bijectors.gate import Invertible
 from flowprior.tensors import numel
 
 
-class Bijector(Invertible, ABC):
+class Bijector(Invertible):
     """An invertible map between z and z0 that reports its volume change.
 
     log p(z | c) = log p0(z0) + log|det dz0/dz|, with z0 = to_base(z, c).

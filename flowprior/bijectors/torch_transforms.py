@@ -215,6 +215,6 @@ def _check_hides_nothing(part: Any) -> None:
         if id(each) not in known:
             raise InputError(
                 f"`bijector` has a part, {type(part).__name__}, that is no module but reads a "
-                f"{type(each).__name__} which nobody could save, move or train: pass the module that makes it "
-                "(of zuko the lazy flow, `flow` and not `flow().transform`)."
+                f"{type(each).__name__} which nobody could save, move or train: pass the module that makes "
+                "it (of zuko the lazy flow, `flow` and not `flow().transform`)."
             )

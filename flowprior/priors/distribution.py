@@ -17,9 +17,10 @@ class PriorDistribution(TorchDistribution):
     """p(z) or p(z | context): batch shape of the context, event shape of the prior.
 
     It holds no numbers of its own: every call asks the prior, so it follows the prior's parameters. It works
-    in `pyro.sample`, in plates, and in `torch.distributions.kl_divergence`, whose `kl_divergence(q, p)` is
-    `prior.kl(q)`: exact where the prior knows a closed form, otherwise from one draw of q; `prior.kl` takes
-    more. `kl_divergence(p, q)` is log p - log q at one draw of p, with the gradient of its path if it has one.
+    in `pyro.sample`, in plates, and in `torch.distributions.kl_divergence`: `kl_divergence(q, p)` is
+    `prior.kl(q)`, exact where the prior knows a closed form, otherwise from one draw of q (`prior.kl` takes
+    more); `kl_divergence(p, q)` is log p - log q at one draw of p, with the gradient of its path if it has
+    one.
     Mean, variance, entropy and the like have no closed form: they raise NotImplementedError.
 
     Args:

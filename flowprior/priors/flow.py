@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from flowprior.bijectors import Bijector, Recipe, Whitening, as_bijector, as_recipe, build_bijector
 from flowprior.errors import InputError
@@ -16,7 +16,7 @@ from flowprior.priors.invertible import BasedPrior
 from flowprior.priors.mixture import MixturePrior
 from flowprior.priors.prior import Prior
 from flowprior.priors.standard_normal import StandardNormal
-from flowprior.tensors import without_autocast
+from flowprior.tensors import as_context_shape, without_autocast
 
 Standardize = Literal["auto", "full", "diagonal"]
 Mode = Literal["full", "diagonal"]
@@ -39,6 +39,8 @@ class FlowPrior(BasedPrior):
             layers; None for the recipe's own.
         context_features: the width of the context, which every coupling and the base mean see, or the shape
             (K, H, W) of context maps, which are flat rows to all but spatial couplings; None without.
+        classes: the number of classes instead, where a context is integer labels (*batch,): couplings and
+            base mean see them one-hot, so that their first layers hold an embedding of each class.
         backend: "nflows" or "pyro".
         bijector: your own transform instead of a recipe: a Bijector, an nflows Transform, a torch or Pyro
             Transform or a list of these.
@@ -70,13 +72,15 @@ class FlowPrior(BasedPrior):
         transforms: int | None = None,
         hidden_features: Sequence[int] | None = None,
         context_features: int | Sequence[int] | None = None,
+        classes: int | None = None,
         backend: str = "nflows",
         bijector: object = None,
         reversible: bool = False,
         base: str | Prior = "normal",
         standardize: Standardize | None = "auto",
     ) -> None:
-        super().__init__(features, context_features)
+        super().__init__(features, context_features, classes)
+        seen = context_features if self.classes is None else self.classes  # by couplings and the base mean
         self.whitening: Whitening | None = None
         if bijector is None:
             self.bijector: Bijector = build_bijector(
@@ -84,7 +88,7 @@ class FlowPrior(BasedPrior):
                 as_recipe(recipe),
                 transforms=transforms,
                 hidden_features=hidden_features,
-                context_features=context_features,
+                context_features=seen,
                 backend=backend,
                 reversible=reversible,
             )
@@ -94,7 +98,7 @@ class FlowPrior(BasedPrior):
                     "`bijector` was given together with `recipe`, `transforms`, `hidden_features` or "
                     "`reversible`, which describe another one: leave those out, or leave out `bijector`."
                 )
-            self.bijector = as_bijector(bijector, self.event_shape, self.context_features)
+            self.bijector = as_bijector(bijector, self.event_shape, seen)
         self._arguments = {
             "recipe": dict(recipe) if isinstance(recipe, Mapping) else recipe,
             "transforms": transforms,
@@ -109,9 +113,9 @@ class FlowPrior(BasedPrior):
         spatial = bijector is None and as_recipe(recipe).coupling == "spatial"
         self._own_mode: Mode = "diagonal" if spatial else "full"
         self.standardize_by(standardize)
-        if self.context_shape is not None:
-            kind = MapMean if spatial and len(self.context_shape) == 3 else LinearMean
-            self.base_mean = kind(self.context_shape, self.event_shape)
+        if (shape := as_context_shape(seen)) is not None:
+            kind = MapMean if spatial and len(shape) == 3 else LinearMean
+            self.base_mean = kind(shape, self.event_shape)
         own = next((value for value in self.bijector.parameters() if value.is_floating_point()), None)
         if own is not None:  # a user's transform may be in float64 or on a GPU already
             self.follow(own.device, own.dtype)
@@ -122,6 +126,7 @@ class FlowPrior(BasedPrior):
             **self._arguments,
             "recipe": asdict(recipe) if isinstance(recipe, Recipe) else recipe,
             "context_features": self.context_features,
+            "classes": self.classes,
             "base": self.base,
             "standardize": self.standardize,
         }
@@ -188,6 +193,11 @@ class FlowPrior(BasedPrior):
         z0, _ = self._flow_to_base(latents, context)
         self.base.initialize(z0, seed=seed)
 
+    def _seen(self, context: Tensor) -> Tensor:
+        if self.classes is None:
+            return context
+        return nn.functional.one_hot(context.long(), self.classes).to(self.dtype)
+
     def _to_base(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         if self.whitening is None or self.whitening.is_idle():
             return self._flow_to_base(z, context)
@@ -249,7 +259,7 @@ def _as_base(base: str | Prior, event_shape: torch.Size) -> Prior:
         raise InputError(
             f"`base` (={base!r}) must be 'normal', 'mixture' or a prior such as MixturePrior(64)."
         )
-    if base.event_shape != event_shape or base.context_features is not None:
+    if base.event_shape != event_shape or base.context_shape is not None:
         raise InputError(
             f"`base` has event shape {tuple(base.event_shape)} and `context_features` "
             f"{base.context_features} but must be unconditional with event shape {tuple(event_shape)}: build "

@@ -1,7 +1,7 @@
 """The contract of every prior: what a subclass must implement, and all that follows from it."""
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +18,7 @@ from flowprior.priors.truncation import truncated
 from flowprior.tensors import batch_shape_of, broadcast_batches, factorized, numel, without_autocast
 
 
-class Prior(Gate, Saved, ABC):
+class Prior(Gate, Saved):
     """A module that, called with a context or without one, returns a distribution over z.
 
     A subclass must implement `_draw`; with a density also `_log_prob`; with a data-dependent start
@@ -28,7 +28,7 @@ class Prior(Gate, Saved, ABC):
 
     Args:
         features: the event shape, an int or a tuple such as `(4, 8, 8)`.
-        context_features: as for `Gate`.
+        context_features, classes: as for `Gate`.
     """
 
     kind = "prior"
@@ -37,9 +37,12 @@ class Prior(Gate, Saved, ABC):
     is_standard_normal: bool = False  # whether z ~ N(0, I) itself
 
     def __init__(
-        self, features: int | Sequence[int], context_features: int | Sequence[int] | None = None
+        self,
+        features: int | Sequence[int],
+        context_features: int | Sequence[int] | None = None,
+        classes: int | None = None,
     ) -> None:
-        super().__init__(features, context_features)
+        super().__init__(features, context_features, classes)
 
     @property
     def has_normal_base(self) -> bool:
@@ -99,7 +102,7 @@ class Prior(Gate, Saved, ABC):
         from flowprior.priors.distribution import PriorDistribution  # it needs pyro, which is slow to import
 
         batch = self._context_batch(context)
-        return PriorDistribution(self, None if context is None else context.to(self.dtype), batch)
+        return PriorDistribution(self, None if context is None else self._in_dtype(context), batch)
 
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """log p(z | context) in nats: z (*batch, *event), context (*batch, C) -> (*batch,).

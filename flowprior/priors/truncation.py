@@ -72,6 +72,6 @@ def _fill(
         if tried >= limit:
             raise InputError(
                 f"`truncate` (={share:g}): of {tried} draws only {found} of the {count} wanted have log p "
-                "above its quantile, so it is constant or not finite: leave `truncate` out, or mend the prior."
+                "above its quantile: it is constant or not finite, so leave `truncate` out or mend the prior."
             )
         tries = min(most, math.ceil((count - found) / share) + 16)

@@ -89,7 +89,7 @@ def fit(
     check_count("seed", seed, least=0)
     tensors = {"z": _as_rows(latents, prior.dtype, "latents")}
     if context is not None:
-        tensors["context"] = _as_rows(context, prior.dtype, "context")
+        tensors["context"] = _as_rows(context, None, "context")
     if len(tensors["z"]) < FEWEST_ROWS:
         raise InputError(
             f"`latents` has {len(tensors['z'])} rows, too few to fit a prior to: give at least {FEWEST_ROWS}."
@@ -120,7 +120,7 @@ def fit(
     return FitResult(nll, best, len(result.history), result.seconds, result.history)
 
 
-def _as_rows(values: Tensor | np.ndarray, dtype: torch.dtype, name: str) -> Tensor:
+def _as_rows(values: Tensor | np.ndarray, dtype: torch.dtype | None, name: str) -> Tensor:
     try:
         rows = torch.as_tensor(values)
     except (TypeError, ValueError, RuntimeError):
