@@ -151,8 +151,8 @@ class Gate(nn.Module):
         if self.classes is None:
             if not context.is_floating_point():
                 raise InputError(
-                    f"`context` has dtype {context.dtype} but must be floating point: use `context.float()`, or, "
-                    "where it holds labels, build the prior with `classes`, as in FlowPrior(16, classes=10)."
+                    f"`context` has dtype {context.dtype} but must be floating point: use "
+                    "`context.float()`, or, where it holds labels, build the prior with `classes`, as in FlowPrior(16, classes=10)."
                 )
             return
         if context.is_floating_point() or context.is_complex() or context.dtype == torch.bool:
@@ -165,8 +165,8 @@ class Gate(nn.Module):
             least, most = int(context.min()), int(context.max())
             if least < 0 or most >= self.classes:
                 raise InputError(
-                    f"`context` holds labels from {least} to {most} but must be from 0 to {self.classes - 1}, "
-                    f"as `classes` is {self.classes}."
+                    f"`context` holds labels from {least} to {most} but must be from 0 to "
+                    f"{self.classes - 1}, as `classes` is {self.classes}."
                 )
 
     def _in_dtype(self, context: Tensor) -> Tensor:

@@ -165,8 +165,8 @@ def _own_contexts(priors: Sequence[InvertiblePrior]) -> list[int]:
             raise InputError(f"{name} (a {kind}) must be invertible, with `to_base`, such as a FlowPrior.")
         if prior.classes is not None:
             raise InputError(
-                f"{name} has `classes` (={prior.classes}) but the context of a hierarchy is one vector of numbers: "
-                "build it with `context_features` and give labels one-hot."
+                f"{name} has `classes` (={prior.classes}) but the context of a hierarchy is one vector "
+                "of numbers: build it with `context_features` and give labels one-hot."
             )
         event, context = prior.event_shape, prior.context_shape
         if len(event) != 3 or event[1] % sides[0] or event[2] % sides[1]:

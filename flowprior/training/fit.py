@@ -65,7 +65,7 @@ def fit(
 
     Args:
         latents: (N, *event) for the prior's event shape; cast to the prior's dtype.
-        context: (N, context_features), or maps (N, K, H, W), if the prior is conditional.
+        context: (N, context_features), maps (N, K, H, W), or labels (N,), if the prior is conditional.
         epochs, batch_size, lr, weight_decay, schedule, ema, clip, patience: see `Stage`, `OptimizerSettings`.
         validation: part of the rows held out; 0 for none.
         standardize: of a FlowPrior: "auto" as it was built, "diagonal" scales each feature, None neither. It
@@ -89,7 +89,10 @@ def fit(
     check_count("seed", seed, least=0)
     tensors = {"z": _as_rows(latents, prior.dtype, "latents")}
     if context is not None:
-        tensors["context"] = _as_rows(context, None, "context")
+        rows = _as_rows(context, None, "context")
+        tensors["context"] = (
+            rows.to(prior.dtype) if rows.is_floating_point() else rows
+        )  # labels stay integers
     if len(tensors["z"]) < FEWEST_ROWS:
         raise InputError(
             f"`latents` has {len(tensors['z'])} rows, too few to fit a prior to: give at least {FEWEST_ROWS}."
@@ -129,4 +132,4 @@ def _as_rows(values: Tensor | np.ndarray, dtype: torch.dtype | None, name: str) 
         raise InputError(
             f"`{name}` (a {type(values).__name__}) must be a tensor or array of real numbers, one row each."
         )
-    return rows.detach().to(dtype)
+    return rows.detach() if dtype is None else rows.detach().to(dtype)
