@@ -152,7 +152,8 @@ class Gate(nn.Module):
             if not context.is_floating_point():
                 raise InputError(
                     f"`context` has dtype {context.dtype} but must be floating point: use "
-                    "`context.float()`, or, where it holds labels, build the prior with `classes`, as in FlowPrior(16, classes=10)."
+                    "`context.float()`, or, where it holds labels, build the prior with `classes`, as in "
+                    "FlowPrior(16, classes=10)."
                 )
             return
         if context.is_floating_point() or context.is_complex() or context.dtype == torch.bool:

@@ -90,9 +90,7 @@ def fit(
     tensors = {"z": _as_rows(latents, prior.dtype, "latents")}
     if context is not None:
         rows = _as_rows(context, None, "context")
-        tensors["context"] = (
-            rows.to(prior.dtype) if rows.is_floating_point() else rows
-        )  # labels stay integers
+        tensors["context"] = rows.to(prior.dtype) if rows.is_floating_point() else rows
     if len(tensors["z"]) < FEWEST_ROWS:
         raise InputError(
             f"`latents` has {len(tensors['z'])} rows, too few to fit a prior to: give at least {FEWEST_ROWS}."
