@@ -105,6 +105,7 @@ class Evaluation(Trained):
     seed: int = 0
     importance_samples: int = 1000
     _backbones: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+    _made: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def chunks(self) -> tuple[Tensor, ...]:
         """The rows of all test examples, in chunks."""
@@ -178,6 +179,12 @@ class Evaluation(Trained):
             made = BACKBONES[name].make(self)
             self._backbones[name] = made.to(self.model.device) if isinstance(made, nn.Module) else made
         return self._backbones[name]
+
+    def once(self, name: str, make: Callable[[], Tensor]) -> Tensor:
+        """What `make` gives, made when it is first asked for under `name`."""
+        if name not in self._made:
+            self._made[name] = make()
+        return self._made[name]
 
     def learned(
         self, make: Callable[..., FeatureNetwork], train: Tensor | None = None, test: Tensor | None = None

@@ -203,6 +203,7 @@ def facts_of(source: Callable[[], Any]) -> dict[str, Callable[[], Any]]:
         "context_channels": lambda: (source().context_shape or [None])[0],
         "encoder.in_features": lambda: prod(source().image_shape),
         "decoder.out_features": lambda: prod(source().image_shape),
+        "data_shape": lambda: source().image_shape,
         "dataset_size": lambda: len(source().train()),
         "classes": classes,
     }
@@ -230,13 +231,13 @@ OWN = {
     "flowprior.data": "Source",
     "flowprior.networks": "InfoGANEncoder InfoGANDecoder LatentCritic MLP ResNetEncoder ResNetDecoder "
     "SmallEncoder SmallDecoder VGGFeatures",
-    "flowprior.models": "DeterministicPosterior GaussianPosterior UnitGaussianPosterior BernoulliLikelihood "
-    "GaussianLikelihood LaplaceLikelihood PerceptualLikelihood",
+    "flowprior.models": "ConstantGaussianPosterior DeterministicPosterior GaussianPosterior "
+    "UnitGaussianPosterior BernoulliLikelihood GaussianLikelihood LaplaceLikelihood PerceptualLikelihood",
     "flowprior.bijectors": "Recipe",
     "flowprior.priors": "EmbeddedPrior FlowPrior GaussianPrior HierarchicalPrior ImplicitPrior MixturePrior "
-    "StandardNormal",
+    "StandardNormal VampPrior VariationalPrior",
     "flowprior.objectives": "AdversarialAutoencoder BetaTCVAE Bilevel CapacityELBO ELBO FactorVAE InfoVAE "
-    "LatentFlow LinearAnnealing MomentMatching",
+    "LatentFlow LinearAnnealing MomentMatching RegularizedAutoencoder",
     "flowprior.training": "OptimizerSettings joint_stage prior_stage",
     __name__: "autoencoder by_data by_size concatenated_prior decoupled_prior hierarchical_prior "
     "variational_unet",

@@ -2,7 +2,8 @@
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -15,6 +16,7 @@ from flowprior.experiments.study import Study
 from flowprior.metrics.summary import summary
 
 Table = dict[str, Any]
+VERDICTS = {True: "yes", False: "NO", None: "undecided"}
 SIBLINGS = {"lp_fd_": "lp_fid", "fd_": "fid", "skl_density": "skl"}  # ours that stand beside a paper's metric
 
 
@@ -93,7 +95,7 @@ class Comparison:
                 sign = -1 if higher_is_better(metric) else 1
                 theirs = dict(zip(b["seeds"], y["values"], strict=True))
                 by_seed = zip(a["seeds"], x["values"], strict=True)
-                pairs = [(value, theirs[seed]) for seed, value in by_seed if seed in theirs]
+                gains = [sign * (value - theirs[seed]) for seed, value in by_seed if seed in theirs]
                 known = [side["paper"].get(papers_name(metric)) for side in (a, b)]
                 paper = None if None in known else known
                 yield {
@@ -101,11 +103,12 @@ class Comparison:
                     "to": b["name"],
                     "metric": metric,
                     "means": [x["mean"], y["mean"]],
-                    "better_seeds": sum(_better(p, q, sign) for p, q in pairs),
-                    "seeds": len(pairs),
-                    "holds": _better(x["mean"], y["mean"], sign),
+                    "better_seeds": sum(gain > 0 for gain in gains),
+                    "seeds": len(gains),
+                    "standard_error": standard_error(gains),
+                    "holds": verdict(gains),
                     "paper": paper,
-                    "paper_holds": paper and _better(paper[0], paper[1], sign),
+                    "paper_holds": paper and sign * paper[1] < sign * paper[0],
                 }
 
     def markdown(self, table: Table) -> str:
@@ -127,7 +130,10 @@ class Comparison:
             ],
         )
         if table["directions"]:
-            heading = "Which direction holds (the second row of a pair is said to be the better one):"
+            heading = (
+                "Which direction holds (the second row of a pair is said to be the better one; undecided "
+                "unless all seeds agree and the difference exceeds its standard error):"
+            )
             lines += ["", heading, ""]
             lines += report.markdown(
                 ["pair", "metric", "ours", "seeds", "holds", "paper", "paper holds"],
@@ -137,9 +143,9 @@ class Comparison:
                         one["metric"],
                         " → ".join(_number(mean) for mean in one["means"]),
                         f"{one['better_seeds']} of {one['seeds']}",
-                        "yes" if one["holds"] else "NO",
+                        VERDICTS[one["holds"]],
                         " → ".join(f"{value:g}" for value in one["paper"] or ()) or "-",
-                        {True: "yes", False: "NO", None: "-"}[one["paper_holds"]],
+                        "-" if one["paper"] is None else VERDICTS[one["paper_holds"]],
                     ]
                     for one in table["directions"]
                 ],
@@ -156,8 +162,28 @@ def papers_name(metric: str) -> str:
     return next((name for start, name in SIBLINGS.items() if metric.startswith(start)), metric)
 
 
-def _better(x: float, y: float, sign: int) -> bool:
-    return sign * y < sign * x
+def standard_error(gains: Sequence[float]) -> float | None:
+    """That of the mean of finite differences; None for fewer than two."""
+    if len(gains) < 2 or not all(map(math.isfinite, gains)):
+        return None
+    return statistics.stdev(gains) / math.sqrt(len(gains))
+
+
+def verdict(gains: Sequence[float]) -> bool | None:
+    """Whether a row does better than another, from its gains seed by seed; None: undecided.
+
+    It is decided where all seeds agree and the mean gain exceeds its standard error; one seed decides
+    nothing.
+
+    >>> verdict([1.0, 1.2, 0.9]), verdict([-1.0, -1.2]), verdict([1.0, -0.1, 0.5]), verdict([1.0])
+    (True, False, None, None)
+    """
+    signs, error = {gain > 0 for gain in gains}, standard_error(gains)
+    if len(gains) < 2 or len(signs) > 1 or 0 in gains:
+        return None
+    if error is not None and abs(statistics.fmean(gains)) <= error:
+        return None
+    return signs.pop()
 
 
 def _number(value: float) -> str:
@@ -168,5 +194,5 @@ def cell(value: Mapping[str, Any] | None) -> str:
     """A `summary` as text: the mean, with ± one standard deviation where there are several values."""
     if value is None:
         return "-"
-    spread = f" ± {value['std']:.2g}" if len(value["values"]) > 1 and math.isfinite(value["std"]) else ""
+    spread = "" if value["std"] is None else f" ± {value['std']:.2g}"
     return _number(value["mean"]) + spread

@@ -6,6 +6,7 @@ from flowprior.models.likelihoods import GaussianLikelihood as GaussianLikelihoo
 from flowprior.models.likelihoods import LaplaceLikelihood as LaplaceLikelihood
 from flowprior.models.likelihoods import Likelihood as Likelihood
 from flowprior.models.likelihoods import PerceptualLikelihood as PerceptualLikelihood
+from flowprior.models.posteriors import ConstantGaussianPosterior as ConstantGaussianPosterior
 from flowprior.models.posteriors import DeterministicPosterior as DeterministicPosterior
 from flowprior.models.posteriors import GaussianPosterior as GaussianPosterior
 from flowprior.models.posteriors import Posterior as Posterior

@@ -72,6 +72,7 @@ class Autoencoder(nn.Module):
         self.encoder, self.decoder, self.prior = encoder, decoder, prior
         self.posterior = DeterministicPosterior() if posterior is None else posterior
         self.likelihood = GaussianLikelihood() if likelihood is None else likelihood
+        prior.join(self.encode, encoder)
 
     # What a model with networks of its own for the context overrides; here only the prior sees a context.
 

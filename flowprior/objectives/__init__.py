@@ -12,6 +12,7 @@ from flowprior.objectives.mmd import mmd as mmd
 from flowprior.objectives.moment_matching import MomentMatching as MomentMatching
 from flowprior.objectives.objective import Batch as Batch
 from flowprior.objectives.objective import Objective as Objective
+from flowprior.objectives.regularized import RegularizedAutoencoder as RegularizedAutoencoder
 from flowprior.objectives.schedules import LinearAnnealing as LinearAnnealing
 from flowprior.objectives.total_correlation import BetaTCVAE as BetaTCVAE
 from flowprior.objectives.variational import VariationalObjective as VariationalObjective

@@ -1,11 +1,15 @@
 """The evidence lower bound of a VAE with any prior, weighted (β-VAE-H) or with a capacity (β-VAE-B)."""
 
-from torch import Tensor
+from collections.abc import Callable
+
+from torch import Tensor, nn
 
 from flowprior.checks import check_count, check_number
+from flowprior.errors import InputError
 from flowprior.models.autoencoder import Autoencoder
 from flowprior.objectives.schedules import LinearAnnealing
 from flowprior.objectives.variational import Pass, Terms, VariationalObjective
+from flowprior.priors import Prior
 
 
 class ELBO(VariationalObjective):
@@ -30,18 +34,40 @@ class ELBO(VariationalObjective):
         reconstruction_weight: GLF's β.
         kl_weight: β-VAE's β, a number or a `LinearAnnealing`, which is then logged as "kl_weight". The
             Variational U-net has LinearAnnealing(25_000, start=1e-6, after=50_000), of 100,000 steps.
+        target: makes the p of the KL from the event shape, where that is not the model's prior: with
+            `StandardNormal` a VAE whose own prior is fitted to its codes afterwards, as the two-stage VAE's.
 
     Raises:
-        InputError: on a deterministic posterior, or a weight that is negative or not finite.
+        InputError: on a deterministic posterior, a weight that is negative or not finite, or a target for a
+            conditional model.
     """
 
     def __init__(
-        self, model: Autoencoder, reconstruction_weight: float = 1.0, kl_weight: float | LinearAnnealing = 1.0
+        self,
+        model: Autoencoder,
+        reconstruction_weight: float = 1.0,
+        kl_weight: float | LinearAnnealing = 1.0,
+        target: Callable[..., Prior] | None = None,
     ) -> None:
         super().__init__(model, reconstruction_weight)
+        if target is not None and model.prior.context_shape is not None:
+            raise InputError("`target` takes the place of a prior without context, but `model` has another.")
+        self.other = None if target is None else target(features=tuple(model.prior.event_shape))
         if not isinstance(kl_weight, LinearAnnealing):  # its values are checked already
             check_number("kl_weight", kl_weight, least=0)
         self.kl_weight = kl_weight
+
+    @property
+    def target(self) -> Prior:
+        """The p of the KL."""
+        return self.model.prior if self.other is None else self.other
+
+    def parameter_groups(self, player: str) -> dict[str, list[nn.Parameter]]:
+        """Those of the model, whose prior waits where there is another `target`: the KL trains that one."""
+        groups = super().parameter_groups(player)
+        if self.other is not None:
+            groups["prior"] = list(self.other.parameters())
+        return {name: parameters for name, parameters in groups.items() if parameters}
 
     def regularizer(self, seen: Pass, step: int) -> tuple[Tensor, Terms]:
         """kl_weight · KL."""

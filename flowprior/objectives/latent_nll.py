@@ -13,6 +13,8 @@ class LatentNLL(Objective):
     Where the batch has an "std", z is drawn from N(z, std²): with codes of Gaussian posteriors that is
     E_q(z)[-log p(z)] over the aggregate posterior, which a VAE's prior is to match (Hoffman & Johnson 2016).
 
+    For a prior with a bound instead of a density (`VariationalPrior`), -log p(z) is that of the bound.
+
     Logged: "loss" and "nll", which are equal. One group, "prior"; a conditional one reads `batch["context"]`.
 
     Source: GLF Eq. 1.
@@ -34,5 +36,5 @@ class LatentNLL(Objective):
         z = entry(batch, "z")
         if "std" in batch:
             z = torch.addcmul(z, batch["std"], torch.randn_like(z))
-        nll = -self.prior.log_prob(z, context_of(self.prior, batch)).mean()
+        nll = -self.prior.log_bound(z, context_of(self.prior, batch)).mean()
         return {"loss": nll, "nll": nll.detach()}

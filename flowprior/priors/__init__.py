@@ -10,6 +10,8 @@ from flowprior.priors.invertible import InvertiblePrior
 from flowprior.priors.mixture import MixturePrior
 from flowprior.priors.prior import Prior
 from flowprior.priors.standard_normal import StandardNormal
+from flowprior.priors.vamp import VampPrior
+from flowprior.priors.variational import VariationalPrior
 
 __all__ = [
     "DecoupledPrior",
@@ -22,4 +24,6 @@ __all__ = [
     "MixturePrior",
     "Prior",
     "StandardNormal",
+    "VampPrior",
+    "VariationalPrior",
 ]

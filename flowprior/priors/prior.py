@@ -2,11 +2,11 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution, Normal
 
 from flowprior.bijectors.gate import Gate
@@ -75,6 +75,10 @@ class Prior(Gate, Saved):
             f"{name} has no density, only samples: use `sample` or an objective that needs no log_prob."
         )
 
+    def _log_bound(self, z: Tensor, context: Tensor | None) -> Tensor:
+        """A lower bound of log p(z), (N,), in expectation: where there is a density, itself."""
+        return self._log_prob(z, context)
+
     def _exact_kl(self, q: Distribution) -> Tensor | None:
         """KL(q || p) where a closed form exists."""
         return None
@@ -89,6 +93,10 @@ class Prior(Gate, Saved):
 
     def _initialize(self, latents: Tensor, context: Tensor | None, seed: int) -> None:
         """Start from rows; nothing to do for most priors."""
+
+    def join(self, encode: Callable[[Tensor], Distribution], encoder: nn.Module) -> None:
+        """Called by the autoencoder that the prior becomes part of, with its `encode` and its encoder; most
+        priors need neither."""
 
     # What follows from them.
 
@@ -113,13 +121,26 @@ class Prior(Gate, Saved):
         Raises:
             InputError: if a shape does not fit, or a context is missing or not wanted.
         """
+        return self._per_row(self._log_prob, z, context)
+
+    def log_bound(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """A lower bound of `log_prob` in expectation, which is what such a prior learns by.
+
+        log p(z) itself for priors with a density; for a `VariationalPrior` the ELBO of one draw. Shapes and
+        errors as `log_prob`.
+        """
+        return self._per_row(self._log_bound, z, context)
+
+    def _per_row(
+        self, hook: Callable[[Tensor, Tensor | None], Tensor], z: Tensor, context: Tensor | None
+    ) -> Tensor:
         with without_autocast(self._anchor.device.type):
             rows, context, batch = self._enter("z", z, context)
             # computed at 0 instead, so that no gradient is NaN where infinity meets infinity
             infinite = rows.flatten(1).abs().amax(1) == math.inf
             rows = rows.masked_fill(infinite.reshape(-1, *(1 for _ in self.event_shape)), 0.0)
-            log_prob = self._log_prob(rows, context).masked_fill(infinite, -math.inf)
-        return log_prob if len(batch) == 1 else log_prob.reshape(batch)
+            values = hook(rows, context).masked_fill(infinite, -math.inf)
+        return values if len(batch) == 1 else values.reshape(batch)
 
     @torch.no_grad()
     def sample(

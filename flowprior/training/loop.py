@@ -177,6 +177,8 @@ class _Loop:
         """Step until the stage is over (True), or until the run has done `max_steps` (False)."""
         progress = self.progress
         while progress.epoch < current.stage.epochs:
+            if not progress.batch:
+                current.begin_epoch(progress.epoch)
             current.train_mode()
             for batch in current.batches.epoch(progress.epoch, start=progress.batch):
                 if progress.step >= self.limit:

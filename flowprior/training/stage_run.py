@@ -69,6 +69,25 @@ class StageRun:
             if parameters and not any(parameter.requires_grad for parameter in parameters):
                 module.eval()
 
+    def begin_epoch(self, epoch: int) -> None:
+        """What the stage wants done before its epoch `epoch`, of which no step has been taken."""
+        if epoch not in self.stage.at_epoch:
+            return
+        if self.shards.active:
+            raise InputError(
+                f"Stage {self.stage.name!r} gives its prior a start after {epoch} epochs, which weights in "
+                "shards do not allow: take the strategy 'ddp'."
+            )
+        before = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+        with own_random_state(self.fabric.device, self.seed):
+            self.stage.at_epoch[epoch](self.batches.tensors)
+        copy_from_first_process([*self.objective.parameters(), *self.objective.buffers()], self.fabric)
+        changed = [name for name, value in before.items() if not value.equal(self.parameters[name])]
+        self.average.restart(changed)
+        for player in self.players:
+            for name in changed:
+                player.optimizer.optimizer.state.pop(self.parameters[name], None)
+
     def step(self, batch: Mapping[str, Tensor], step: int, stage_step: int) -> None:
         """One step of every player, in order."""
         for player in self.players:

@@ -1,7 +1,7 @@
 """Stages: an objective, its data and its optimizers for some epochs; training is a list of them."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from typing import Any, TypeAlias
@@ -48,6 +48,8 @@ class Stage:
         patience: stop after so many epochs without a better validation loss.
         keep_best: at the end of the stage, give the model the weights with the best validation loss.
         initialize: called once when the stage begins, with the training data (the held-out part left out).
+        at_epoch: what is called so when an epoch begins, by the number of finished ones. The moving averages
+            and the optimizer's moments of the parameters that it changes start again.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Stage:
     patience: int | None = None
     keep_best: bool = True
     initialize: Callable[[Tensors], None] | None = None
+    at_epoch: Mapping[int, Callable[[Tensors], None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_count("epochs", self.epochs, least=0)
@@ -134,6 +137,7 @@ def joint_stage(
     clip: float | None = None,
     validation: float | Data = 0.0,
     patience: int | None = None,
+    prior_start: int | None = None,
     name: str = "joint",
 ) -> Stage:
     """Autoencoder and prior together (GLF in one stage, VAEs); with frozen=("prior",) the autoencoder alone.
@@ -141,6 +145,10 @@ def joint_stage(
     Where the prior is conditional and the data has no "context", one-hot labels are taken for it. A model
     with a data-dependent start (`VariationalUnet`) takes it from examples of 4 batches, spread evenly over
     the data, when the stage begins; one that has had it, or is frozen, stays as it is.
+
+    `prior_start` is the number of epochs (at the latest, all but the last) after which the prior gets its own
+    data-dependent start, from the codes as they are then (`Prior.initialize`): a mixture base finds clusters
+    that are there by now, and the flow has few steps to unlearn. None leaves the prior as it was built.
 
     The data is "x" and, as far as `objective` (of the model) needs them, "label" or "context"; the optimizers
     are Adam, 1e-3, unless given; the other arguments are those of `Stage`.
@@ -152,11 +160,15 @@ def joint_stage(
         chosen = {k: tensors[k] for k in ("x", "context") if k in tensors}
         model.initialize({k: as_input(v[rows.long().to(v.device)]) for k, v in chosen.items()})
 
+    if prior_start is not None:
+        prior_start = max(0, min(check_count("prior_start", prior_start, least=0), epochs - 1))
     change = partial(with_context, model)
     optimizers = OptimizerSettings() if optimizers is None else optimizers
     first = None if "autoencoder" in frozen else start
+    later = {} if prior_start is None else {prior_start: partial(start_prior, model)}
     stage = partial(Stage, name, objective(model), _later(change, data), epochs, batch_size, optimizers)
-    return stage(frozen, ema, clip, _later(change, validation), patience, initialize=first)
+    held = _later(change, validation)
+    return stage(frozen, ema, clip, held, patience, initialize=first, at_epoch=later)
 
 
 def prior_stage(
@@ -187,23 +199,29 @@ def prior_stage(
     """
     prior = model.prior if isinstance(model, Autoencoder) else model
 
-    def start(tensors: Tensors) -> None:
-        options = {"standardize": standardize} if isinstance(prior, FlowPrior) else {}
-        z = tensors["z"]
-        if "std" in tensors:
-            noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(seed))
-            z = z + tensors["std"] * noise.to(z)
-        context = as_input(tensors["context"]) if "context" in tensors else None
-        prior.initialize(z, context, seed=seed, **options)
-
     def encode(tensors: Tensors) -> Tensors:
         return latents(model, with_context(model, tensors))
 
     if optimizers is None:
         optimizers = OptimizerSettings(lr=3e-3, weight_decay=1e-5, schedule="one_cycle")
-    first = start if initialize else None
+    first = partial(start_prior, prior, standardize=standardize, seed=seed) if initialize else None
     stage = partial(Stage, name, LatentNLL(prior), _later(encode, data), epochs, batch_size, optimizers)
     return stage((), ema, clip, _later(encode, validation), patience, initialize=first)
+
+
+def start_prior(
+    model: Autoencoder | Prior, tensors: Tensors, standardize: Standardize | None = "auto", seed: int = 0
+) -> None:
+    """The prior's data-dependent start, from what `latents` makes of `tensors`, noise of posteriors added."""
+    prior = model.prior if isinstance(model, Autoencoder) else model
+    tensors = latents(model, tensors)
+    z = tensors["z"]
+    if "std" in tensors:
+        noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(seed))
+        z = z + tensors["std"] * noise.to(z)
+    options = {"standardize": standardize} if isinstance(prior, FlowPrior) else {}
+    context = as_input(tensors["context"]) if "context" in tensors else None
+    prior.initialize(z, context, seed=seed, **options)
 
 
 def latents(model: Autoencoder | Prior, tensors: Tensors) -> Tensors:

@@ -224,12 +224,13 @@ def test_directions_count_seeds_and_know_what_is_better(tmp_path):
     table = Comparison(study, "s", "cpu", tmp_path, seeds=3).table()
     assert [row["name"] for row in table["rows"]] == ["2d/a", "2d/b"]
     found = {one["metric"]: one for one in table["directions"]}
-    assert found["nll"]["holds"]
+    assert found["nll"]["holds"] is None  # one seed each way
+    assert found["nll"]["standard_error"] == pytest.approx(2.0)  # of -1 and 3
     assert (found["nll"]["better_seeds"], found["nll"]["seeds"]) == (1, 2)
     assert found["nll"]["means"] == [3.0, 2.0]
-    assert found["prd_f8"]["holds"]
+    assert found["prd_f8"]["holds"] is None
     assert found["prd_f8"]["better_seeds"] == 1
-    assert not found["fd_classifier"]["holds"]  # one of its values could not be had
+    assert found["fd_classifier"]["holds"] is None  # one of its values could not be had
     assert found["fd_classifier"]["better_seeds"] == 1
     assert found["fd_classifier"]["paper"] == [9.0, 10.0]
     assert found["fd_classifier"]["paper_holds"] is False
@@ -252,7 +253,7 @@ def test_a_sweep_is_drawn_from_the_means_of_the_reports(monkeypatch):
     monkeypatch.setattr(sweep, "sweep_panels", lambda groups, metric: seen.update(groups, metric=metric))
     sweep.sweep(runs)
     assert seen == {
-        "a": [sweep.SweepLine("flow", ["1", "0"], [5.0, 2.0], [0.0, 2.0**0.5])],
-        "b": [sweep.SweepLine("flow", ["1"], [7.0], [0.0])],
+        "a": [sweep.SweepLine("flow", ["1", "0"], [5.0, 2.0], [None, 2.0**0.5])],
+        "b": [sweep.SweepLine("flow", ["1"], [7.0], [None])],
         "metric": "fid",
     }
