@@ -9,9 +9,8 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_the_bijector_of_the_readme_is_one():
-    (block,) = re.findall(
-        r"^```python bijector\n(.*?)^```", (ROOT / "README.md").read_text("utf-8"), re.M | re.S
-    )
+    text = (ROOT / "README.md").read_text("utf-8")
+    (block,) = re.findall(r"^```python bijector\n(.*?)^```", text, re.M | re.S)
     names = {}
     exec(block, names)
     prior, z = names["prior"], torch.randn(5, 16)

@@ -103,7 +103,7 @@ def test_an_nflows_flow_is_taken_if_its_transform_is_all_there_is():
     assert {id(each) for each in flow.parameters()} <= {id(each) for each in prior.parameters()}
     with pytest.raises(InputError, match="base ConditionalDiagonalNormal and embedding net Identity"):
         FlowPrior(4, bijector=Flow(transform, ConditionalDiagonalNormal([4])))
-    with pytest.raises(InputError, match="embedding net Linear, .* EmbeddedPrior"):
+    with pytest.raises(InputError, match=r"embedding net Linear, .* EmbeddedPrior"):
         FlowPrior(4, bijector=Flow(transform, StandardNormal([4]), nn.Linear(2, 2)))
 
 

@@ -260,7 +260,7 @@ def test_a_stack_of_scalar_transforms() -> None:
 
 @pytest.mark.parametrize("made", [pt.planar(3), [pt.affine_coupling(3, [8]), pt.radial(3)]])
 def test_a_transform_without_an_inverse_is_refused_at_once(made):
-    with pytest.raises(InputError, match="a part, (Planar|Radial), that cannot be inverted"):
+    with pytest.raises(InputError, match=r"a part, (Planar|Radial), that cannot be inverted"):
         as_bijector(made, 3)
     with pytest.raises(InputError, match="a part, ConditionedPlanar, that cannot be inverted"):
         as_bijector(pt.conditional_planar(3, 2, [8]), 3, 2)

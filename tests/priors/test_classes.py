@@ -105,7 +105,7 @@ def test_numbers_for_labels_and_labels_for_numbers_are_refused():
             with pytest.raises(InputError, match=labelled):
                 call(wrong)
     for wrong in (LABELS + 1, LABELS - 1):
-        with pytest.raises(InputError, match="`context` holds labels from .* must be from 0 to 2"):
+        with pytest.raises(InputError, match=r"`context` holds labels from .* must be from 0 to 2"):
             prior.log_prob(z, wrong)
     with pytest.raises(
         InputError, match=r"`context` is missing: .* needs integer labels of shape \(\*batch,\)"
@@ -117,7 +117,7 @@ def test_numbers_for_labels_and_labels_for_numbers_are_refused():
             call(one_hot(LABELS, 3))
     with pytest.raises(InputError, match=numbers):
         fit(twin, torch.randn(60, 4), one_hot(torch.arange(60) % 3, 3), epochs=1, progress=False)
-    with pytest.raises(InputError, match="labels, such as|pass integer labels"):
+    with pytest.raises(InputError, match=r"labels, such as|pass integer labels"):
         fit(prior, torch.randn(60, 4), torch.randn(60), epochs=1, progress=False)
 
 
@@ -125,7 +125,7 @@ def test_arguments_that_do_not_fit_are_named():
     for wrong in (0, 2.5, True, "3"):
         with pytest.raises(InputError, match="`classes`"):
             FlowPrior(4, classes=wrong)
-    with pytest.raises(InputError, match="`classes` .* together with `context_features`"):
+    with pytest.raises(InputError, match=r"`classes` .* together with `context_features`"):
         FlowPrior(4, classes=3, context_features=3)
     with pytest.raises(InputError, match="must be unconditional"):
         FlowPrior(4, base=FlowPrior(4, classes=3))

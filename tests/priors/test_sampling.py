@@ -53,7 +53,7 @@ def test_truncation_is_within_each_context():
 
 
 def test_truncation_that_cannot_be_had_says_so():
-    with pytest.raises(InputError, match="`truncate` .* needs a density, and ImplicitPrior has none"):
+    with pytest.raises(InputError, match=r"`truncate` .* needs a density, and ImplicitPrior has none"):
         ImplicitPrior(2).sample(1, truncate=0.9)
     for wrong in (0.0, 0.001, 1.1, float("nan"), "0.9"):
         with pytest.raises(InputError, match="`truncate`"):
@@ -63,7 +63,7 @@ def test_truncation_that_cannot_be_had_says_so():
         def _log_prob(self, z, context):
             return z.new_zeros(len(z))
 
-    with pytest.raises(InputError, match="of .* draws only 0 of the 5 wanted"):
+    with pytest.raises(InputError, match=r"of .* draws only 0 of the 5 wanted"):
         Flat(2).sample(5, truncate=0.9)
     assert StandardNormal(2).sample(0, truncate=0.9).shape == (0, 2)
 
