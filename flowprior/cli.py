@@ -167,6 +167,7 @@ def eval_command(folder: Path, data_root: Path | None, plugins: tuple[str, ...],
 @click.argument("figures", nargs=-1, metavar="[FIGURE]...")
 @_plugins
 @_data_root
+@_weights
 @_seed
 @_device
 def plot(folder: Path, data_root: Path | None, plugins: tuple[str, ...], **options: Any) -> None:

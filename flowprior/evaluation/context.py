@@ -164,13 +164,31 @@ class Evaluation(Trained):
     @cached_property
     def low_posterior(self) -> Tensor:
         """The `count` of `LP_DRAWS` times as many draws of the prior with the least aggregate posterior."""
-        torch.manual_seed(self.seed)
-        draw, log_q = self.model.prior.sample, self.aggregate.log_prob
-        return least_supported(draw, log_q, self.count, LP_DRAWS * self.count)[0]
+        return self._least(self.model.prior.sample, self.aggregate.log_prob)
 
     def low_posterior_samples(self) -> Iterator[Tensor]:
         """`low_posterior`, decoded, in chunks."""
         yield from map(self.model.decode, self.low_posterior.split(CHUNK))
+
+    def low_posterior_floor(self) -> Iterator[Tensor]:
+        """The same slice of the aggregate posterior's own draws, decoded: what a perfect prior would give."""
+        least = self._least(self.aggregate.sample, self.aggregate.log_prob)
+        yield from map(self.model.decode, least.split(CHUNK))
+
+    def low_ratio_samples(self) -> Iterator[Tensor]:
+        """As `low_posterior_samples`, the draws with the least log q - log p: what the prior overrates."""
+        prior, log_q = self.model.prior, self.aggregate.log_prob
+        least = self._least(prior.sample, lambda z: log_q(z) - prior.log_prob(z))
+        yield from map(self.model.decode, least.split(CHUNK))
+
+    def aggregate_samples(self) -> Iterator[Tensor]:
+        """`count` draws of the aggregate posterior, decoded: the best that any prior can do."""
+        torch.manual_seed(self.seed)
+        yield from map(self.model.decode, self.aggregate.sample(self.count).split(CHUNK))
+
+    def _least(self, draw: Callable[[int], Tensor], support: Callable[[Tensor], Tensor]) -> Tensor:
+        torch.manual_seed(self.seed)
+        return least_supported(draw, support, self.count, LP_DRAWS * self.count)[0]
 
     def backbone(self, name: str) -> Any:
         """What `@backbone(name)` makes, made once; `InputError` if there is none, or no weights."""

@@ -229,8 +229,8 @@ def buildable() -> dict[str, Callable[..., Any]]:
 
 OWN = {
     "flowprior.data": "Source",
-    "flowprior.networks": "InfoGANEncoder InfoGANDecoder LatentCritic MLP ResNetEncoder ResNetDecoder "
-    "SmallEncoder SmallDecoder VGGFeatures",
+    "flowprior.networks": "InfoGANEncoder InfoGANDecoder LatentCritic MLP PublishedEncoder PublishedDecoder "
+    "ResNetEncoder ResNetDecoder SmallEncoder SmallDecoder VGGFeatures",
     "flowprior.models": "ConstantGaussianPosterior DeterministicPosterior GaussianPosterior "
     "UnitGaussianPosterior BernoulliLikelihood GaussianLikelihood LaplaceLikelihood PerceptualLikelihood",
     "flowprior.bijectors": "Recipe",

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain, repeat
 from typing import Any, NoReturn
 
 import torch
@@ -89,8 +90,8 @@ class StageRun:
                 player.optimizer.optimizer.state.pop(self.parameters[name], None)
 
     def step(self, batch: Mapping[str, Tensor], step: int, stage_step: int) -> None:
-        """One step of every player, in order."""
-        for player in self.players:
+        """The steps of every player, in order."""
+        for player in chain.from_iterable(repeat(p, self.stage.steps.get(p.name, 1)) for p in self.players):
             with player.learning():
                 self._take_gradients(player, batch, step)
             if self.stage.clip is not None:
@@ -131,7 +132,9 @@ class StageRun:
         for player in self.players:
             losses = torch.stack(self.meter.pending[player.term("loss")])
             bad = (~losses.isfinite()).nonzero()
-            ago = max(len(losses) - int(bad[0]) if len(bad) else 0, int(self._bad_steps.item()))
+            takes = {each.name: self.stage.steps.get(each.name, 1) for each in self.players}
+            since = len(losses) - int(bad[0]) if len(bad) else 0
+            ago = max(-(-since // takes[player.name]), -(-int(self._bad_steps.item()) // sum(takes.values())))
             if ago:
                 repeated = next(iter(self.batches.epoch(epoch, start=batch - ago)))
                 self._stop(player, repeated, step - ago, None)

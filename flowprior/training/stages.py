@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from flowprior.checks import check_count, check_number
+from flowprior.checks import check_count, check_known, check_number
 from flowprior.errors import InputError
 from flowprior.models import Autoencoder
 from flowprior.models.autoencoder import evaluating
@@ -48,6 +48,7 @@ class Stage:
         patience: stop after so many epochs without a better validation loss.
         keep_best: at the end of the stage, give the model the weights with the best validation loss.
         initialize: called once when the stage begins, with the training data (the held-out part left out).
+        steps: of each player on a batch, one after the other; 1 for those that are not named.
         at_epoch: what is called so when an epoch begins, by the number of finished ones. The moving averages
             and the optimizer's moments of the parameters that it changes start again.
     """
@@ -65,10 +66,14 @@ class Stage:
     patience: int | None = None
     keep_best: bool = True
     initialize: Callable[[Tensors], None] | None = None
+    steps: Mapping[str, int] = field(default_factory=dict)
     at_epoch: Mapping[int, Callable[[Tensors], None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_count("epochs", self.epochs, least=0)
+        for player, count in self.steps.items():
+            check_known(f"player in `steps` of stage {self.name!r}", player, self.objective.players)
+            check_count("steps", count)
         check_count("batch_size", self.batch_size)
         if self.clip is not None:
             check_number("clip", self.clip, above=0)
@@ -137,6 +142,7 @@ def joint_stage(
     clip: float | None = None,
     validation: float | Data = 0.0,
     patience: int | None = None,
+    steps: Mapping[str, int] | None = None,
     prior_start: int | None = None,
     name: str = "joint",
 ) -> Stage:
@@ -168,7 +174,7 @@ def joint_stage(
     later = {} if prior_start is None else {prior_start: partial(start_prior, model)}
     stage = partial(Stage, name, objective(model), _later(change, data), epochs, batch_size, optimizers)
     held = _later(change, validation)
-    return stage(frozen, ema, clip, held, patience, initialize=first, at_epoch=later)
+    return stage(frozen, ema, clip, held, patience, initialize=first, steps=steps or {}, at_epoch=later)
 
 
 def prior_stage(
