@@ -136,9 +136,9 @@ class Prior(Gate, Saved):
     ) -> Tensor:
         with without_autocast(self._anchor.device.type):
             rows, context, batch = self._enter("z", z, context)
-            # computed at 0 instead, so that no gradient is NaN where infinity meets infinity
             infinite = rows.flatten(1).abs().amax(1) == math.inf
-            rows = rows.masked_fill(infinite.reshape(-1, *(1 for _ in self.event_shape)), 0.0)
+            if torch.is_grad_enabled():  # computed at 0, so that no gradient is NaN for it
+                rows = rows.masked_fill(infinite.reshape(-1, *(1 for _ in self.event_shape)), 0.0)
             values = hook(rows, context).masked_fill(infinite, -math.inf)
         return values if len(batch) == 1 else values.reshape(batch)
 
