@@ -81,6 +81,9 @@ _quiet = click.option(
 )
 _MODES = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True}
 _COMPILE = "torch.compile's mode: none, default, reduce-overhead (CUDA graphs)."
+_compiled = click.option(
+    "--compile", flag_value=True, type=bool, default=None, help="Compile the training steps; for long runs."
+)
 _STRATEGY = "How processes share the model; auto is ddp for several."
 
 
@@ -113,6 +116,7 @@ def list_command(**options: Any) -> None:
 @click.option("--seed", type=int, help="Seed of the run (the config's `experiment.seed`).")
 @_device
 @click.option("--precision", help="32-true, bf16-mixed, 16-mixed or 64-true [default: the config's].")
+@_compiled
 @click.option("--devices", type=_COUNT, default=1, help="Processes or GPUs.")
 @click.option("--strategy", type=click.Choice(["auto", "ddp", "fsdp"]), default="auto", help=_STRATEGY)
 @click.option("--sync-batch-norm", is_flag=True, help="Batch statistics over all processes; GPUs only.")
@@ -139,6 +143,17 @@ def train(config: str | None, gin_files: tuple[str, ...], **options: Any) -> Non
 def sample(**options: Any) -> None:
     """Draw images from a run folder, or latents from the folder of a fitted prior."""
     from flowprior.commands import sample as command
+
+    command.run(**options)
+
+
+@main.command()
+@click.argument("folder", metavar="RUN|PRIOR", type=_PATH)
+@click.option("--out", type=_PATH, required=True, help=".pt2 (torch.export) or .onnx.")
+@_plugins
+def export(**options: Any) -> None:
+    """Write a prior's log_prob and its map from z0 to z as programs, OUT's name with theirs put in."""
+    from flowprior.commands import export as command
 
     command.run(**options)
 
@@ -215,26 +230,32 @@ def compare(**options: Any) -> None:
 @click.option(
     "--base",
     type=click.Choice(["normal", "mixture"]),
-    help="Of z0 [default: mixture; normal with a context].",
+    help="Of z0 [default of a flow: mixture; normal with a context].",
 )
 @click.option("--backend", type=click.Choice(["nflows", "pyro"]))
+@click.option("--seconds", type=float, help="Time to stay within [default: 60, unless a flow is asked for].")
 @click.option("--epochs", type=_COUNT, help="Passes over the latents at most.")
 @click.option("--batch-size", type=_COUNT)
 @click.option("--lr", type=float, help="Peak learning rate.")
 @click.option("--patience", type=_COUNT, help="Stop after so many epochs without improvement.")
 @click.option("--standardize", type=click.Choice(["full", "diagonal", "none"]))
+@_compiled
 @_seed
 @_device
 @_quiet
 def fit(latents: Path, **options: Any) -> None:
-    """Fit a FlowPrior to the rows of LATENTS (npy, npz, pt); `flowprior sample PRIOR` then draws from it."""
+    """Fit a prior to the rows of LATENTS (npy, npz, pt); `flowprior sample PRIOR` then draws from it.
+
+    It is chosen by held-out likelihood among a Gaussian, mixtures and flows; or it is the flow that --recipe,
+    --transforms, --hidden, --base, --backend or --standardize ask for.
+    """
     from flowprior.commands import fit as command
 
     given = {name: value for name, value in options.items() if value is not None}
-    flow = _part(given, "recipe", "transforms", "hidden_features", "base", "backend")
-    training = _part(given, "epochs", "batch_size", "lr", "patience", "standardize")
-    if training.get("standardize") == "none":
-        training["standardize"] = None
+    flow = _part(given, "recipe", "transforms", "hidden_features", "base", "backend", "standardize")
+    training = _part(given, "seconds", "epochs", "batch_size", "lr", "patience", "compile")
+    if flow.get("standardize") == "none":
+        flow["standardize"] = None
     command.run(latents, flow=flow, training=training, **given)
 
 

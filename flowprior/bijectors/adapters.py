@@ -89,13 +89,13 @@ class NflowsBijector(Bijector):
             raise InputError(f"`bijector` (a {name}) cannot be inverted: use one that can.") from None
 
     def _to_base(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        if not len(z):
+        if not z.shape[0]:
             return no_rows(self, z)
         z0, logabsdet = self.transform(z, flat_context(context))
         return z0.reshape(z.shape), logabsdet
 
     def _from_base(self, z0: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        if not len(z0):
+        if not z0.shape[0]:
             return no_rows(self, z0)
         shaped = z0.flatten(1) if self.flat_base else z0
         z, logabsdet = self.transform.inverse(shaped, flat_context(context))  # type: ignore[operator]

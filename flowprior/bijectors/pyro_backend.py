@@ -44,7 +44,7 @@ class AffineCoupling(nn.Module):
         return self._map(z0, context, False)
 
     def _map(self, value: Tensor, context: Tensor | None, to_base: bool) -> tuple[Tensor, Tensor]:
-        if not len(value):
+        if not value.shape[0]:
             return no_rows(self, value)
 
         def conditioner(kept: Tensor) -> tuple[Tensor, Tensor]:

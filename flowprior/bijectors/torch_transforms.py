@@ -76,8 +76,8 @@ class TorchBijector(Bijector):
         return self._run(self._resolved(context), z0)
 
     def _run(self, parts: list[tuple[Transform, bool]], value: Tensor) -> tuple[Tensor, Tensor]:
-        total = value.new_zeros(len(value))
-        if not len(value):
+        total = value.new_zeros(value.shape[0])
+        if not value.shape[0]:
             return no_rows(self, value)
         for holder in self.tensors:
             holder.hand_over()  # type: ignore[operator]

@@ -7,14 +7,12 @@ import torch
 from torch import Tensor
 
 from flowprior.bijectors.bijector import Bijector
+from flowprior.bijectors.shrinkage import limit_of, scales, shrunk_factor
 from flowprior.checks import check_finite, check_one_of
 from flowprior.errors import InputError
 from flowprior.tensors import batch_shape_of, numel
 
 Mode = Literal["full", "diagonal"]
-
-# The smallest standard deviation, of a direction of the standardized data, that is still scaled up to 1.
-FLOOR = 1e-4
 
 
 class Whitening(Bijector):
@@ -47,6 +45,7 @@ class Whitening(Bijector):
         super().__init__(event_shape)
         check_one_of("mode", mode, ("full", "diagonal"))
         self.mode = mode
+        self._inverse: Tensor | None = None  # of scale_tril, in an export
         self.register_buffer("fitted", torch.tensor(False))
         self.register_buffer("loc", torch.zeros(self.features))
         if mode == "full":
@@ -78,10 +77,11 @@ class Whitening(Bijector):
     def initialize(self, z: Tensor, context: Tensor | None = None, mode: Mode | None = None) -> None:
         """Fit the buffers, in place, to z (N, *event).
 
-        A direction in which the standardized data vary by less than 1e-4 is treated as varying by that much:
-        near-singular covariances and fewer rows than features stay invertible, and samples hardly leave
-        the plane of the data. A constant feature gets 1e-4 of the median scale of the others; where nothing
-        varies, as in a single row, the scale is 1.
+        Where the rows are few for the features, the covariance is shrunk by as much as serves rows that were
+        left out (`shrinkage.shrunk_factor`); with many rows it is that of the data. A direction in which the
+        standardized data vary by less than 1e-4 (1e-7 in float64) is treated as varying by that much, so that
+        exact low rank stays invertible and samples hardly leave the plane of the data; a constant feature
+        gets that part of the median scale of the others, and where nothing varies the scale is 1.
 
         Args:
             z: at least one row, finite.
@@ -94,12 +94,8 @@ class Whitening(Bijector):
         if len(rows) == 0:
             raise InputError(f"`latents` of shape {tuple(z.shape)} has no rows: pass at least one.")
         check_finite("latents", rows, "remove those rows first")
-        rows = rows.cpu().double()  # once a fit: exact statistics are worth the copy
-        mean = rows.mean(0)
-        centered = rows - mean
-        std = centered.square().mean(0).sqrt()
-        varies = std > 1e-7 * mean.abs()  # below that it is the rounding of float32
-        std = torch.where(varies, std, FLOOR * std[varies].median() if bool(varies.any()) else 1.0)
+        rows, limit = rows.cpu(), limit_of(self.loc.dtype)
+        mean, std, varies = scales(rows, limit)
         self.fitted.fill_(True)
         self.loc.copy_(mean)
         if self.mode == "diagonal":
@@ -107,13 +103,18 @@ class Whitening(Bijector):
         elif mode == "diagonal":
             self.scale_tril.copy_(std.diag())
         else:
-            self.scale_tril.copy_(std[:, None] * _factor(centered / std * varies, varies))
+            self.scale_tril.copy_(shrunk_factor(rows, mean, std, varies, limit))
 
     @torch.no_grad()
     def reset(self) -> None:
         """Make it the identity again."""
         for name, value in self.identity().items():
             getattr(self, name).copy_(value)
+
+    @torch.no_grad()
+    def divide(self, factors: Tensor) -> None:
+        """Divide the standard deviations that it leaves, 1, by `factors` (D,), for what comes behind."""
+        (self.scale_tril if self.mode == "full" else self.scale).div_(factors)
 
     def identity(self) -> dict[str, Tensor]:
         """The buffers of the identity, on the CPU."""
@@ -126,7 +127,9 @@ class Whitening(Bijector):
 
     def _to_base(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         centered = z.flatten(1) - self.loc
-        if self.mode == "full":
+        if self._inverse is not None:
+            z0 = centered @ self._inverse.T
+        elif self.mode == "full":
             z0 = torch.linalg.solve_triangular(self.scale_tril.T, centered, upper=True, left=False)
         else:
             z0 = centered / self.scale
@@ -137,16 +140,10 @@ class Whitening(Bijector):
         z = self.loc + (flat @ self.scale_tril.T if self.mode == "full" else flat * self.scale)
         return z.view(z0.shape), self._log_scale().expand(z0.shape[0])
 
+    def fold(self) -> None:
+        if self.mode == "full":  # ONNX has products, and no solver
+            self._inverse = self.scale_tril.double().inverse().to(self.dtype)
+
     def _log_scale(self) -> Tensor:
         diagonal = self.scale_tril.diagonal() if self.mode == "full" else self.scale
         return diagonal.log().sum()
-
-
-def _factor(standard: Tensor, varies: Tensor) -> Tensor:
-    """The lower triangular factor of the correlations of standardized rows (N, D)."""
-    correlation = standard.T @ standard / len(standard) + torch.diag((~varies).double())
-    values, vectors = torch.linalg.eigh(correlation)
-    values = values.clamp(min=FLOOR**2)
-    # L L^T = V diag(values) V^T through QR of the square root: no Cholesky of a near-singular matrix
-    upper = torch.linalg.qr((vectors * values.sqrt()).T).R
-    return upper.T * upper.diagonal().sign()

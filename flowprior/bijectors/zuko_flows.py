@@ -74,12 +74,12 @@ class ZukoBijector(Bijector):
         return self._run(z0, context, False)
 
     def _run(self, value: Tensor, context: Tensor | None, to_base: bool) -> tuple[Tensor, Tensor]:
-        if not len(value):
+        if not value.shape[0]:
             return no_rows(self, value)
         transform = self.lazy(flat_context(context))
         mapped, logabsdet = (transform if to_base else transform.inv).call_and_ladj(value)
         batch_dims = value.dim() - transform.domain.event_dim
-        return mapped, logabsdet.expand(value.shape[:batch_dims]).reshape(len(value), -1).sum(-1)
+        return mapped, logabsdet.expand(value.shape[:batch_dims]).reshape(value.shape[0], -1).sum(-1)
 
 
 class _Built(nn.Module):

@@ -1,6 +1,7 @@
 """Evaluation: metrics of a trained model on its data set, one record each in `flowprior.registry`."""
 
 from flowprior.evaluation import (  # noqa: F401 (register)
+    classes,
     conditional,
     disentanglement,
     images,

@@ -17,6 +17,7 @@ from flowprior.errors import InputError
 from flowprior.latent import least_supported
 from flowprior.metrics import AggregatePosterior, FeatureNetwork
 from flowprior.models import Autoencoder
+from flowprior.models.posteriors import normal_moments
 from flowprior.priors import InvertiblePrior
 from flowprior.tensors import as_input
 from flowprior.training.stages import with_context
@@ -83,8 +84,8 @@ class Trained:
         """The aggregate posterior over the training examples."""
         chunks = self.source.train().x.split(CHUNK)
         posteriors = [self.model.encode(as_input(chunk.to(self.model.device))) for chunk in chunks]
-        means = torch.cat([q.mean for q in posteriors])
-        return AggregatePosterior(means, torch.cat([q.stddev for q in posteriors]))
+        means, deviations = zip(*map(normal_moments, posteriors), strict=True)
+        return AggregatePosterior(torch.cat(means), torch.cat(deviations))
 
 
 @dataclass(eq=False)
@@ -140,6 +141,10 @@ class Evaluation(Trained):
             yield from (images[:, 0] for _, images in self.at_conditions(count, 1))
             return
         torch.manual_seed(self.seed)
+        if not self.model.single_latent:
+            sizes = [min(CHUNK, count - start) for start in range(0, count, CHUNK)]
+            yield from (images for (images,) in finite(((self.model.sample(n),) for n in sizes), "samples"))
+            return
         latents = self.model.prior.sample(count).split(CHUNK)
         for (images,) in finite(((self.model.decode(z),) for z in latents), "samples"):
             yield images

@@ -26,6 +26,11 @@ _DETERMINISTIC = (
     "a posterior with a density, such as GaussianPosterior(), but this model's is a "
     "{.posterior.__class__.__name__}"
 )
+_CONTINUOUS = (
+    "a model whose likelihood is of stored pixels, such as a PartiallyInvertible with `pixels`, but "
+    "{.__class__.__name__} has a density of continuous ones"
+)
+_SEVERAL = "a model that is encoder, draw and decoder, but {.__class__.__name__} infers in a way of its own"
 _UNCONDITIONAL = "a conditional model, but this one has no context"
 _CONDITIONAL = "one prior for all examples, but this model is conditional"
 NEEDS = {
@@ -38,6 +43,8 @@ NEEDS = {
     ),
     "prior density": Need("model", lambda m: m.prior.has_density, _NO_DENSITY),
     "posterior density": Need("model", lambda m: not m.posterior.deterministic, _DETERMINISTIC),
+    "stored pixels": Need("model", lambda m: m.levels is not None, _CONTINUOUS),
+    "one latent": Need("model", lambda m: m.single_latent, _SEVERAL),
     "conditional model": Need("model", lambda m: m.conditional, _UNCONDITIONAL),
     "unconditional model": Need("model", lambda m: not m.conditional, _CONDITIONAL),
 }

@@ -57,7 +57,7 @@ class EmbeddedPrior(HeldPrior):
 
     def _seen(self, context: Tensor) -> Tensor:
         # once a context, whatever the number of draws or terms that see it
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or torch.compiler.is_exporting():
             return self.prior._seen(self._embedded(context))
         return self.prior._seen(torch.cat([self._embedded(rows) for rows in context.split(ROWS)]))
 

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from flowprior.bijectors import Bijector, Recipe, Whitening, as_bijector, as_recipe, build_bijector
+from flowprior.bijectors.chain import Chain
 from flowprior.errors import InputError
 from flowprior.priors.base_mean import LinearMean, MapMean
+from flowprior.priors.context_scale import ContextScale
 from flowprior.priors.invertible import BasedPrior
 from flowprior.priors.mixture import MixturePrior
 from flowprior.priors.prior import Prior
@@ -110,10 +112,12 @@ class FlowPrior(BasedPrior):
         self.base = _as_base(base, self.event_shape)
         self.has_density, self.has_rsample = self.base.has_density, self.base.has_rsample
         self.base_mean: LinearMean | MapMean | None = None
+        shape = as_context_shape(seen)
+        self.context_scale = None if shape is None else ContextScale(shape)
         spatial = bijector is None and as_recipe(recipe).coupling == "spatial"
         self._own_mode: Mode = "diagonal" if spatial else "full"
         self.standardize_by(standardize)
-        if (shape := as_context_shape(seen)) is not None:
+        if shape is not None:
             kind = MapMean if spatial and len(shape) == 3 else LinearMean
             self.base_mean = kind(shape, self.event_shape)
         own = next((value for value in self.bijector.parameters() if value.is_floating_point()), None)
@@ -138,6 +142,7 @@ class FlowPrior(BasedPrior):
         *,
         standardize: Standardize | None = "auto",
         seed: int = 0,
+        anew: bool = False,
     ) -> None:
         """Start from latents (N, *event) with context (N, C): whitening, data-dependent actnorm, base.
 
@@ -148,24 +153,15 @@ class FlowPrior(BasedPrior):
             standardize: "auto" as the prior was built; "diagonal" or None to use less of the whitening it was
                 built with. It becomes part of the prior, fixed: `log_prob` stays that of z.
             seed: of the k-means start of a mixture base.
+            anew: start as the standardized data's Gaussian, or mixture: couplings and actnorms become the
+                identity, whatever they were, and each entry of the context is standardized.
 
         Raises:
             InputError: as `check_latents`, or if the prior was built without the whitening asked for.
         """
-        _check_standardize(standardize)
-        chosen: Mode | None = self.standardize if standardize == "auto" else standardize
-        if _LEVELS.index(chosen) > _LEVELS.index(self.standardize):
-            raise InputError(
-                f"`standardize` (={chosen!r}) asks for more than this prior was built with "
-                f"({self.standardize!r}): build it with FlowPrior(..., standardize={chosen!r})."
-            )
         with torch.no_grad(), without_autocast(self._anchor.device.type):
             rows, context = self._start_rows(latents, context)
-            if self.whitening is not None:
-                self.whitening.reset()
-                if chosen is not None:
-                    self.whitening.initialize(latents, mode=chosen)
-            self._start(rows, context, seed)
+            self._initialize(rows, context, seed, standardize, anew)
 
     def standardize_by(self, mode: Standardize | None) -> None:
         """Make room for another whitening, which starts as the identity, before the prior is used."""
@@ -176,27 +172,57 @@ class FlowPrior(BasedPrior):
             self.whitening = Whitening(self.event_shape, self.standardize)
             self.whitening.follow(self.device, self.dtype)
 
-    def _initialize(self, latents: Tensor, context: Tensor | None, seed: int) -> None:
+    def _initialize(
+        self,
+        latents: Tensor,
+        context: Tensor | None,
+        seed: int,
+        standardize: Standardize | None = "auto",
+        anew: bool = False,
+    ) -> None:
+        _check_standardize(standardize)
+        chosen: Mode | None = self.standardize if standardize == "auto" else standardize
+        if _LEVELS.index(chosen) > _LEVELS.index(self.standardize):
+            raise InputError(
+                f"`standardize` (={chosen!r}) asks for more than this prior was built with "
+                f"({self.standardize!r}): build it with FlowPrior(..., standardize={chosen!r})."
+            )
+        if anew and self.context_scale is not None and context is not None:
+            context = self.context_scale.fit(context)
         if self.whitening is not None:
-            self.whitening.initialize(latents)
-        self._start(latents, context, seed)
-
-    def _start(self, latents: Tensor, context: Tensor | None, seed: int) -> None:
-        """The start of all that comes behind the whitening."""
+            self.whitening.reset()
+            if chosen is not None:
+                self.whitening.initialize(latents, mode=chosen)
+        seen = self._bijector_context(context)
+        if anew:
+            self._make_couplings_idle(latents, seen, standardized=chosen is not None)
+        given = latents
         if self.whitening is not None:
             latents, _ = self.whitening._to_base(latents, None)
-        seen = self._bijector_context(context)
         self.bijector.initialize(latents, seen)
         if self.base_mean is not None and context is not None:
             z0, _ = self.bijector._to_base(latents, seen)
             self.base_mean.start(context, z0)
         z0, _ = self._flow_to_base(latents, context)
-        self.base.initialize(z0, seed=seed)
+        if anew and isinstance(self.base, MixturePrior):
+            self.base._initialize(z0, None, seed, other=given)
+        else:
+            self.base.initialize(z0, seed=seed)
+
+    def _make_couplings_idle(self, latents: Tensor, seen: Tensor | None, standardized: bool) -> None:
+        """Make a recipe's flow the identity; a constant scale that is left goes to the whitening."""
+        if not isinstance(self.bijector, Chain):
+            return
+        self.bijector.reset(started=standardized)
+        if self.whitening is not None and standardized:
+            row = torch.ones_like(latents[:1])
+            scales, _ = self.bijector._from_base(row, None if seen is None else seen[:1])
+            self.whitening.divide(scales.flatten())
 
     def _seen(self, context: Tensor) -> Tensor:
-        if self.classes is None:
-            return context
-        return nn.functional.one_hot(context.long(), self.classes).to(self.dtype)
+        if self.classes is not None:
+            context = nn.functional.one_hot(context.long(), self.classes).to(self.dtype)
+        return context if self.context_scale is None else self.context_scale(context)
 
     def _to_base(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         if self.whitening is None or self.whitening.is_idle():
@@ -239,6 +265,10 @@ class FlowPrior(BasedPrior):
                 state_dict[f"{home}fitted"] = torch.tensor(True)
             elif self._is_unfitted() and any(name.startswith(f"{prefix}bijector.") for name in state_dict):
                 state_dict |= {f"{home}{name}": value for name, value in self.whitening.identity().items()}
+        if self.context_scale is not None:  # earlier versions had no scale
+            with torch.device("cpu"):
+                idle = ContextScale(self.context_scale.shape).state_dict(prefix=f"{prefix}context_scale.")
+            state_dict |= {name: value for name, value in idle.items() if name not in state_dict}
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _is_unfitted(self) -> bool:

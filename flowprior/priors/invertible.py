@@ -8,6 +8,7 @@ from torch import Tensor
 
 from flowprior.bijectors.gate import Invertible
 from flowprior.priors.prior import Prior
+from flowprior.tensors import without_autocast
 
 
 class InvertiblePrior(Prior, Invertible):
@@ -46,7 +47,7 @@ class BasedPrior(InvertiblePrior):
 
 def _forwarded(hook: str) -> Callable[..., Any]:
     """The hook of that name of the prior that a `HeldPrior` holds."""
-    return lambda self, *rows: getattr(self.prior, hook)(*rows)
+    return lambda self, *rows, **options: getattr(self.prior, hook)(*rows, **options)
 
 
 class HeldPrior(InvertiblePrior):
@@ -67,6 +68,13 @@ class HeldPrior(InvertiblePrior):
     def has_normal_base(self) -> bool:
         """Whether the z0 of `prior` is N(0, I)."""
         return self.prior.has_normal_base
+
+    def initialize(
+        self, latents: Tensor, context: Tensor | None = None, *, seed: int = 0, **options: Any
+    ) -> None:
+        """As `Prior.initialize`, with the `options` of the prior inside, such as `standardize`."""
+        with torch.no_grad(), without_autocast(self._anchor.device.type):
+            self.prior._initialize(*self._start_rows(latents, context), seed, **options)
 
     _seen = _forwarded("_seen")
     _draw = _forwarded("_draw")

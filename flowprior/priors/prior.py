@@ -3,22 +3,24 @@
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Normal
 
-from flowprior.bijectors.gate import Gate
 from flowprior.checks import check_finite, check_number
 from flowprior.errors import InputError
+from flowprior.priors.compiled import Compiled
 from flowprior.priors.divergence import as_posterior, draw, point_of
+from flowprior.priors.export import Exported
 from flowprior.priors.pretrained import Saved
 from flowprior.priors.truncation import truncated
 from flowprior.tensors import batch_shape_of, broadcast_batches, factorized, numel, without_autocast
 
 
-class Prior(Gate, Saved):
+class Prior(Exported, Compiled, Saved):
     """A module that, called with a context or without one, returns a distribution over z.
 
     A subclass must implement `_draw`; with a density also `_log_prob`; with a data-dependent start
@@ -34,6 +36,7 @@ class Prior(Gate, Saved):
     kind = "prior"
     has_density: bool = True  # False where there are only samples: `log_prob` then says so
     has_rsample: bool = True  # False where a draw has no gradient: `rsample` then says so
+    fitted: Any = None  # what `fit` says of a prior that it chose
     is_standard_normal: bool = False  # whether z ~ N(0, I) itself
 
     def __init__(
@@ -320,9 +323,11 @@ class Prior(Gate, Saved):
 
 
 def _as_sample_shape(n: int | Sequence[int]) -> torch.Size:
-    sizes = (n,) if isinstance(n, int) else n
+    """`n` as a shape; its integers may be NumPy's, or symbols of a compiler."""
+    sizes = (n,) if isinstance(n, Integral | torch.SymInt) else n
     if not isinstance(sizes, Sequence) or any(
-        not isinstance(size, int) or isinstance(size, bool) or size < 0 for size in sizes
+        not isinstance(size, Integral | torch.SymInt) or isinstance(size, bool) or size < 0 for size in sizes
     ):
         raise InputError(f"`n` (={n!r}) must be a number of draws or a tuple of them, such as 16 or (4, 4).")
-    return torch.Size(sizes)
+    known: list[Any] = [size if isinstance(size, torch.SymInt) else int(size) for size in sizes]
+    return torch.Size(known)

@@ -15,6 +15,7 @@ from flowprior.models import Autoencoder
 from flowprior.models.autoencoder import evaluating
 from flowprior.objectives import LatentFlow, LatentNLL, Objective
 from flowprior.priors.flow import FlowPrior, Standardize
+from flowprior.priors.invertible import HeldPrior
 from flowprior.priors.prior import Prior
 from flowprior.tensors import as_input
 from flowprior.training.optimizers import OptimizerSettings
@@ -47,6 +48,7 @@ class Stage:
             its own. It is evaluated after every epoch with the same noise each time.
         patience: stop after so many epochs without a better validation loss.
         keep_best: at the end of the stage, give the model the weights with the best validation loss.
+        judge_start: validate the start as well, so that the best weights are never worse than those.
         initialize: called once when the stage begins, with the training data (the held-out part left out).
         steps: of each player on a batch, one after the other; 1 for those that are not named.
         at_epoch: what is called so when an epoch begins, by the number of finished ones. The moving averages
@@ -68,6 +70,7 @@ class Stage:
     initialize: Callable[[Tensors], None] | None = None
     steps: Mapping[str, int] = field(default_factory=dict)
     at_epoch: Mapping[int, Callable[[Tensors], None]] = field(default_factory=dict)
+    judge_start: bool = False
 
     def __post_init__(self) -> None:
         check_count("epochs", self.epochs, least=0)
@@ -191,6 +194,7 @@ def prior_stage(
     patience: int | None = None,
     standardize: Standardize | None = "auto",
     seed: int = 0,
+    anew: bool = False,
     name: str = "prior",
 ) -> Stage:
     """The prior alone, on frozen codes: GLF's second stage, and extra steps after joint training.
@@ -201,6 +205,7 @@ def prior_stage(
         optimizers: default Adam, one-cycle up to 3e-3, weight decay 1e-5.
         initialize: give the prior its data-dependent start (`Prior.initialize`), or continue where it is.
         standardize: of a FlowPrior in that start: "auto" as it was built, or less ("diagonal", None).
+        anew: of a FlowPrior in that start: couplings at the identity, context standardized.
         seed: of that start; the other arguments are those of `Stage`.
     """
     prior = model.prior if isinstance(model, Autoencoder) else model
@@ -210,13 +215,19 @@ def prior_stage(
 
     if optimizers is None:
         optimizers = OptimizerSettings(lr=3e-3, weight_decay=1e-5, schedule="one_cycle")
-    first = partial(start_prior, prior, standardize=standardize, seed=seed) if initialize else None
+    begin = partial(start_prior, prior, standardize=standardize, seed=seed, anew=anew)
+    first = begin if initialize else None
     stage = partial(Stage, name, LatentNLL(prior), _later(encode, data), epochs, batch_size, optimizers)
-    return stage((), ema, clip, _later(encode, validation), patience, initialize=first)
+    held = _later(encode, validation)
+    return stage((), ema, clip, held, patience, initialize=first, judge_start=anew and initialize)
 
 
 def start_prior(
-    model: Autoencoder | Prior, tensors: Tensors, standardize: Standardize | None = "auto", seed: int = 0
+    model: Autoencoder | Prior,
+    tensors: Tensors,
+    standardize: Standardize | None = "auto",
+    seed: int = 0,
+    anew: bool = False,
 ) -> None:
     """The prior's data-dependent start, from what `latents` makes of `tensors`, noise of posteriors added."""
     prior = model.prior if isinstance(model, Autoencoder) else model
@@ -225,9 +236,14 @@ def start_prior(
     if "std" in tensors:
         noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(seed))
         z = z + tensors["std"] * noise.to(z)
-    options = {"standardize": standardize} if isinstance(prior, FlowPrior) else {}
     context = as_input(tensors["context"]) if "context" in tensors else None
-    prior.initialize(z, context, seed=seed, **options)
+    inner = prior
+    while isinstance(inner, HeldPrior):
+        inner = inner.prior
+    of_flow: dict[str, Any] = (
+        {"standardize": standardize, "anew": anew} if isinstance(inner, FlowPrior) else {}
+    )
+    prior.initialize(z, context, seed=seed, **of_flow)
 
 
 def latents(model: Autoencoder | Prior, tensors: Tensors) -> Tensors:
@@ -265,11 +281,11 @@ def _seen_contexts(model: Autoencoder, tensors: Tensors) -> dict[str, Tensor]:
 def with_context(model: Autoencoder | Prior, tensors: Tensors) -> Tensors:
     """`tensors` with labels as the "context", one-hot for a vector, if one is needed and there is none."""
     prior = model.prior if isinstance(model, Autoencoder) else model
-    if prior.classes is not None and "context" not in tensors and "label" in tensors:
-        return {**tensors, "context": tensors["label"].long()}
-    width = prior.context_features
-    if isinstance(model, Autoencoder) and len(model.context_shape or ()) != 1:
-        return tensors
+    if isinstance(prior, Prior) and prior.classes is not None and "label" in tensors:
+        return {"context": tensors["label"].long(), **tensors}
+    width = model.context_features if isinstance(model, Prior) else None
+    if isinstance(model, Autoencoder) and len(model.context_shape or ()) == 1:
+        (width,) = model.context_shape or ()
     if not isinstance(width, int) or "context" in tensors or "label" not in tensors:
         return tensors
     classes = int(tensors["label"].max()) + 1
