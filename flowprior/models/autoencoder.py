@@ -250,8 +250,8 @@ class Autoencoder(nn.Module):
         if not self.single_latent and (temperature != 1 or truncate is not None or generator is not None):
             name = type(self).__name__
             raise InputError(
-                f"`temperature`, `truncate` and `generator` are of models with a single latent, and {name} has "
-                "several: leave them out."
+                f"`temperature`, `truncate` and `generator` are of models with a single latent, and {name} "
+                "has several: leave them out."
             )
         draw = partial(self.prior.sample, temperature=temperature, truncate=truncate, generator=generator)
         size = check_count("batch_size", batch_size)
