@@ -1,10 +1,11 @@
 """Shapes and precision: small questions that every layer asks of its tensors and distributions."""
 
 import math
+import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from numbers import Integral
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -93,6 +94,17 @@ def factorized(q: Distribution) -> Distribution:
     while isinstance(q, Independent):
         q = q.base_dist
     return q
+
+
+def flat_context(context: Tensor | None) -> Tensor | None:
+    """Context rows (N, ...) as vectors (N, C)."""
+    return None if context is None else context.flatten(1)
+
+
+def imported(module: str, name: str) -> tuple[Any, ...]:
+    """A class of another library, in a tuple for `isinstance`; empty while nobody has imported its module."""
+    loaded = sys.modules.get(module)
+    return () if loaded is None else (getattr(loaded, name),)
 
 
 def without_autocast(kind: str) -> AbstractContextManager[object]:
