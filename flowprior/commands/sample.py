@@ -9,7 +9,8 @@ from torch import Tensor
 from flowprior.data.conditions import read_conditions
 from flowprior.errors import InputError
 from flowprior.experiments.config import load_model
-from flowprior.experiments.runs import is_prior, restore
+from flowprior.experiments.runs import is_prior
+from flowprior.experiments.unchanged import restore
 from flowprior.files import ARRAYS, check_writable, write_array
 from flowprior.models import Autoencoder
 from flowprior.priors.prior import Prior
