@@ -35,6 +35,7 @@ class Gate(nn.Module):
     """
 
     kind = "module"  # how error messages call it
+    least_label: int = 0  # -1 where a label may be missing
     _anchor: Tensor
 
     def __init_subclass__(cls, **settings: Any) -> None:
@@ -167,7 +168,7 @@ class Gate(nn.Module):
         # elsewhere the one-hot code checks it on the device, without waiting for the answer
         if context.device.type == "cpu" and context.numel() and not torch.compiler.is_compiling():
             least, most = int(context.min()), int(context.max())
-            if least < 0 or most >= self.classes:
+            if least < self.least_label or most >= self.classes:
                 raise InputError(
                     f"`context` holds labels from {least} to {most} but must be from 0 to "
                     f"{self.classes - 1}, as `classes` is {self.classes}."

@@ -50,6 +50,7 @@ class EmbeddedPrior(HeldPrior):
         super().__init__(prior.event_shape, context_features)
         self.embedding = embedding
         self.hold(prior)
+        self.context_dropout = 0.0  # a row of NaN would spoil the gradient of the network
 
     def arguments(self) -> dict[str, Any]:
         name = type(self.embedding).__name__  # it is code, of which only the name is stored

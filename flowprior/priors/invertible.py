@@ -62,6 +62,7 @@ class HeldPrior(InvertiblePrior):
         """Take `prior` in, with what it can do, its device and its dtype."""
         self.prior = prior
         self.has_density, self.has_rsample = prior.has_density, prior.has_rsample
+        self.context_dropout = prior.context_dropout
         self.follow(prior.device, prior.dtype)
 
     @property
@@ -78,6 +79,7 @@ class HeldPrior(InvertiblePrior):
 
     _seen = _forwarded("_seen")
     _draw = _forwarded("_draw")
+    _draw_guided = _forwarded("_draw_guided")
     _log_prob = _forwarded("_log_prob")
     _to_base = _forwarded("_to_base")
     _from_base = _forwarded("_from_base")

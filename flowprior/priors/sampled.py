@@ -1,4 +1,4 @@
-"""How a prior draws: shapes, temperature, truncation, the caller's generator."""
+"""How a prior draws: shapes, temperature, truncation, guidance, the caller's generator."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from torch import Tensor
 from flowprior.bijectors.gate import Gate
 from flowprior.checks import check_number
 from flowprior.errors import InputError
+from flowprior.priors.guidance import check_guidance, draw_guided
 from flowprior.priors.truncation import truncated
 from flowprior.tensors import numel, without_autocast
 
@@ -20,6 +21,7 @@ class Sampled(Gate):
 
     has_density: bool = True  # False where there are only samples: `log_prob` then says so
     has_rsample: bool = True  # False where a draw has no gradient: `rsample` then says so
+    context_dropout: float = 0.0  # share of contexts left out in training; above 0, rows of NaN are none
 
     @abstractmethod
     def _draw(
@@ -34,6 +36,17 @@ class Sampled(Gate):
         `generator` is passed only where the caller gave one; `_noise` draws from it.
         """
 
+    def _draw_guided(
+        self,
+        count: int,
+        context: Tensor,
+        temperature: float,
+        weight: float,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        """Draws (count, *event) under guidance of `weight`; see `draw_guided`."""
+        return draw_guided(self, count, context, temperature, weight, generator)
+
     @torch.no_grad()
     def sample(
         self,
@@ -42,6 +55,7 @@ class Sampled(Gate):
         temperature: float = 1.0,
         truncate: float | None = None,
         *,
+        guidance: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Draws without gradient, (n, *batch, *event) where context is (*batch, C); `n` may be a shape.
@@ -53,17 +67,26 @@ class Sampled(Gate):
                 above its (1 - Q) quantile over draws at this temperature and this context. The quantile is
                 that of `truncation.PILOT` (1,024) draws, so that Q is kept within ± 0.01 (one standard
                 deviation at 0.9); draws below it are drawn again. None keeps all.
+            guidance: w of about p(z | c) (p(z | c) / p(z))^w, for a prior with `context_dropout`: token by
+                token in closed form from a transformer, elsewhere by resampling (`guidance.draw_guided`).
             generator: of all that is random here, instead of torch's own. The noise is drawn on its device,
                 so that one on the CPU gives the same draws whatever the prior's device, up to rounding.
 
         Raises:
-            InputError: if `n`, `temperature` or `truncate` is none, the prior to truncate has no density or
-                log p is hardly ever above its quantile (it is constant, or not finite); or as `log_prob`.
+            InputError: if `n`, `temperature`, `truncate` or `guidance` is none, the prior to truncate has no
+                density or log p is hardly ever above its quantile (it is constant, or not finite), both
+                `truncate` and `guidance` are given; or as `log_prob`.
         """
         temperature = check_number("temperature", temperature, above=0)
+        guidance = check_guidance(self, guidance, context)
         if truncate is None:
-            return self._sample(n, context, temperature, generator)
+            return self._sample(n, context, temperature, generator, guidance)
         truncate = check_number("truncate", truncate, least=0.01, most=1)
+        if guidance:
+            raise InputError(
+                f"`truncate` (={truncate}) is by the density of the prior, which `guidance` (={guidance:g}) "
+                "leaves: give one of them."
+            )
         if not self.has_density:
             name = type(self).__name__
             raise InputError(f"`truncate` (={truncate}) needs a density, and {name} has none: leave it out.")
@@ -96,6 +119,7 @@ class Sampled(Gate):
         context: Tensor | None,
         temperature: float,
         generator: torch.Generator | None,
+        guidance: float = 0.0,
     ) -> Tensor:
         shape = _as_sample_shape(n)
         with without_autocast(self._anchor.device.type):
@@ -103,7 +127,10 @@ class Sampled(Gate):
             batch = shape + own
             if rows is not None:
                 rows = rows.repeat(numel(shape), *(1 for _ in rows.shape[1:]))
-            drawn = self._drawn(numel(batch), rows, temperature, generator)
+            if rows is None or not guidance:
+                drawn = self._drawn(numel(batch), rows, temperature, generator)
+            else:
+                drawn = self._draw_guided(numel(batch), rows, temperature, guidance, generator)
             return drawn.reshape(batch + self.event_shape)
 
     def _drawn(
