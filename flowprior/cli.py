@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from flowprior.checks import check_known
-from flowprior.errors import InputError, RunError
+from flowprior.errors import InputError, RunError, clip
 
 Verb = TypeVar("Verb", bound=Callable[..., None])
 
@@ -42,7 +42,7 @@ class Sentences(click.Group):
 
 
 def _end(sentence: str, status: int) -> None:
-    click.echo(f"flowprior: {sentence}", err=True)
+    click.echo(f"flowprior: {clip(sentence, 700)}", err=True)
     sys.exit(status)
 
 

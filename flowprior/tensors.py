@@ -1,16 +1,20 @@
 """Shapes and precision: small questions that every layer asks of its tensors and distributions."""
 
 import math
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from numbers import Integral
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from flowprior.bounds import check_memory
 from flowprior.errors import InputError
+
+MOST_FEATURES = 2**24  # numbers in one event or context
 
 
 def as_event_shape(features: int | Sequence[int]) -> torch.Size:
@@ -23,7 +27,7 @@ def as_event_shape(features: int | Sequence[int]) -> torch.Size:
     if not isinstance(sizes, Sequence) or len(sizes) == 0 or not all(map(_is_size, sizes)):
         expected = "a positive int or a non-empty tuple of them, such as 64 or (4, 8, 8)"
         raise InputError(f"`features` (={features!r}) must be {expected}.")
-    return torch.Size(map(int, sizes))
+    return _bounded("features", sizes)
 
 
 def as_context_shape(context_features: int | Sequence[int] | None) -> torch.Size | None:
@@ -39,6 +43,12 @@ def as_context_shape(context_features: int | Sequence[int] | None) -> torch.Size
     if not isinstance(sizes, Sequence) or len(sizes) != dims or not all(map(_is_size, sizes)):
         expected = "a positive int for context vectors, a tuple (K, H, W) of them for context maps, or None"
         raise InputError(f"`context_features` (={context_features!r}) must be {expected}.")
+    return _bounded("context_features", sizes)
+
+
+def _bounded(name: str, sizes: Sequence[int]) -> torch.Size:
+    if math.prod(map(int, sizes)) > MOST_FEATURES:
+        raise InputError(f"`{name}` (={tuple(sizes)!r}) must hold at most {MOST_FEATURES:,} numbers.")
     return torch.Size(map(int, sizes))
 
 
@@ -105,3 +115,38 @@ def numel(shape: Sequence[int]) -> int:
 def as_input(x: Tensor) -> Tensor:
     """Stored examples or conditions as a model reads them: bytes become floats in [0, 1]."""
     return x.float() / 255 if x.dtype == torch.uint8 else x
+
+
+@contextmanager
+def within_memory(what: str, fix: str) -> Iterator[None]:
+    """Inside, torch makes no tensors that would together take more than the memory of this machine.
+
+    Raises:
+        InputError: before the first that would be too much is made.
+    """
+    try:
+        with _Budget(what, fix):
+            yield
+    except MemoryError:
+        raise InputError(f"{what} does not fit into the memory of this machine: {fix}.") from None
+
+
+class _Budget(TorchDispatchMode):
+    """Counts the bytes of what torch's functions make out of sizes alone."""
+
+    def __init__(self, what: str, fix: str) -> None:
+        super().__init__()
+        self.what, self.fix, self.bytes = what, fix, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if args and not any(isinstance(each, Tensor) for each in args):
+            self.bytes += _numel(args) * (kwargs.get("dtype") or torch.get_default_dtype()).itemsize
+            check_memory(self.what, self.bytes, self.fix)
+        return func(*args, **kwargs)
+
+
+def _numel(args: Any) -> int:
+    """How many numbers a function makes that is given sizes: of `empty`, a shape; of `arange`, an int."""
+    sizes = args[0] if isinstance(args[0], list | tuple) else args
+    return math.prod(size for size in sizes if isinstance(size, int) and size > 0)
