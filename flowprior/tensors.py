@@ -7,9 +7,9 @@ from numbers import Integral
 from typing import Any, TypeGuard
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 
 from flowprior.bounds import check_memory
 from flowprior.errors import InputError
@@ -27,7 +27,7 @@ def as_event_shape(features: int | Sequence[int]) -> torch.Size:
     if not isinstance(sizes, Sequence) or len(sizes) == 0 or not all(map(_is_size, sizes)):
         expected = "a positive int or a non-empty tuple of them, such as 64 or (4, 8, 8)"
         raise InputError(f"`features` (={features!r}) must be {expected}.")
-    return _bounded("features", sizes)
+    return _bounded("features", tuple(map(int, sizes)))
 
 
 def as_context_shape(context_features: int | Sequence[int] | None) -> torch.Size | None:
@@ -43,13 +43,13 @@ def as_context_shape(context_features: int | Sequence[int] | None) -> torch.Size
     if not isinstance(sizes, Sequence) or len(sizes) != dims or not all(map(_is_size, sizes)):
         expected = "a positive int for context vectors, a tuple (K, H, W) of them for context maps, or None"
         raise InputError(f"`context_features` (={context_features!r}) must be {expected}.")
-    return _bounded("context_features", sizes)
+    return _bounded("context_features", tuple(map(int, sizes)))
 
 
-def _bounded(name: str, sizes: Sequence[int]) -> torch.Size:
-    if math.prod(map(int, sizes)) > MOST_FEATURES:
-        raise InputError(f"`{name}` (={tuple(sizes)!r}) must hold at most {MOST_FEATURES:,} numbers.")
-    return torch.Size(map(int, sizes))
+def _bounded(name: str, sizes: tuple[int, ...]) -> torch.Size:
+    if math.prod(sizes) > MOST_FEATURES:
+        raise InputError(f"`{name}` (={sizes}) must hold at most {MOST_FEATURES:,} numbers.")
+    return torch.Size(sizes)
 
 
 def _is_size(value: object) -> TypeGuard[int]:
@@ -117,6 +117,16 @@ def as_input(x: Tensor) -> Tensor:
     return x.float() / 255 if x.dtype == torch.uint8 else x
 
 
+def check_weights(module: nn.Module, origin: str) -> None:
+    """Refuse loaded weights and buffers that hold NaN, or, where they are learned, infinity."""
+    learned = {name for name, _ in module.named_parameters()}
+    for name, value in module.state_dict().items():
+        if value.is_floating_point() and not (value.isfinite() if name in learned else ~value.isnan()).all():
+            raise InputError(
+                f"{name!r} in {origin} holds numbers that are not finite: it is damaged; save it again."
+            )
+
+
 @contextmanager
 def within_memory(what: str, fix: str) -> Iterator[None]:
     """Inside, torch makes no tensors that would together take more than the memory of this machine.
@@ -131,14 +141,14 @@ def within_memory(what: str, fix: str) -> Iterator[None]:
         raise InputError(f"{what} does not fit into the memory of this machine: {fix}.") from None
 
 
-class _Budget(TorchDispatchMode):
+class _Budget(TorchFunctionMode):
     """Counts the bytes of what torch's functions make out of sizes alone."""
 
     def __init__(self, what: str, fix: str) -> None:
         super().__init__()
         self.what, self.fix, self.bytes = what, fix, 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if args and not any(isinstance(each, Tensor) for each in args):
             self.bytes += _numel(args) * (kwargs.get("dtype") or torch.get_default_dtype()).itemsize

@@ -11,7 +11,7 @@ from flowprior.bijectors.bijector import Bijector
 from flowprior.bijectors.chain import Chain
 from flowprior.bijectors.conditioner import AffineConditioner, Network
 from flowprior.bijectors.permutation import Permutation
-from flowprior.bijectors.recipes import Recipe, as_recipe, as_widths, check_choice
+from flowprior.bijectors.recipes import MOST_TRANSFORMS, Recipe, as_recipe, as_widths, check_choice
 from flowprior.bijectors.spatial import ByPosition
 from flowprior.checks import check_count
 from flowprior.errors import InputError
@@ -64,7 +64,9 @@ def build_bijector(
             "`backend` (='pyro') has no rational-quadratic coupling: build spline flows with "
             "`backend=\"nflows\"`, or choose the recipe 'glf', 'actnorm' or 'masked'."
         )
-    count = check_count("transforms", recipe.transforms if transforms is None else transforms)
+    count = check_count(
+        "transforms", recipe.transforms if transforms is None else transforms, most=MOST_TRANSFORMS
+    )
     hidden = recipe.hidden_features if hidden_features is None else as_widths(hidden_features)
     spatial = recipe.coupling == "spatial"
     if spatial and (len(event_shape) != 3 or event_shape[0] < 2):

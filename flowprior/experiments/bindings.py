@@ -152,12 +152,17 @@ def _check_place(binding: Binding, value: Any, hint: Any, table: Mapping[str, Ca
     if made is Any:
         return
     if not any(_is_kind(made, kind) for kind in kinds):
-        if value.called and makers and issubclass(made, collections.abc.Callable):  # a maker of one's own
+        if value.called and makers and "__call__" in dir(made):  # a maker of one's own
             return
         wanted = " or ".join(spell(kind) for kind in kinds if kind is not type(None))
-        raise InputError(f"{what} must be {wanted}, and `{name}` makes {spell(made)}: name another part.")
+        if any(map(_holds_items, kinds)):
+            raise InputError(f"{what} must be a list: write `[{value!r}]`.")
+        must = f"must {'make' if makers else 'be'} {wanted}, and `{name}` makes {spell(made)}"
+        raise InputError(f"{what} {must}: name another part.")
     if value.called and makers:
-        raise InputError(f"{what} is one bracket too many, since it is called there: write `@{value.name}`.")
+        raise InputError(
+            f"{what} has parentheses too many, since the part itself belongs there: write `@{value.name}`."
+        )
     if not value.called and not makers:
         raise InputError(f"{what} must be made, not only named: write `@{value.name}()`.")
 

@@ -12,7 +12,16 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from flowprior.errors import InputError, shown
-from flowprior.experiments.bindings import CHOICES, Binding, Macro, Reference, check_value, is_literal, settled
+from flowprior.experiments.bindings import (
+    CHOICES,
+    Binding,
+    Macro,
+    Reference,
+    check_value,
+    is_literal,
+    settled,
+    signature_of,
+)
 from flowprior.experiments.plugins import blamed
 from flowprior.registry import PARTS
 
@@ -110,7 +119,9 @@ class Builder:
         self._count += 1
         if self._count > MOST_VALUES:
             wrong = "come to" if not self._open else f"of {self._open[0].strip()} come to"
-            raise InputError(f"The values {wrong} more than {MOST_VALUES:,} items: use fewer macros in macros.")
+            raise InputError(
+                f"The values {wrong} more than {MOST_VALUES:,} items: use fewer macros in macros."
+            )
         if isinstance(value, Reference):
             *scope, name = value.name.split("/")
 

@@ -19,7 +19,7 @@ from flowprior.bounds import check_regular
 from flowprior.checks import nearest
 from flowprior.errors import InputError, clip, shown
 from flowprior.experiments.bindings import MOST_BINDINGS, Binding, Macro, Reference, check
-from flowprior.experiments.builders import Setup, buildable, facts_of
+from flowprior.experiments.builders import Setup, buildable, facts_of, fitting_model
 from flowprior.experiments.building import Builder
 from flowprior.experiments.experiment import Experiment
 from flowprior.experiments.plugins import PLUGINS, import_plugins, plugins_of
@@ -228,7 +228,8 @@ def load_model(folder: Path, plugins: Sequence[str] = ()) -> Autoencoder:
     """The model of a run folder, with its first weights, as of `load_run`: the data set may be gone."""
     builder, _ = _builder([str(config_of(folder))], (), plugins)
     builder.facts = facts_of(cache(lambda: builder.query("experiment", "source")))
-    model: Autoencoder = builder.query("experiment", "model")()
+    with fitting_model():
+        model: Autoencoder = builder.query("experiment", "model")()
     return model
 
 

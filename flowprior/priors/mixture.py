@@ -16,6 +16,7 @@ from flowprior.errors import InputError
 from flowprior.priors.prior import Prior
 
 _MOST, _ROWS_A_COMPONENT = 128, 100  # components where the data may decide
+_MOST_OF_ALL = 2**20
 _LARGEST_FULL = 64  # features up to which the default covariance is full
 _NO_WEIGHT = -1e4  # a logit whose softmax, and so its gradient, is exactly zero in float32 and float64
 _CHUNK = 2**22  # elements of a (K, N, D) block that the full covariance holds at a time
@@ -59,7 +60,9 @@ class MixturePrior(Prior):
     ) -> None:
         super().__init__(features)
         self._follows_data = components is None
-        self.components = components = check_count("components", _MOST if components is None else components)
+        self.components = components = check_count(
+            "components", _MOST if components is None else components, most=_MOST_OF_ALL
+        )
         if covariance is None:
             covariance = "full" if self.event_shape.numel() <= _LARGEST_FULL else "diagonal"
         check_one_of("covariance", covariance, ("diagonal", "full"))
@@ -193,7 +196,7 @@ def _kmeans(rows: np.ndarray, components: int, covariance: str, seed: int) -> _M
     """
     from sklearn.cluster import KMeans
 
-    result = _quietly(KMeans(components, n_init=1, max_iter=50, random_state=seed).fit, rows)
+    result = _quietly(KMeans(components, n_init=1, max_iter=50, random_state=seed % 2**32).fit, rows)
     labels, means = result.labels_, result.cluster_centers_
     counts = np.bincount(labels, minlength=components)  # (K,)
     residuals = rows - means[labels]
@@ -217,7 +220,8 @@ def _em(rows: np.ndarray, components: int, covariance: str, seed: int) -> _Momen
 
     kind = "diag" if covariance == "diagonal" else "full"
     try:
-        result = _quietly(GaussianMixture(components, covariance_type=kind, random_state=seed).fit, rows)
+        mixture = GaussianMixture(components, covariance_type=kind, random_state=seed % 2**32)
+        result = _quietly(mixture.fit, rows)
     except ValueError as error:
         raise InputError(
             f"expectation maximization with `components` (={components}) failed on these latents: use fewer "
