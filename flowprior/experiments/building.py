@@ -5,7 +5,6 @@ A reference `@a/b/Name` stands for `Name` in the scope a/b, in which the binding
 called one, `@Name()`, is evaluated each time its value is needed; so is a macro, in the scope of its name.
 """
 
-import inspect
 import pprint
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext

@@ -70,8 +70,8 @@ def _parse(text: str, name: str) -> Iterator[Binding | IncludeStatement]:
             line = _line(text, name, statement.location.line_num)
             if isinstance(statement, ImportStatement):
                 raise InputError(
-                    f"{line}: `{clip(statement.format(), 100)}` is refused, since a config may not import code: "
-                    "remove the line, and name a module of your own with --plugin."
+                    f"{line}: `{clip(statement.format(), 100)}` is refused, since a config may not import "
+                    "code: remove the line, and name a module of your own with --plugin."
                 )
             if isinstance(statement, IncludeStatement):
                 yield statement

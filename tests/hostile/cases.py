@@ -344,7 +344,8 @@ def plant_pictures() -> list[list[str]]:
     }  # fmt: skip
     for name, content in files.items():
         os.makedirs(f"p_{name}")
-        Path(f"p_{name}/a.png").write_bytes(content)
+        for each in "abc":
+            Path(f"p_{name}/{each}.png").write_bytes(content)
     Path("p_word/b.jpg").write_bytes(b"\xff\xd8\xff\xe0" + b"\0" * 50)
     others = {
         "ppm": ("a.ppm", b"P6 100000 100000 255\n" + b"\0" * 100), "pgm": ("a.pgm", b"P5 9999999999 9 255\n"),
@@ -353,7 +354,8 @@ def plant_pictures() -> list[list[str]]:
     }  # fmt: skip
     for name, (path, content) in others.items():
         os.makedirs(f"p_{name}")
-        Path(f"p_{name}/{path}").write_bytes(content)
+        for each in "abc":
+            Path(f"p_{name}/{each}{path}").write_bytes(content)
     for name in ("pipe", "device", "loop", "folder", "hidden", "nothing", "sizes", "deep16", "sparse"):
         os.makedirs(f"p_{name}")
     for folder in ("pipe", "device", "loop", "folder", "sizes", "deep16", "sparse"):
@@ -363,7 +365,8 @@ def plant_pictures() -> list[list[str]]:
     os.symlink("b.png", "p_loop/b.png")
     os.makedirs("p_folder/b.png")
     Image.new("L", (8, 8)).save("p_hidden/.a.png")
-    Image.new("L", (8, 9)).save("p_sizes/b.png")
+    for k in range(6):
+        Image.new("L", (8, 9 + k)).save(f"p_sizes/{k}.png")
     Image.new("I;16", (8, 8)).save("p_deep16/b.png")
     with open("p_sparse/b.png", "wb") as file:
         file.truncate(MANY)
