@@ -141,6 +141,9 @@ def within_memory(what: str, fix: str) -> Iterator[None]:
         raise InputError(f"{what} does not fit into the memory of this machine: {fix}.") from None
 
 
+_MAKERS = frozenset("empty zeros ones full rand randn randint eye arange linspace randperm".split())
+
+
 class _Budget(TorchFunctionMode):
     """Counts the bytes of what torch's functions make out of sizes alone."""
 
@@ -150,7 +153,7 @@ class _Budget(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if args and not any(isinstance(each, Tensor) for each in args):
+        if args and getattr(func, "__name__", "") in _MAKERS:
             self.bytes += _numel(args) * (kwargs.get("dtype") or torch.get_default_dtype()).itemsize
             check_memory(self.what, self.bytes, self.fix)
         return func(*args, **kwargs)

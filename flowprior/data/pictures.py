@@ -156,6 +156,7 @@ def bombs_as_errors() -> Iterator[None]:
     from PIL import Image
 
     with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")  # of what is damaged, and refused
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         yield
 

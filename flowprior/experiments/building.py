@@ -170,8 +170,8 @@ class Builder:
             raise InputError(f"{binding.line}: `{binding.key}` is behind more than {DEEPEST} macros: set it.")
         if what in self._open:
             raise InputError(
-                f"{binding.line}: `{binding.key}` (={shown(binding.value)}) is set by way of itself: give one of "
-                "the bindings in the circle a value."
+                f"{binding.line}: `{binding.key}` (={shown(binding.value)}) is set by way of itself: give "
+                "one of the bindings in the circle a value."
             )
         self._open.append(what)
         try:

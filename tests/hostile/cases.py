@@ -367,7 +367,8 @@ def plant_pictures() -> list[list[str]]:
     Image.new("L", (8, 8)).save("p_hidden/.a.png")
     for k in range(6):
         Image.new("L", (8, 9 + k)).save(f"p_sizes/{k}.png")
-    Image.new("I;16", (8, 8)).save("p_deep16/b.png")
+    for k in range(6):
+        Image.new("I;16", (8, 8)).save(f"p_deep16/{k}.png")
     with open("p_sparse/b.png", "wb") as file:
         file.truncate(MANY)
     names = [f"p_{name}" for name in (*files, *others)]
