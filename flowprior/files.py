@@ -69,7 +69,7 @@ def _read(path: Path, key: str | None, name: str) -> Any:
         return _choose(np.load(path, allow_pickle=False), key, path, name)
     if path.suffix == ".pt":
         return _choose(_load(path), key, path, name)
-    with np.load(path, allow_pickle=False) as archive:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         stored = {each.removesuffix(".npy"): each for each in archive.zip.namelist()}
         member = _choose(stored, key, path, name)
         check_members(path, [member])

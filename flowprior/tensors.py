@@ -141,7 +141,9 @@ def within_memory(what: str, fix: str) -> Iterator[None]:
         raise InputError(f"{what} does not fit into the memory of this machine: {fix}.") from None
 
 
-_MAKERS = frozenset("empty zeros ones full rand randn randint eye arange linspace randperm".split())
+_MAKERS = frozenset(
+    ["empty", "zeros", "ones", "full", "rand", "randn", "randint", "eye", "arange", "linspace", "randperm"]
+)
 
 
 class _Budget(TorchFunctionMode):

@@ -139,8 +139,8 @@ def _build(description: dict[str, Any], folder: Path, code: Mapping[str, object]
     try:
         return cls(**arguments)
     except (TypeError, ValueError, AttributeError, RuntimeError) as error:  # arguments of any wrong type
-        wrong = f"{folder / CONFIG} cannot build a {cls.__name__} ({reason(error)})"
-        raise InputError(f"{wrong}: save the prior again.") from error
+        wrong = f"{folder / CONFIG} cannot build a {cls.__name__}: {reason(error)}"
+        raise InputError(f"{wrong}; save the prior again.") from error
 
 
 def _check_code(config: dict[str, Any], folder: Path, argument: str, given: object) -> None:
