@@ -83,6 +83,9 @@ _quiet = click.option(
 )
 _MODES = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True}
 _COMPILE = "torch.compile's mode: none, default, reduce-overhead (CUDA graphs)."
+_compiled = click.option(
+    "--compile", flag_value=True, type=bool, default=None, help="Compile the training steps; for long runs."
+)
 _STRATEGY = "How processes share the model; auto is ddp for several."
 
 
@@ -115,6 +118,7 @@ def list_command(**options: Any) -> None:
 @click.option("--seed", type=_SEED, help="Seed of the run (the config's `experiment.seed`).")
 @_device
 @click.option("--precision", help="32-true, bf16-mixed, 16-mixed or 64-true [default: the config's].")
+@_compiled
 @click.option("--devices", type=_FEW, default=1, help="Processes or GPUs.")
 @click.option("--strategy", type=click.Choice(["auto", "ddp", "fsdp"]), default="auto", help=_STRATEGY)
 @click.option("--sync-batch-norm", is_flag=True, help="Batch statistics over all processes; GPUs only.")
@@ -143,6 +147,17 @@ def sample(**options: Any) -> None:
     command.run(**options)
 
 
+@main.command()
+@click.argument("folder", metavar="RUN|PRIOR", type=_PATH)
+@click.option("--out", type=_PATH, required=True, help=".pt2 (torch.export) or .onnx.")
+@_plugins
+def export(**options: Any) -> None:
+    """Write a prior's log_prob and its map from z0 to z as programs, OUT's name with theirs put in."""
+    from flowprior.commands import export as command
+
+    command.run(**options)
+
+
 @main.command("eval")
 @_run
 @click.option("--metrics", required=True, help="Names with commas between them, e.g. reconstruction,nll,fid.")
@@ -167,6 +182,7 @@ def eval_command(folder: Path, data_root: Path | None, plugins: tuple[str, ...],
 @click.argument("figures", nargs=-1, metavar="[FIGURE]...")
 @_plugins
 @_data_root
+@_weights
 @_seed
 @_device
 def plot(folder: Path, data_root: Path | None, plugins: tuple[str, ...], **options: Any) -> None:
@@ -208,33 +224,70 @@ def compare(**options: Any) -> None:
 @click.option("--key", help="The array to read from a file of several.")
 @click.option("--context", type=_PATH, help="A file with a row or map of context per latent (npy, npz, pt).")
 @click.option("--context-key", help="The array to read from a context file of several.")
-@click.option("--recipe", type=click.Choice(["glf", "actnorm", "masked", "spline", "spatial"]))
+@click.option(
+    "--recipe",
+    type=click.Choice(["glf", "actnorm", "masked", "spline", "spatial", "transformer", "jet"]),
+)
 @click.option("--transforms", type=_COUNT, help="Number of coupling layers.")
 @click.option("--hidden", "hidden_features", callback=_integers, help="Hidden widths, e.g. 128,128.")
 @click.option(
     "--base",
     type=click.Choice(["normal", "mixture"]),
-    help="Of z0 [default: mixture; normal with a context].",
+    help="Of z0 [default of a flow: mixture; normal with a context].",
 )
 @click.option("--backend", type=click.Choice(["nflows", "pyro"]))
+@click.option("--seconds", type=float, help="Time to stay within [default: 60, unless a flow is asked for].")
 @click.option("--epochs", type=_COUNT, help="Passes over the latents at most.")
 @click.option("--batch-size", type=_COUNT)
 @click.option("--lr", type=click.FloatRange(0, 1e6, min_open=True), help="Peak learning rate.")
 @click.option("--patience", type=_COUNT, help="Stop after so many epochs without improvement.")
 @click.option("--standardize", type=click.Choice(["full", "diagonal", "none"]))
+@_compiled
 @_seed
 @_device
 @_quiet
 def fit(latents: Path, **options: Any) -> None:
-    """Fit a FlowPrior to the rows of LATENTS (npy, npz, pt); `flowprior sample PRIOR` then draws from it."""
+    """Fit a prior to the rows of LATENTS (npy, npz, pt); `flowprior sample PRIOR` then draws from it.
+
+    It is chosen by held-out likelihood among a Gaussian, mixtures and flows; or it is the flow that --recipe,
+    --transforms, --hidden, --base, --backend or --standardize ask for.
+    """
     from flowprior.commands import fit as command
 
     given = {name: value for name, value in options.items() if value is not None}
-    flow = _part(given, "recipe", "transforms", "hidden_features", "base", "backend")
-    training = _part(given, "epochs", "batch_size", "lr", "patience", "standardize")
-    if training.get("standardize") == "none":
-        training["standardize"] = None
+    flow = _part(given, "recipe", "transforms", "hidden_features", "base", "backend", "standardize")
+    training = _part(given, "seconds", "epochs", "batch_size", "lr", "patience", "compile")
+    if flow.get("standardize") == "none":
+        flow["standardize"] = None
     command.run(latents, flow=flow, training=training, **given)
+
+
+@main.command("fit-images")
+@click.argument("images", metavar="FOLDER|ARRAY")
+@click.option("--autoencoder", required=True, help="taef2, or a folder or ENCODER,DECODER files.")
+@click.option("--out", type=_PATH, required=True, help="Folder of the fitted prior; a new one.")
+@click.option("--size", type=_COUNT, help="Pixels a side [default: as stored].")
+@click.option("--limit", type=_COUNT, help="At most so many images.")
+@click.option("--cache", type=_PATH, help="Folder to keep the codes in, for the next time.")
+@click.option("--noise", type=float, help="On codes, in their deviations [default: by a scan].")
+@click.option("--channels", type=_COUNT, help="Keep so many principal channels.")
+@click.option("--epochs", type=_COUNT, help="Passes over the codes at most.")
+@click.option("--batch-size", type=_COUNT)
+@click.option("--lr", type=float, help="Peak learning rate.")
+@_data_root
+@_seed
+@_device
+@_quiet
+def fit_images(images: str, **options: Any) -> None:
+    """Fit a prior to the codes of pictures under a pretrained autoencoder.
+
+    `flowprior sample PRIOR --out grid.png` then draws new ones.
+    """
+    from flowprior.commands import fit_images as command
+
+    given = {name: value for name, value in options.items() if value is not None}
+    training = _part(given, "noise", "channels", "epochs", "batch_size", "lr", "cache")
+    command.run(images, training=training, **given)
 
 
 def _part(options: dict[str, Any], *names: str) -> dict[str, Any]:

@@ -145,12 +145,12 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     return content
 
 
-def check_writable(path: Path, endings: tuple[str, ...]) -> None:
+def check_writable(path: Path, endings: tuple[str, ...], name: str = "--out") -> None:
     """Refuse an output file of another ending, or one that cannot be written, before the work is done."""
     if path.suffix not in endings:
-        raise InputError(f"`--out` (={path}) must end in {', '.join(endings[:-1])} or {endings[-1]}.")
+        raise InputError(f"`{name}` (={path}) must end in {', '.join(endings[:-1])} or {endings[-1]}.")
     if path.is_dir():
-        raise InputError(f"`--out` (={path}) is a folder: name a file.")
+        raise InputError(f"`{name}` (={path}) is a folder: name a file.")
     make_folder(path.parent)
 
 

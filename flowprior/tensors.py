@@ -31,7 +31,7 @@ def as_event_shape(features: int | Sequence[int]) -> torch.Size:
 
 
 def as_context_shape(context_features: int | Sequence[int] | None) -> torch.Size | None:
-    """The shape of one context, a vector (K,) or maps (K, H, W), or none; InputError on anything else.
+    """The shape of one context, a vector (K,), a sequence (S, K), maps (K, H, W), or none; else InputError.
 
     >>> as_context_shape(10), as_context_shape((3, 8, 8))
     (torch.Size([10]), torch.Size([3, 8, 8]))
@@ -39,9 +39,12 @@ def as_context_shape(context_features: int | Sequence[int] | None) -> torch.Size
     if context_features is None:
         return None
     sizes = (context_features,) if isinstance(context_features, Integral) else context_features
-    dims = 1 if isinstance(context_features, Integral) else 3
-    if not isinstance(sizes, Sequence) or len(sizes) != dims or not all(map(_is_size, sizes)):
-        expected = "a positive int for context vectors, a tuple (K, H, W) of them for context maps, or None"
+    dims = (1,) if isinstance(context_features, Integral) else (2, 3)
+    if not isinstance(sizes, Sequence) or len(sizes) not in dims or not all(map(_is_size, sizes)):
+        expected = (
+            "a positive int for context vectors, a tuple (K, H, W) of them for context maps or (S, K) for "
+            "sequences, or None"
+        )
         raise InputError(f"`context_features` (={context_features!r}) must be {expected}.")
     return _bounded("context_features", tuple(map(int, sizes)))
 

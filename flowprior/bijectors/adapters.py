@@ -63,13 +63,13 @@ class NflowsBijector(Bijector):
         self.flat_base = isinstance(transform, _nflows("MultiscaleCompositeTransform"))
 
     def _to_base(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        if not len(z):
+        if not z.shape[0]:
             return z, z.new_zeros(0)
         z0, logabsdet = self.transform(z, _flat(context))
         return z0.reshape(z.shape), logabsdet
 
     def _from_base(self, z0: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        if not len(z0):
+        if not z0.shape[0]:
             return z0, z0.new_zeros(0)
         shaped = z0.flatten(1) if self.flat_base else z0
         z, logabsdet = self.transform.inverse(shaped, _flat(context))  # type: ignore[operator]
@@ -130,8 +130,8 @@ class TorchBijector(Bijector):
         return self._run(self._resolved(context), z0)
 
     def _run(self, parts: list[tuple[Transform, bool]], value: Tensor) -> tuple[Tensor, Tensor]:
-        total = value.new_zeros(len(value))
-        if not len(value):  # the libraries' reshapes are ambiguous there
+        total = value.new_zeros(value.shape[0])
+        if not value.shape[0]:  # the libraries' reshapes are ambiguous there
             return value, total
         for holder in self.tensors:
             holder.hand_over()  # type: ignore[operator]

@@ -14,6 +14,7 @@ from abc import ABC
 from torch import Tensor
 
 from flowprior.bijectors.gate import Invertible
+from flowprior.bijectors.tokens import Tokens
 from flowprior.tensors import numel
 
 
@@ -36,11 +37,18 @@ class Bijector(Invertible, ABC):
     """
 
     kind = "bijector"
+    tokens: Tokens | None = None  # the order in which it reads an event, where a whitening should keep to it
 
     @property
     def features(self) -> int:
         """The number D of elements of one z."""
         return numel(self.event_shape)
+
+    def reset(self, *, started: bool = False) -> None:
+        """Make a recipe's flow the identity again, as far as its parameters can; nothing for other bijectors.
+
+        `started` keeps what starts from data from doing so.
+        """
 
     def initialize(self, z: Tensor, context: Tensor | None = None) -> None:
         """Start data-dependent parameters from a batch of z; most bijectors have none.

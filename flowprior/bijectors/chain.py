@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from flowprior.bijectors.actnorm import ActNormBase
 from flowprior.bijectors.bijector import Bijector
+from flowprior.bijectors.conditioner import Network
 from flowprior.bijectors.permutation import Permutation
 from flowprior.bijectors.reversible import through_inverse
 from flowprior.bijectors.spatial import ByPosition, context_maps
@@ -150,6 +151,20 @@ class Chain(Bijector):
         if self.spatial:
             return value, None if context is None else context_maps(context, *self.event_shape[1:])
         return value.flatten(1), None if context is None else context.flatten(1)
+
+    @torch.no_grad()
+    def reset(self, *, started: bool = False) -> None:
+        """Make every step the identity (by a sigmoid scale, a constant factor) by its last layers.
+
+        `started` keeps actnorms that start from data from doing so.
+        """
+        for module in self.modules():
+            if isinstance(module, Network):
+                module.reset()
+            elif isinstance(module, ActNormBase):
+                module.log_scale.zero_()
+                module.shift.zero_()
+                module.initialized.fill_(started)
 
     @torch.no_grad()
     def initialize(self, z: Tensor, context: Tensor | None = None) -> None:

@@ -21,6 +21,7 @@ class Network(nn.Module):
     ) -> None:
         super().__init__()
         self.constant: nn.Parameter | None = None
+        self.identity: Tensor | None = None
         if in_features == 0:
             self.constant = nn.Parameter(torch.zeros(out_features))
             return
@@ -42,9 +43,21 @@ class Network(nn.Module):
         return h
 
     @torch.no_grad()
-    def add_to_last_bias(self, value: Tensor) -> None:
-        """Shift the outputs at initialization by `value` (out_features,)."""
-        (self.layers[-1].bias if self.constant is None else self.constant).add_(value)  # type: ignore[operator]
+    def reset(self) -> None:
+        """Make the outputs those that the coupling takes for the identity, whatever goes in."""
+        for parameter in self._last():
+            parameter.zero_()
+        if self.identity is not None:
+            self.start_at(self.identity)
+
+    @torch.no_grad()
+    def start_at(self, identity: Tensor) -> None:
+        """Shift the outputs by `identity` (out_features,), on the CPU, which leaves the coupling idle."""
+        self.identity, bias = identity, self._last()[-1]
+        bias.add_(identity.to(bias.device))
+
+    def _last(self) -> list[nn.Parameter]:
+        return list(self.layers[-1].parameters()) if self.constant is None else [self.constant]
 
 
 def convolutions(

@@ -71,6 +71,9 @@ class Gate(nn.Module):
         waiting = any(each.is_meta for each in (*self.parameters(), *self.buffers()))
         self.to(dtype) if waiting else self.to(device, dtype)
 
+    def fold(self) -> None:
+        """Make constants of what follows from the state alone, in a copy that is to be exported."""
+
     def _seen(self, context: Tensor) -> Tensor:
         """What the hooks see of context rows (N, *context_shape): the rows themselves."""
         return context

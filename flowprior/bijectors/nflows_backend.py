@@ -69,11 +69,11 @@ class SplineCoupling(PiecewiseRationalQuadraticCouplingTransform):
         with torch.device("cpu"):
             super().__init__(list(mask), lambda kept, outputs: network, **settings)
         _to_default_device(self)
-        start = torch.zeros(sum(mask), 3 * bins - 1)
+        start = torch.zeros(sum(mask), 3 * bins - 1, device="cpu")
         start[:, 2 * bins :] = math.log(
             math.expm1(1.0 - MIN_SLOPE)
         )  # slope 1 at the inner knots, by softplus
-        network.add_to_last_bias(start.flatten())
+        network.start_at(start.flatten())
 
     def _coupling_transform(
         self, inputs: Tensor, transform_params: Tensor, inverse: bool = False

@@ -43,7 +43,7 @@ class AffineCoupling(nn.Module):
         return self._map(z0, context, False)
 
     def _map(self, value: Tensor, context: Tensor | None, to_base: bool) -> tuple[Tensor, Tensor]:
-        if not len(value):  # Pyro's reshapes are ambiguous there
+        if not value.shape[0]:  # Pyro's reshapes are ambiguous there
             return value, value.new_zeros(0)
 
         def conditioner(kept: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,16 +1,21 @@
-"""`flowprior fit`: a FlowPrior on an array of latents from a file."""
+"""`flowprior fit`: a prior on an array of latents from a file."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from flowprior.errors import InputError
+from flowprior.errors import InputError, reason
 from flowprior.experiments import report
 from flowprior.experiments.runs import update_report
 from flowprior.files import make_folder, read_array, read_rows
 from flowprior.priors.flow import FlowPrior
+from flowprior.priors.prior import Prior
 from flowprior.training.fit import fit
+from flowprior.training.rows import MEMORY
 
 
 def run(
@@ -25,14 +30,15 @@ def run(
     seed: int = 0,
     device: str = "auto",
     progress: bool = True,
-) -> FlowPrior:
-    """Fit a FlowPrior to the rows of a file and save it in the folder `out`.
+) -> Prior:
+    """Fit a prior to the rows of a file and save it in the folder `out`: a chosen one, or a FlowPrior.
 
     Args:
         latents: .npy, .npz or .pt file of shape (N, *event); `key` names its array where there are several.
         out: folder for the prior; it must be empty or not exist.
         context, context_key: likewise a file of shape (N, C), or of maps (N, K, H, W).
-        flow: arguments of FlowPrior; its "base" is by default a mixture, "normal" with a context.
+        flow: arguments of FlowPrior, whose "base" is by default a mixture, "normal" with a context; without
+            any, `fit` chooses the prior.
         training: arguments of `fit` other than its defaults; seed, device, progress: as there.
 
     Raises:
@@ -40,28 +46,29 @@ def run(
     """
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise InputError(f"`--out` (={out}) exists already: choose a new folder, so that nothing is lost.")
-    z = read_array(latents, key, "latents")
-    if z.dim() == 1:
+    z = _read_latents(latents, key)
+    if len(z.shape) == 1:
         shape = tuple(z.shape)
         raise InputError(f"`latents` (={latents}) has shape {shape} but must be (N, D): one row per latent.")
     rows = None if context is None else read_rows(context, context_key, "context")
     arguments, training = dict(flow or {}), training or {}
-    if rows is not None:
-        arguments["context_features"] = rows.shape[1] if rows.dim() == 2 else tuple(rows.shape[1:])
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        arguments.setdefault("base", "mixture" if rows is None else "normal")
-        prior = FlowPrior(tuple(z.shape[1:]), **arguments)
+    options = {"seed": seed, "device": device, "progress": progress, **training}
+    given = _flow(tuple(z.shape[1:]), rows, arguments, seed) if arguments else None
     fresh = not out.exists()
     make_folder(out)  # a folder that cannot be written to is said before the work
     try:
-        result = fit(prior, z, rows, seed=seed, device=device, progress=progress, **training)
+        if given is None:
+            prior = fit(z, context=rows, **options)
+            result = prior.fitted
+        else:
+            prior, result = given, fit(given, z, rows, **options)
     except BaseException:
         if fresh:
             out.rmdir()
         raise
     prior.save_pretrained(out)
-    nll = {"nll" if result.best_epoch is None else "held-out nll": result.nll}
+    chosen = bool(result.candidates)
+    nll = {"held-out nll" if chosen or result.best_epoch is not None else "nll": result.nll}
     update_report(
         out,
         latents=str(latents),
@@ -70,11 +77,34 @@ def run(
         epochs=result.epochs,
         best_epoch=result.best_epoch,
         wall_time_seconds=round(result.seconds, 3),
+        notes=result.notes,
+        candidates=[asdict(candidate) for candidate in result.candidates],
         settings={**(fit.__kwdefaults__ or {}), **training, "seed": seed, "device": device, **arguments},
         parameters=sum(parameter.numel() for parameter in prior.parameters()),
         versions=report.versions(),
         machine=report.machine(),
     )
     print(report.table({**nll, "epochs": result.epochs, "wall time in seconds": result.seconds}))
-    print(f"fitted: {out}")
+    print("\n".join([*map(str, result.candidates), *result.notes, f"fitted: {out}"]))
     return prior
+
+
+def _flow(shape: tuple[int, ...], context: Tensor | None, arguments: dict[str, Any], seed: int) -> FlowPrior:
+    """The FlowPrior that was asked for; what follows from the data is entered in `arguments`."""
+    if context is not None:
+        arguments["context_features"] = context.shape[1] if context.dim() == 2 else tuple(context.shape[1:])
+    arguments.setdefault("base", "mixture" if context is None else "normal")
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return FlowPrior(shape, **arguments)
+
+
+def _read_latents(path: Path, key: str | None) -> Any:
+    """The rows of a file; a large .npy is mapped, and read in parts."""
+    if path.suffix == ".npy" and path.is_file() and path.stat().st_size > MEMORY:
+        try:
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            wrong = f"`latents` (={path}) cannot be read ({reason(error)}): write it again."
+            raise InputError(wrong) from None
+    return read_array(path, key, "latents")

@@ -17,6 +17,7 @@ from flowprior.files import ARRAYS, check_writable, write_array
 from flowprior.models import Autoencoder
 from flowprior.priors.prior import Prior
 from flowprior.training.engine import resolve_device
+from flowprior.training.image_prior import IMAGES, ImagePrior
 
 GRIDS = (".png",)
 GRID_TILE = 58  # pixels that a small image has in a grid, at least
@@ -37,6 +38,8 @@ def run(
         InputError: if the run or the prior cannot be read, or `out` or `context` does not fit.
     """
     model: Autoencoder | Prior
+    if (folder / IMAGES).is_file() and out.suffix in GRIDS:
+        return _draw_images(folder, out, count, context, key, seed, device)
     if is_prior(folder):
         if out.suffix in GRIDS:
             wish = "give --out an .npy, .npz or .pt file"
@@ -84,6 +87,23 @@ def _check_grid(shape: tuple[int, ...], folder: Path) -> None:
     if (images := prod(shape[:-3])) > most:
         wish = f"a grid holds at most {most:,} of this size: draw fewer, or give --out an .npy file"
         raise InputError(f"`-n` (={shape[0]}) makes {images:,} images, and {wish}.")
+
+
+def _draw_images(
+    folder: Path, out: Path, count: int, context: Path | None, key: str | None, seed: int, device: str
+) -> Tensor:
+    """A grid from a prior that `flowprior fit-images` made, through its autoencoder."""
+    check_writable(out, GRIDS)
+    resolved = resolve_device(device)
+    pipeline = ImagePrior.from_pretrained(folder).to(resolved)
+    shape = pipeline.prior.context_shape
+    rows = None if context is None else read_conditions(context, shape, key, pictures=False)
+    with torch.random.fork_rng([resolved.index or 0] if resolved.type == "cuda" else []):
+        torch.manual_seed(seed)
+        images = pipeline.sample(count, None if rows is None else rows.to(resolved)).cpu()
+    _write_grid(out, images, None)
+    print(f"{tuple(images.shape)} in {out}")
+    return images
 
 
 def _write_grid(out: Path, images: Tensor, conditions: Tensor | None) -> None:

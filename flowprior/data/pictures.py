@@ -168,8 +168,14 @@ def _decode(pictures: Pictures, shaping: Shaping, memory_limit: float) -> Tensor
     if count <= memory_limit:
         return torch.cat(list(_decoded(pictures, shaping, shape)))
     path = pictures.cache / f"{_key(pictures, shaping)}.u8"
+    return mapped(path, size, lambda: _decoded(pictures, shaping, shape))
+
+
+def mapped(path: Path, size: torch.Size, parts: Callable[[], Iterator[Tensor]]) -> Tensor:
+    """A uint8 tensor mapped from a file, which `parts` fill one after the other where it is not there yet."""
+    count = size.numel()
     if not (path.is_file() and path.stat().st_size == count):
-        _write_cache(path, _decoded(pictures, shaping, shape))
+        _write_cache(path, parts())
     return torch.from_file(str(path), shared=False, size=count, dtype=torch.uint8).view(size)
 
 
@@ -188,7 +194,7 @@ def _key(pictures: Pictures, shaping: Shaping) -> str:
 def _write_cache(path: Path, parts: Iterator[Tensor]) -> None:
     temporary = path.with_suffix(f".{os.getpid()}.part")
     try:
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(exist_ok=True, parents=True)
         try:
             with open(temporary, "wb") as file:
                 for part in parts:

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 from einops import rearrange
+from torch import Tensor
 
 from flowprior.bounds import RATIO, UNPACKED, check_regular, check_unpacked
 from flowprior.data.arrays import read_arrays
@@ -217,7 +218,24 @@ def stl10(source: Any, train: bool) -> Split:
     if len(images) != pixels * len(labels) or not labels:
         expected = f"hold {pixels} for each of its {len(labels)} labels"
         raise _corrupt(path, f"holds {len(images)} bytes", expected)
-    columns = np.frombuffer(images, np.uint8)  # column by column
-    x = rearrange(columns, "(n c w h) -> n c h w", c=3, w=96, h=96)
     label = np.frombuffer(labels, np.uint8).astype(np.int64) - 1
-    return Split(torch.from_numpy(np.ascontiguousarray(x)), torch.from_numpy(label), STL)
+    return Split(_stl10_images(images), torch.from_numpy(label), STL)
+
+
+@dataset(
+    "stl10_unlabeled", shape=(3, 96, 96), classes=(), layout=_STL10, files=partial(remote_files, "STL10")
+)
+def stl10_unlabeled(source: Any, train: bool) -> Split:
+    """STL-10's 100,000 photographs without labels, and its 8,000 of the test split to test on."""
+    name = "unlabeled_X.bin" if train else "test_X.bin"
+    path, images = _member(source.root, "stl10_binary", name, "stl10_binary.tar.gz")
+    if not images or len(images) % (3 * 96 * 96):
+        raise _corrupt(path, f"holds {len(images)} bytes", f"hold {3 * 96 * 96} for each image")
+    return Split(_stl10_images(images))
+
+
+def _stl10_images(raw: bytes) -> Tensor:
+    """Column by column -> (N, 3, 96, 96)."""
+    columns = np.frombuffer(raw, np.uint8)
+    x = rearrange(columns, "(n c w h) -> n c h w", c=3, w=96, h=96)
+    return torch.from_numpy(np.ascontiguousarray(x))

@@ -183,6 +183,7 @@ class Setup:
         stages: such as `[@joint_stage, @prior_stage]`, each called with the model and the data.
         precision: of Lightning Fabric.
         steps: optimizer steps at most; None trains all stages to their ends.
+        compile: compile the steps of training, see `train`.
         threads: of the CPU; None takes torch's own number. Small networks run best on one.
     """
 
@@ -194,6 +195,7 @@ class Setup:
     metrics: tuple[str, ...] = ("reconstruction", "nll")
     precision: str = "32-true"
     steps: int | None = None
+    compile: bool = False
     threads: int | None = None
 
     def __post_init__(self) -> None:
@@ -231,6 +233,7 @@ def facts_of(source: Callable[[], Any]) -> dict[str, Callable[[], Any]]:
         "context_channels": lambda: (source().context_shape or [None])[0],
         "encoder.in_features": lambda: prod(source().image_shape),
         "decoder.out_features": lambda: prod(source().image_shape),
+        "data_shape": lambda: source().image_shape,
         "dataset_size": lambda: len(source().train()),
         "classes": classes,
     }
@@ -256,15 +259,17 @@ def buildable() -> dict[str, Callable[..., Any]]:
 
 OWN = {
     "flowprior.data": "Source",
-    "flowprior.networks": "InfoGANEncoder InfoGANDecoder LatentCritic MLP ResNetEncoder ResNetDecoder "
-    "SmallEncoder SmallDecoder VGGFeatures",
-    "flowprior.models": "DeterministicPosterior GaussianPosterior UnitGaussianPosterior BernoulliLikelihood "
-    "GaussianLikelihood LaplaceLikelihood PerceptualLikelihood",
-    "flowprior.bijectors": "Recipe",
+    "flowprior.networks": "ImageCritic InfoGANEncoder InfoGANDecoder LadderDecoder LadderEncoder "
+    "LatentCritic MLP PublishedEncoder PublishedDecoder ResNetEncoder ResNetDecoder SmallEncoder "
+    "SmallDecoder VGGFeatures",
+    "flowprior.models": "ConstantGaussianPosterior DeterministicPosterior FlowPosterior GaussianPosterior "
+    "UnitGaussianPosterior BernoulliLikelihood GaussianLikelihood LaplaceLikelihood PerceptualLikelihood",
+    "flowprior.bijectors": "MultiScale Recipe",
+    "flowprior.experiments.image_models": "ladder partially_invertible",
     "flowprior.priors": "EmbeddedPrior FlowPrior GaussianPrior HierarchicalPrior ImplicitPrior MixturePrior "
-    "StandardNormal",
-    "flowprior.objectives": "AdversarialAutoencoder BetaTCVAE Bilevel CapacityELBO ELBO FactorVAE InfoVAE "
-    "LatentFlow LinearAnnealing MomentMatching",
+    "StandardNormal VampPrior VariationalPrior",
+    "flowprior.objectives": "AdversarialAutoencoder BetaTCVAE Bilevel CapacityELBO CoverageQuality ELBO "
+    "FactorVAE InfoVAE LatentFlow LinearAnnealing MomentMatching RegularizedAutoencoder",
     "flowprior.training": "OptimizerSettings joint_stage prior_stage",
     __name__: "autoencoder by_data by_size concatenated_prior decoupled_prior hierarchical_prior "
     "variational_unet",

@@ -2,7 +2,8 @@
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -15,6 +16,15 @@ from flowprior.experiments.study import Study
 from flowprior.metrics.summary import summary
 
 Table = dict[str, Any]
+NOT_OF_PRIORS = (
+    "reconstruction",
+    "_aggregate",
+    "_floor",
+    "_critic",
+)  # of codes and decoder: no order is claimed
+CRITICS, PLUG_IN = "total_correlation_critic", "total_correlation_z"
+"""The total correlation that FactorVAE's critic sees in the last epoch, and the plug-in value beside it."""
+VERDICTS = {True: "yes", False: "NO", None: "undecided"}
 SIBLINGS = {"lp_fd_": "lp_fid", "fd_": "fid", "skl_density": "skl"}  # ours that stand beside a paper's metric
 
 
@@ -70,14 +80,15 @@ class Comparison:
         if not reports:
             return None
         every = list(reports.values())
-        metrics = [key for key in every[0]["metrics"] if all(key in each["metrics"] for each in every)]
+        values = [each["metrics"] | _seen_by_critic(each) for each in every]
+        metrics = [key for key in values[0] if all(key in each for each in values)]
         return {
             "name": name,
             "settings": dict(
                 re.split(r"\s*=\s*", each.strip(), maxsplit=1) for each in self.study.bindings(name)
             ),
             "seeds": list(reports),
-            "metrics": {key: summary([each["metrics"][key] for each in every]) for key in metrics},
+            "metrics": {key: summary([each[key] for each in values]) for key in metrics},
             "paper": dict(self.study.paper.get(name, {})),
             "seconds": [each["wall_time_seconds"] for each in every],
             "parameters": every[0]["parameters"],
@@ -88,12 +99,12 @@ class Comparison:
         for a, b in ((rows[a], rows[b]) for a, b in self.study.twins if a in rows and b in rows):
             for metric in a["metrics"]:
                 x, y = a["metrics"][metric], b["metrics"].get(metric)
-                if y is None or metric.endswith("_reconstruction") or metric == "reconstruction":
+                if y is None or metric.endswith(NOT_OF_PRIORS):
                     continue
                 sign = -1 if higher_is_better(metric) else 1
                 theirs = dict(zip(b["seeds"], y["values"], strict=True))
                 by_seed = zip(a["seeds"], x["values"], strict=True)
-                pairs = [(value, theirs[seed]) for seed, value in by_seed if seed in theirs]
+                gains = [sign * (value - theirs[seed]) for seed, value in by_seed if seed in theirs]
                 known = [side["paper"].get(papers_name(metric)) for side in (a, b)]
                 paper = None if None in known else known
                 yield {
@@ -101,11 +112,12 @@ class Comparison:
                     "to": b["name"],
                     "metric": metric,
                     "means": [x["mean"], y["mean"]],
-                    "better_seeds": sum(_better(p, q, sign) for p, q in pairs),
-                    "seeds": len(pairs),
-                    "holds": _better(x["mean"], y["mean"], sign),
+                    "better_seeds": sum(gain > 0 for gain in gains),
+                    "seeds": len(gains),
+                    "standard_error": standard_error(gains),
+                    "holds": verdict(gains),
                     "paper": paper,
-                    "paper_holds": paper and _better(paper[0], paper[1], sign),
+                    "paper_holds": paper and sign * paper[1] < sign * paper[0],
                 }
 
     def markdown(self, table: Table) -> str:
@@ -126,8 +138,12 @@ class Comparison:
                 for row in rows
             ],
         )
+        lines += [f"\n{note}" for row in rows for note in _notes(row)]
         if table["directions"]:
-            heading = "Which direction holds (the second row of a pair is said to be the better one):"
+            heading = (
+                "Which direction holds (the second row of a pair is said to be the better one; undecided "
+                "unless all seeds agree and the difference exceeds its standard error):"
+            )
             lines += ["", heading, ""]
             lines += report.markdown(
                 ["pair", "metric", "ours", "seeds", "holds", "paper", "paper holds"],
@@ -137,14 +153,28 @@ class Comparison:
                         one["metric"],
                         " → ".join(_number(mean) for mean in one["means"]),
                         f"{one['better_seeds']} of {one['seeds']}",
-                        "yes" if one["holds"] else "NO",
+                        VERDICTS[one["holds"]],
                         " → ".join(f"{value:g}" for value in one["paper"] or ()) or "-",
-                        {True: "yes", False: "NO", None: "-"}[one["paper_holds"]],
+                        "-" if one["paper"] is None else VERDICTS[one["paper_holds"]],
                     ]
                     for one in table["directions"]
                 ],
             )
         return "\n".join(lines) + "\n"
+
+
+def _seen_by_critic(content: Mapping[str, Any]) -> dict[str, float]:
+    """{CRITICS: ...} of a report of FactorVAE, else nothing."""
+    seen = content.get("last_epoch", {}).get("train/model/total_correlation")
+    return {} if seen is None else {CRITICS: seen}
+
+
+def _notes(row: Table) -> Iterable[str]:
+    """Where the critic of FactorVAE sees less than half of the total correlation."""
+    known = [row["metrics"][name]["mean"] for name in (CRITICS, PLUG_IN) if name in row["metrics"]]
+    if len(known) == 2 and known[0] < known[1] / 2:
+        seen, there = map(_number, known)
+        yield f"{row['name']}: the critic sees {seen} nats of a total correlation of {there}, less than half."
 
 
 def papers_name(metric: str) -> str:
@@ -156,8 +186,28 @@ def papers_name(metric: str) -> str:
     return next((name for start, name in SIBLINGS.items() if metric.startswith(start)), metric)
 
 
-def _better(x: float, y: float, sign: int) -> bool:
-    return sign * y < sign * x
+def standard_error(gains: Sequence[float]) -> float | None:
+    """That of the mean of finite differences; None for fewer than two."""
+    if len(gains) < 2 or not all(map(math.isfinite, gains)):
+        return None
+    return statistics.stdev(gains) / math.sqrt(len(gains))
+
+
+def verdict(gains: Sequence[float]) -> bool | None:
+    """Whether a row does better than another, from its gains seed by seed; None: undecided.
+
+    It is decided where all seeds agree and the mean gain exceeds its standard error; one seed decides
+    nothing.
+
+    >>> verdict([1.0, 1.2, 0.9]), verdict([-1.0, -1.2]), verdict([1.0, -0.1, 0.5]), verdict([1.0])
+    (True, False, None, None)
+    """
+    signs, error = {gain > 0 for gain in gains}, standard_error(gains)
+    if len(gains) < 2 or len(signs) > 1 or 0 in gains:
+        return None
+    if error is not None and abs(statistics.fmean(gains)) <= error:
+        return None
+    return signs.pop()
 
 
 def _number(value: float) -> str:
@@ -168,5 +218,5 @@ def cell(value: Mapping[str, Any] | None) -> str:
     """A `summary` as text: the mean, with ± one standard deviation where there are several values."""
     if value is None:
         return "-"
-    spread = f" ± {value['std']:.2g}" if len(value["values"]) > 1 and math.isfinite(value["std"]) else ""
+    spread = "" if value["std"] is None else f" ± {value['std']:.2g}"
     return _number(value["mean"]) + spread

@@ -189,6 +189,7 @@ def settings(
     seed: int | None = None,
     steps: int | None = None,
     precision: str | None = None,
+    compile: bool | None = None,
     data_root: Path | None = None,
 ) -> list[str]:
     """Bindings for those of the settings that are given.
@@ -201,6 +202,7 @@ def settings(
         "experiment.seed": seed,
         "experiment.steps": steps,
         "experiment.precision": precision,
+        "experiment.compile": compile,
         "Source.root": None if data_root is None else str(data_root.absolute()),
     }
     return [f"{name} = {value!r}" for name, value in values.items() if value is not None]

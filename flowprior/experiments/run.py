@@ -61,7 +61,7 @@ def run_experiment(
         (check_config if resume else _check_new)(folder, loaded)
     _rehearse(experiment)  # missing data and shapes that do not fit are said before anything is written
     check_metrics(applicable(experiment.metrics, experiment.model), experiment.source, experiment.model)
-    check_engine(device, setup.precision, strategy, sync_batch_norm)
+    check_engine(device, setup.precision, strategy, sync_batch_norm, setup.compile)
     if first:
         make_folder(folder / FIGURES)
         write_atomically(folder / CONFIG, loaded.text.encode())
@@ -75,6 +75,7 @@ def run_experiment(
             strategy=strategy,
             sync_batch_norm=sync_batch_norm,
             precision=setup.precision,
+            compile=setup.compile,
             resume=resume and has_checkpoints(folder),  # a run killed before its first one starts over
             max_steps=setup.steps,
             progress=progress,

@@ -71,12 +71,13 @@ def training_curves(metrics: Metrics, title: str) -> Figure:
     for ax in axes[len(terms) :]:
         ax.remove()
     for ax, (term, lines) in zip(axes, terms.items(), strict=False):
-        _panel(ax, term, lines)
+        draw_term(ax, term, lines)
     figure.suptitle(title, fontsize=11)
     return figure
 
 
-def _panel(ax: Axes, term: str, lines: Sequence[Line]) -> None:
+def draw_term(ax: Axes, term: str, lines: Sequence[Line]) -> None:
+    """One panel: the lines of one logged term against the step."""
     for i, (label, steps, values) in enumerate(lines):
         color = COLORS[i % len(COLORS)]
         if len(values) > _SMOOTH:

@@ -19,7 +19,7 @@ class SweepLine:
     label: str
     ticks: Sequence[str]
     means: Sequence[float]
-    deviations: Sequence[float]
+    deviations: Sequence[float | None]  # None where there is one value
 
 
 @figure("sweep", of="study")
@@ -58,7 +58,9 @@ def sweep_panels(groups: Mapping[str, Sequence[SweepLine]], metric: str) -> Figu
         for line in lines:
             color = COLORS[labels.index(line.label) % len(COLORS)]
             at = [ticks.index(tick) for tick in line.ticks]
-            at, means, deviations = np.array(sorted(zip(at, line.means, line.deviations, strict=True))).T
+            at, means, deviations = np.array(
+                sorted(zip(at, line.means, line.deviations, strict=True)), float
+            ).T
             style: dict[str, Any] = {"marker": "o", "markersize": 3.5, "linewidth": 1.6, "capsize": 2.5}
             ax.errorbar(at, means, deviations, color=color, label=line.label, **style)
         ax.set_xticks(range(len(ticks)), ticks)

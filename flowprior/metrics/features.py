@@ -125,7 +125,7 @@ def _inception(weights: str | Path | None, download: bool, metric: str) -> Featu
     layers = {name: layer for name, layer in network.named_children() if name != "dropout"}
     last = layers.pop("fc")
     last.register_parameter("bias", None)
-    prepare = _Prepare(299, antialias=False, mean=(0.5,), std=(0.5,))
+    prepare = Prepare(299, antialias=False, mean=(0.5,), std=(0.5,))
     body = nn.Sequential(prepare, *layers.values(), nn.Flatten(), *([last] if metric == "is" else []))
     checksum, resize = file_checksum(path), "bilinear, not antialiased, to 299x299"
     published = checksum.startswith(INCEPTION_FILE[-12:-4])
@@ -200,7 +200,7 @@ class SqueezeNetMaps(nn.Module):
         with torch.device("meta"):
             network = squeezenet1_0(weights=None)
         load_weights(network, path, "torchvision's squeezenet1_0")
-        self.prepare = _Prepare(size, antialias=True, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+        self.prepare = Prepare(size, antialias=True, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
         self.layers: nn.Sequential = network.features.requires_grad_(False).eval()
         self.resize = f"bilinear, antialiased, to {size}x{size}"
         self.checksum = file_checksum(path)
@@ -215,20 +215,27 @@ class SqueezeNetMaps(nn.Module):
         return stages
 
 
-class _Prepare(nn.Module):
+class Prepare(nn.Module):
     """Resize, repeat gray to RGB, normalize; channels last, which halves the time on a CPU."""
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, size: int, antialias: bool, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    def __init__(
+        self,
+        size: int,
+        antialias: bool,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        mode: str = "bilinear",
+    ) -> None:
         super().__init__()
-        self.size, self.antialias = size, antialias
+        self.size, self.antialias, self.mode = size, antialias, mode
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        images = functional.interpolate(images, self.size, mode="bilinear", antialias=self.antialias)
+        images = functional.interpolate(images, self.size, mode=self.mode, antialias=self.antialias)
         normal = (images.expand(-1, 3, -1, -1) - self.mean) / self.std
         return normal.contiguous(memory_format=torch.channels_last)
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 from torch.nn import functional
 
+from flowprior.checks import check_number
 from flowprior.errors import InputError
 from flowprior.tensors import factorized, numel
 
@@ -81,21 +82,43 @@ class GaussianPosterior(Posterior):
 
     def _distribution(self, parts: list[Tensor]) -> Distribution:
         mean, raw = parts
-        return _gaussian(mean, functional.softplus(raw) + MIN_STD)
+        return gaussian(mean, functional.softplus(raw) + MIN_STD)
 
 
-class UnitGaussianPosterior(Posterior):
+class ConstantGaussianPosterior(Posterior):
+    """q(z|x) = N(μ, std² I) with μ from the encoder and one fixed `std` for every code and dimension.
+
+    The entropy is a constant, so that a flow prior trained along by the ELBO sees codes of a known
+    resolution: they can neither collapse to points nor spread (SimFlow, 2025; its std is about 0.5).
+
+    Raises:
+        InputError: unless `std` is positive and finite; for std 0 take DeterministicPosterior and LatentFlow.
+
+    >>> ConstantGaussianPosterior(0.25)(torch.zeros(3, 20)).stddev.unique()
+    tensor([0.2500])
+    """
+
+    def __init__(self, std: float) -> None:
+        super().__init__()
+        self.std = check_number("std", std, above=0)
+
+    def _distribution(self, parts: list[Tensor]) -> Distribution:
+        return gaussian(parts[0], torch.full_like(parts[0], self.std))
+
+
+class UnitGaussianPosterior(ConstantGaussianPosterior):
     """q(z|x) = N(μ, I) with μ from the encoder, as the Variational U-net has it (Esser et al. 2018).
 
     >>> UnitGaussianPosterior()(torch.zeros(3, 20)).stddev.unique()
     tensor([1.])
     """
 
-    def _distribution(self, parts: list[Tensor]) -> Distribution:
-        return _gaussian(parts[0], torch.ones_like(parts[0]))
+    def __init__(self) -> None:
+        super().__init__(1.0)
 
 
-def _gaussian(mean: Tensor, std: Tensor) -> Distribution:
+def gaussian(mean: Tensor, std: Tensor) -> Distribution:
+    """N(mean, diag std²) over the event of (N, *event) twice."""
     return Independent(Normal(mean, std, validate_args=False), mean.dim() - 1, validate_args=False)
 
 

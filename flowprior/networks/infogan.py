@@ -7,6 +7,7 @@ Sources: Chen et al. 2016 (InfoGAN), appendix C; Lucic et al. 2018; GLF, section
 generator as decoder, the encoder symmetric to it); Dai & Wipf 2019 (spectral norm).
 """
 
+from collections.abc import Iterable
 from itertools import pairwise
 
 from torch import nn
@@ -24,6 +25,13 @@ def stage_channels(size: int, width: float) -> list[int]:
     `size` that there is no InfoGAN network for."""
     check_one_of("size", size, STAGES, "resize the images")
     return [scaled(min(BASE_CHANNELS * 2**stage, CHANNEL_CAP), width) for stage in range(STAGES[size])]
+
+
+def normalize_spectrally(layers: Iterable[nn.Module]) -> None:
+    """Give every linear and (transposed) convolutional layer a weight of spectral norm one."""
+    for layer in layers:
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            spectrally_normalized(layer)
 
 
 class InfoGANEncoder(Stack):
@@ -69,9 +77,8 @@ class InfoGANEncoder(Stack):
         layers += [nn.Flatten(), *normalized(flat, nn.LeakyReLU(0.2), momentum)]
         layers.append(nn.Linear(hidden, check_count("out_features", out_features)))
         super().__init__("images", (channels, size, size), layers)
-        for layer in self.layers:
-            if spectral_norm and isinstance(layer, nn.Conv2d | nn.Linear):
-                spectrally_normalized(layer)
+        if spectral_norm:
+            normalize_spectrally(self.layers)
 
 
 class InfoGANDecoder(Stack):
@@ -79,7 +86,7 @@ class InfoGANDecoder(Stack):
 
     Args:
         in_features: latent dimensions D.
-        channels, size, width, momentum: as for `InfoGANEncoder`, as are the errors.
+        channels, size, width, spectral_norm, momentum: as for `InfoGANEncoder`, as are the errors.
 
     >>> import torch
     >>> InfoGANDecoder(64, 3, 32, width=0.25)(torch.zeros(2, 64)).shape
@@ -87,7 +94,14 @@ class InfoGANDecoder(Stack):
     """
 
     def __init__(
-        self, in_features: int, channels: int, size: int, *, width: float = 1.0, momentum: float = 0.1
+        self,
+        in_features: int,
+        channels: int,
+        size: int,
+        *,
+        width: float = 1.0,
+        spectral_norm: bool = False,
+        momentum: float = 0.1,
     ) -> None:
         stages = stage_channels(size, width)[::-1]
         hidden, side = scaled(HIDDEN, width), size // 2 ** len(stages)
@@ -103,3 +117,5 @@ class InfoGANDecoder(Stack):
         channels = check_count("channels", channels)
         layers.append(nn.ConvTranspose2d(stages[-1], channels, 4, stride=2, padding=1))
         super().__init__("latents", (in_features,), layers)
+        if spectral_norm:
+            normalize_spectrally(self.layers)

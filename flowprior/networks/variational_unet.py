@@ -14,10 +14,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from flowprior.bijectors.weight_norm import WeightNormConv2d
 from flowprior.checks import check_count, check_number, check_rows
 from flowprior.errors import InputError
 from flowprior.networks.layers import check_input, check_size
-from flowprior.networks.weight_norm import ResidualBlock, SubpixelUp, WeightNormConv2d
+from flowprior.networks.weight_norm import ResidualBlock, SubpixelUp
 
 Shape = tuple[int, int, int]
 

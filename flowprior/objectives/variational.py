@@ -12,6 +12,7 @@ from flowprior.errors import InputError
 from flowprior.models.autoencoder import Autoencoder
 from flowprior.models.posteriors import normal_moments
 from flowprior.objectives.objective import Batch, ModelObjective, context_of, entry, scale_gradient, with_logs
+from flowprior.priors import Prior
 
 Terms = dict[str, Tensor]
 
@@ -77,11 +78,16 @@ class VariationalObjective(ModelObjective):
         context for the prior; the prior's own parameters get all of it."""
         return 1.0
 
+    @property
+    def target(self) -> Prior:
+        """The p of KL(q(z|x) ‖ p(z)): the model's prior, unless the subclass has another."""
+        return self.model.prior
+
     def losses(self, player: str, batch: Batch, step: int) -> Terms:
         """The loss and its terms, from `batch["x"]` and, if conditional, `batch["context"]`."""
         self.check_player(player)
         model, x = self.model, entry(batch, "x")
-        prior, context = model.prior, context_of(model, batch)
+        prior, context = self.target, context_of(model, batch)
         condition = model.condition(context)
         prior_context = model.prior_context(condition)  # (N, C)
         outputs = model.encoder(*model.encoder_inputs(x, context))

@@ -10,8 +10,13 @@ import torch
 from torch import Tensor
 
 from flowprior.bijectors import Bijector, Recipe, Whitening, as_bijector, as_recipe, build_bijector
+from flowprior.bijectors.chain import Chain
+from flowprior.bijectors.transformer import Transformer
+from flowprior.checks import check_number
 from flowprior.errors import InputError
 from flowprior.priors.base_mean import LinearMean, MapMean
+from flowprior.priors.context_scale import ContextScale
+from flowprior.priors.guidance import shape_with_presence, with_presence, without_presence
 from flowprior.priors.invertible import BasedPrior
 from flowprior.priors.mixture import MixturePrior
 from flowprior.priors.prior import Prior
@@ -33,12 +38,13 @@ class FlowPrior(BasedPrior):
 
     Args:
         features: the event shape, an int or a tuple such as `(4, 8, 8)`.
-        recipe: "glf", "actnorm", "masked", "spline", "spatial" (for maps (C, h, w)), a `Recipe` of your own,
-            or a mapping of its fields.
-        transforms, hidden_features: the number of coupling layers and the widths of a conditioner's hidden
-            layers; None for the recipe's own.
-        context_features: the width of the context, which every coupling and the base mean see, or the shape
-            (K, H, W) of context maps, which are flat rows to all but spatial couplings; None without.
+        recipe: "glf", "actnorm", "masked", "spline", "spatial" (for maps (C, h, w)), "transformer" or "jet"
+            (for sequences (T, C) and maps), a `Recipe` of your own, or a mapping of its fields.
+        transforms, hidden_features: the number of coupling layers (of a transformer, blocks) and the widths
+            of a conditioner's hidden layers; None for the recipe's own.
+        context_features: the width of the context, which every coupling and the base mean see (of
+            "transformer", the block beside z0), or the shape (K, H, W) of context maps or (S, K) of
+            sequences, flat rows to all but spatial couplings (maps) and flows over tokens; None without.
         backend: "nflows" or "pyro".
         bijector: your own transform instead of a recipe: a Bijector, an nflows Transform, a torch or Pyro
             Transform or a list of these.
@@ -47,9 +53,12 @@ class FlowPrior(BasedPrior):
             can swamp them where deep couplings (64 and more, scales near their limit) stretch far
             (benchmarks/results/reversible.json). Inside torch.compile the compiler decides what is kept.
         base: "normal" for N(0, I), "mixture" for a `MixturePrior`, or an unconditional prior of that shape.
+        context_dropout: the share of contexts that `fit` and the prior's own stage leave out in training, so
+            that the prior learns p(z) as well, for `sample(..., guidance=w)`; a row of NaN then is none.
         standardize: how `initialize` standardizes latents: "full" whitens (zero mean, identity covariance;
             D x D numbers), "diagonal" scales each feature, None leaves z as it is. "auto" is "diagonal" in a
-            spatial flow, whose maps a full whitening would mix, and "full" in any other.
+            spatial flow, whose maps a full whitening would mix, and "full" in any other; over tokens in their
+            order, with shrunk correlations.
 
     Raises:
         InputError: if an argument is not one of these, or a recipe is asked for beside a `bijector`.
@@ -74,9 +83,20 @@ class FlowPrior(BasedPrior):
         bijector: object = None,
         reversible: bool = False,
         base: str | Prior = "normal",
+        context_dropout: float = 0.0,
         standardize: Standardize | None = "auto",
     ) -> None:
         super().__init__(features, context_features)
+        self.context_dropout = check_number("context_dropout", context_dropout, least=0, below=1)
+        seen = self.context_shape
+        if context_dropout:
+            if seen is None:
+                raise InputError(
+                    f"`context_dropout` (={context_dropout}) needs a context to leave out: give "
+                    "`context_features`."
+                )
+            seen = shape_with_presence(seen)
+            context_features = seen[0] if len(seen) == 1 else tuple(seen)
         self.whitening: Whitening | None = None
         if bijector is None:
             self.bijector: Bijector = build_bijector(
@@ -94,24 +114,26 @@ class FlowPrior(BasedPrior):
                     "`bijector` was given together with `recipe`, `transforms`, `hidden_features` or "
                     "`reversible`, which describe another one: leave those out, or leave out `bijector`."
                 )
-            self.bijector = as_bijector(bijector, self.event_shape, self.context_features)
+            self.bijector = as_bijector(bijector, self.event_shape, context_features)
         self._arguments = {
             "recipe": dict(recipe) if isinstance(recipe, Mapping) else recipe,
             "transforms": transforms,
             "hidden_features": None if hidden_features is None else tuple(hidden_features),
             "backend": backend,
             "reversible": reversible,
+            "context_dropout": self.context_dropout,
             "bijector": None if bijector is None else type(bijector).__name__,
         }
         self.base = _as_base(base, self.event_shape)
         self.has_density, self.has_rsample = self.base.has_density, self.base.has_rsample
         self.base_mean: LinearMean | MapMean | None = None
+        self.context_scale = None if self.context_shape is None else ContextScale(self.context_shape)
         spatial = bijector is None and as_recipe(recipe).coupling == "spatial"
         self._own_mode: Mode = "diagonal" if spatial else "full"
         self.standardize_by(standardize)
-        if self.context_shape is not None:
-            kind = MapMean if spatial and len(self.context_shape) == 3 else LinearMean
-            self.base_mean = kind(self.context_shape, self.event_shape)
+        if seen is not None and not isinstance(self.bijector, Transformer):
+            kind = MapMean if spatial and len(seen) == 3 else LinearMean
+            self.base_mean = kind(seen, self.event_shape)
         own = next((value for value in self.bijector.parameters() if value.is_floating_point()), None)
         if own is not None:  # a user's transform may be in float64 or on a GPU already
             self.follow(own.device, own.dtype)
@@ -133,6 +155,7 @@ class FlowPrior(BasedPrior):
         *,
         standardize: Standardize | None = "auto",
         seed: int = 0,
+        anew: bool = False,
     ) -> None:
         """Start from latents (N, *event) with context (N, C): whitening, data-dependent actnorm, base.
 
@@ -143,24 +166,15 @@ class FlowPrior(BasedPrior):
             standardize: "auto" as the prior was built; "diagonal" or None to use less of the whitening it was
                 built with. It becomes part of the prior, fixed: `log_prob` stays that of z.
             seed: of the k-means start of a mixture base.
+            anew: start as the standardized data's Gaussian, or mixture: couplings and actnorms become the
+                identity, whatever they were, and each entry of the context is standardized.
 
         Raises:
             InputError: as `check_latents`, or if the prior was built without the whitening asked for.
         """
-        _check_standardize(standardize)
-        chosen: Mode | None = self.standardize if standardize == "auto" else standardize
-        if _LEVELS.index(chosen) > _LEVELS.index(self.standardize):
-            raise InputError(
-                f"`standardize` (={chosen!r}) asks for more than this prior was built with "
-                f"({self.standardize!r}): build it with FlowPrior(..., standardize={chosen!r})."
-            )
         with torch.no_grad(), without_autocast(self._anchor.device.type):
             rows, context = self._start_rows(latents, context)
-            if self.whitening is not None:
-                self.whitening.reset()
-                if chosen is not None:
-                    self.whitening.initialize(latents, mode=chosen)
-            self._start(rows, context, seed)
+            self._initialize(rows, context, seed, standardize, anew)
 
     def standardize_by(self, mode: Standardize | None) -> None:
         """Make room for another whitening, which starts as the identity, before the prior is used."""
@@ -168,25 +182,57 @@ class FlowPrior(BasedPrior):
         self.standardize: Mode | None = self._own_mode if mode == "auto" else mode
         self.whitening = None
         if self.standardize is not None:
-            self.whitening = Whitening(self.event_shape, self.standardize)
+            self.whitening = Whitening(self.event_shape, self.standardize, self.bijector.tokens)
             self.whitening.follow(self.device, self.dtype)
 
-    def _initialize(self, latents: Tensor, context: Tensor | None, seed: int) -> None:
+    def _initialize(
+        self,
+        latents: Tensor,
+        context: Tensor | None,
+        seed: int,
+        standardize: Standardize | None = "auto",
+        anew: bool = False,
+    ) -> None:
+        _check_standardize(standardize)
+        chosen: Mode | None = self.standardize if standardize == "auto" else standardize
+        if _LEVELS.index(chosen) > _LEVELS.index(self.standardize):
+            raise InputError(
+                f"`standardize` (={chosen!r}) asks for more than this prior was built with "
+                f"({self.standardize!r}): build it with FlowPrior(..., standardize={chosen!r})."
+            )
+        if anew and self.context_scale is not None and context is not None:
+            scaled = without_presence(context) if self.context_dropout else context
+            context = self.context_scale.fit(scaled)
+            context = with_presence(context) if self.context_dropout else context
         if self.whitening is not None:
-            self.whitening.initialize(latents)
-        self._start(latents, context, seed)
-
-    def _start(self, latents: Tensor, context: Tensor | None, seed: int) -> None:
-        """The start of all that comes behind the whitening."""
+            self.whitening.reset()
+            if chosen is not None:
+                self.whitening.initialize(latents, mode=chosen)
+        seen = self._bijector_context(context)
+        if anew:
+            self._make_couplings_idle(latents, seen, standardized=chosen is not None)
+        given = latents
         if self.whitening is not None:
             latents, _ = self.whitening._to_base(latents, None)
-        seen = self._bijector_context(context)
         self.bijector.initialize(latents, seen)
         if self.base_mean is not None and context is not None:
             z0, _ = self.bijector._to_base(latents, seen)
             self.base_mean.start(context, z0)
+        if self.base.is_standard_normal:  # it has no start, and a pass through the flow costs
+            return
         z0, _ = self._flow_to_base(latents, context)
-        self.base.initialize(z0, seed=seed)
+        if anew and isinstance(self.base, MixturePrior):
+            self.base._initialize(z0, None, seed, other=given)
+        else:
+            self.base.initialize(z0, seed=seed)
+
+    def _make_couplings_idle(self, latents: Tensor, seen: Tensor | None, standardized: bool) -> None:
+        """Make a recipe's flow the identity; a constant scale that is left goes to the whitening."""
+        self.bijector.reset(started=standardized)
+        if isinstance(self.bijector, Chain) and self.whitening is not None and standardized:
+            row = torch.ones_like(latents[:1])
+            scales, _ = self.bijector._from_base(row, None if seen is None else seen[:1])
+            self.whitening.divide(scales.flatten())
 
     def _to_base(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         if self.whitening is None or self.whitening.is_idle():
@@ -210,6 +256,17 @@ class FlowPrior(BasedPrior):
         z, scale = self.whitening._from_base(z, None)
         return z, logabsdet + scale
 
+    def _seen(self, context: Tensor) -> Tensor:
+        scaled = context if self.context_scale is None else self.context_scale(context)
+        return with_presence(scaled) if self.context_dropout else scaled
+
+    def _draw_guided(self, count: int, context: Tensor, temperature: float, weight: float) -> Tensor:
+        if not isinstance(self.bijector, Transformer) or not self.base.is_standard_normal:
+            return super()._draw_guided(count, context, temperature, weight)
+        z0 = self.base._draw(count, None, temperature)
+        z = self.bijector.guided_from_base(z0, context, torch.zeros_like(context), weight)
+        return z if self.whitening is None else self.whitening._from_base(z, None)[0]
+
     def _bijector_context(self, context: Tensor | None) -> Tensor | None:
         """Context maps, flattened for a user's own bijector over vectors."""
         flat = context is not None and len(self.bijector.context_shape or ()) == 1
@@ -229,6 +286,10 @@ class FlowPrior(BasedPrior):
                 state_dict[f"{home}fitted"] = torch.tensor(True)
             elif self._is_unfitted() and any(name.startswith(f"{prefix}bijector.") for name in state_dict):
                 state_dict |= {f"{home}{name}": value for name, value in self.whitening.identity().items()}
+        if self.context_shape is not None:  # earlier versions had no scale
+            with torch.device("cpu"):
+                idle = ContextScale(self.context_shape).state_dict(prefix=f"{prefix}context_scale.")
+            state_dict |= {name: value for name, value in idle.items() if name not in state_dict}
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _is_unfitted(self) -> bool:

@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from flowprior.bijectors.gate import Invertible
 from flowprior.priors.prior import Prior
+from flowprior.tensors import without_autocast
 
 
 class InvertiblePrior(Prior, Invertible):
@@ -39,7 +41,7 @@ class BasedPrior(InvertiblePrior):
 
 def _forwarded(hook: str) -> Callable[..., Any]:
     """The hook of that name of the prior that a `HeldPrior` holds."""
-    return lambda self, *rows: getattr(self.prior, hook)(*rows)
+    return lambda self, *rows, **options: getattr(self.prior, hook)(*rows, **options)
 
 
 class HeldPrior(InvertiblePrior):
@@ -54,6 +56,7 @@ class HeldPrior(InvertiblePrior):
         """Take `prior` in, with what it can do, its device and its dtype."""
         self.prior = prior
         self.has_density, self.has_rsample = prior.has_density, prior.has_rsample
+        self.context_dropout = prior.context_dropout
         self.follow(prior.device, prior.dtype)
 
     @property
@@ -61,8 +64,16 @@ class HeldPrior(InvertiblePrior):
         """Whether the z0 of `prior` is N(0, I)."""
         return self.prior.has_normal_base
 
+    def initialize(
+        self, latents: Tensor, context: Tensor | None = None, *, seed: int = 0, **options: Any
+    ) -> None:
+        """As `Prior.initialize`, with the `options` of the prior inside, such as `standardize`."""
+        with torch.no_grad(), without_autocast(self._anchor.device.type):
+            self.prior._initialize(*self._start_rows(latents, context), seed, **options)
+
     _seen = _forwarded("_seen")
     _draw = _forwarded("_draw")
+    _draw_guided = _forwarded("_draw_guided")
     _log_prob = _forwarded("_log_prob")
     _to_base = _forwarded("_to_base")
     _from_base = _forwarded("_from_base")

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from flowprior.checks import check_count, check_one_of
 from flowprior.errors import InputError
+from flowprior.priors.expectation import Moments, floor_of, kmeans, maximize, scikit_learn_em
 from flowprior.priors.prior import Prior
 
 _MOST, _ROWS_A_COMPONENT = 128, 100  # components where the data may decide
@@ -60,6 +59,7 @@ class MixturePrior(Prior):
     ) -> None:
         super().__init__(features)
         self._follows_data = components is None
+        self._folded: Tensor | None = None  # inverses of the Cholesky factors, in an export
         self.components = components = check_count(
             "components", _MOST if components is None else components, most=_MOST_OF_ALL
         )
@@ -126,16 +126,27 @@ class MixturePrior(Prior):
         return x.square() @ precision.T - 2 * cross + (means.square() * precision).sum(-1)
 
     def _full_distance(self, rows: Tensor) -> Tensor:
-        identity = torch.eye(rows.shape[-1], device=rows.device, dtype=rows.dtype)
-        inverse = torch.linalg.solve_triangular(self.scale_tril, identity, upper=False)  # (K, D, D)
+        inverse = self._inverse() if self._folded is None else self._folded
         step = max(1, _CHUNK // (self.components * rows.shape[-1]))
         blocks = []
-        for chunk in rows.split(step):
+        for chunk in (rows,) if torch.compiler.is_exporting() else rows.split(step):
             offset = chunk - self.means[:, None]  # (K, n, D)
             blocks.append((offset @ inverse.mT).square().sum(-1).T)  # (n, K)
         return torch.cat(blocks)
 
-    def _initialize(self, latents: Tensor, context: Tensor | None, seed: int) -> None:
+    def _inverse(self) -> Tensor:
+        """The inverses of the Cholesky factors, (K, D, D)."""
+        factors = self.scale_tril
+        identity = torch.eye(factors.shape[-1], device=factors.device, dtype=factors.dtype)
+        return torch.linalg.solve_triangular(factors, identity, upper=False)
+
+    def fold(self) -> None:
+        self._folded = None if self.lower is None else self._inverse()
+
+    def _initialize(
+        self, latents: Tensor, context: Tensor | None, seed: int, other: Tensor | None = None
+    ) -> None:
+        """`other` are the same rows on another scale, whose clusters are taken if they are more likely."""
         follows = min(_MOST, max(1, len(latents) // _ROWS_A_COMPONENT))
         used = follows if self._follows_data else self.components
         if len(latents) < used:
@@ -143,18 +154,27 @@ class MixturePrior(Prior):
                 f"`latents` has {len(latents)} rows but a mixture of `components` (={used}) "
                 "needs at least as many: give more rows or fewer components."
             )
-        rows = latents.flatten(1).double().cpu().numpy()
-        moments = (_kmeans if self.start == "kmeans" else _em)(rows, used, self.covariance, seed)
-        covariances = torch.from_numpy(moments.covariances)
-        weights, means = torch.from_numpy(moments.weights), torch.from_numpy(moments.means)
-        started = {"logits": weights.log(), "means": means}
-        if self.covariance == "diagonal":
-            started["log_scales"] = 0.5 * covariances.log()
-        else:
-            factors = torch.linalg.cholesky(covariances)
-            started["log_scales"] = factors.diagonal(dim1=-2, dim2=-1).log()
-            if self.lower is not None:
-                started["lower"] = factors.tril(-1)
+        rows = latents.flatten(1).double().cpu()
+        if self.start == "em":
+            self.start_from(scikit_learn_em(rows, used, self.covariance, seed))
+            return
+        pull = 1 if self.covariance == "diagonal" else rows.shape[1] + 1
+        shares, centers = kmeans(rows, used, seed)
+        found = [maximize(rows, shares, centers, self.covariance, pull, floor_of(rows))]
+        if other is not None:
+            shares, _ = kmeans(other.flatten(1).double().cpu(), used, seed)
+            centers = shares.T @ rows / shares.sum(0).clamp(min=1)[:, None]
+            found.append(maximize(rows, shares, centers, self.covariance, pull, floor_of(rows)))
+        self.start_from(min(found, key=lambda moments: moments.nll(rows)))
+
+    @torch.no_grad()
+    def start_from(self, moments: Moments) -> None:
+        """Take over a mixture, in place, of at most as many components and of this kind of covariance."""
+        factors = moments.factors
+        diagonal = factors if factors.dim() == 2 else factors.diagonal(dim1=1, dim2=2)
+        started = {"logits": moments.weights.log(), "means": moments.means, "log_scales": diagonal.log()}
+        if self.lower is not None:
+            started["lower"] = factors.tril(-1)
         for name, value in started.items():
             getattr(self, name).copy_(_filled(name, value, self.components))
 
@@ -171,60 +191,3 @@ def _filled(name: str, value: Tensor, components: int) -> Tensor:
     """A parameter of some components, and behind them of the unused ones: standard normals of no weight."""
     rest = value.new_zeros(components - len(value), *value.shape[1:])
     return torch.cat((value, rest + _NO_WEIGHT if name == "logits" else rest))
-
-
-class _Moments(NamedTuple):
-    weights: np.ndarray  # (K,)
-    means: np.ndarray  # (K, D)
-    covariances: np.ndarray  # (K, D) if diagonal, else (K, D, D)
-
-
-def _quietly(fit: Callable[[np.ndarray], Any], rows: np.ndarray) -> Any:
-    """Run a scikit-learn fit without its ConvergenceWarning: an unfinished start is still a start."""
-    from sklearn.exceptions import ConvergenceWarning
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return fit(rows)
-
-
-def _kmeans(rows: np.ndarray, components: int, covariance: str, seed: int) -> _Moments:
-    """Weights, means and covariances of k-means clusters.
-
-    Small clusters lean on the pooled covariance as if it were a few more rows, so that one of a single row,
-    or of none among duplicates, has a proper width; weights are smoothed by one row each.
-    """
-    from sklearn.cluster import KMeans
-
-    result = _quietly(KMeans(components, n_init=1, max_iter=50, random_state=seed % 2**32).fit, rows)
-    labels, means = result.labels_, result.cluster_centers_
-    counts = np.bincount(labels, minlength=components)  # (K,)
-    residuals = rows - means[labels]
-    spread = rows.var(0)
-    floor = 1e-6 * np.maximum(spread, spread.mean()) + 1e-12  # (D,)
-    if covariance == "diagonal":
-        scatter = np.stack([np.square(residuals[labels == k]).sum(0) for k in range(components)])  # (K, D)
-        strength, weight = 1, counts[:, None]
-    else:
-        parts = [residuals[labels == k] for k in range(components)]
-        scatter = np.stack([part.T @ part for part in parts])  # (K, D, D)
-        strength, weight, floor = rows.shape[1] + 1, counts[:, None, None], np.diag(floor)
-    pooled = scatter.sum(0) / len(rows)
-    covariances = (scatter + strength * pooled) / (weight + strength) + floor
-    return _Moments((counts + 1) / (len(rows) + components), means, covariances)
-
-
-def _em(rows: np.ndarray, components: int, covariance: str, seed: int) -> _Moments:
-    """Weights, means and covariances of a Gaussian mixture by expectation maximization."""
-    from sklearn.mixture import GaussianMixture
-
-    kind = "diag" if covariance == "diagonal" else "full"
-    try:
-        mixture = GaussianMixture(components, covariance_type=kind, random_state=seed % 2**32)
-        result = _quietly(mixture.fit, rows)
-    except ValueError as error:
-        raise InputError(
-            f"expectation maximization with `components` (={components}) failed on these latents: use fewer "
-            "components, covariance='diagonal' or start='kmeans'."
-        ) from error
-    return _Moments(np.maximum(result.weights_, np.finfo(float).tiny), result.means_, result.covariances_)

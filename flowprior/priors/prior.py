@@ -1,22 +1,25 @@
 """The contract of every prior: what a subclass must implement, and all that follows from it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution, Normal
 
-from flowprior.bijectors.gate import Gate
 from flowprior.checks import check_finite, check_number
 from flowprior.errors import InputError
+from flowprior.priors.compiled import Compiled
 from flowprior.priors.divergence import as_posterior, draw, point_of
+from flowprior.priors.export import Exported
+from flowprior.priors.guidance import check_guidance, draw_guided
 from flowprior.priors.pretrained import Saved
 from flowprior.tensors import batch_shape_of, broadcast_batches, factorized, numel, without_autocast
 
 
-class Prior(Gate, Saved, ABC):
+class Prior(Exported, Compiled, Saved, ABC):
     """A module that, called with a context or without one, returns a distribution over z.
 
     A subclass must implement `_draw`; with a density also `_log_prob`; with a data-dependent start
@@ -32,7 +35,9 @@ class Prior(Gate, Saved, ABC):
     kind = "prior"
     has_density: bool = True  # False where there are only samples: `log_prob` then says so
     has_rsample: bool = True  # False where a draw has no gradient: `rsample` then says so
+    fitted: Any = None  # what `fit` says of a prior that it chose
     is_standard_normal: bool = False  # whether z ~ N(0, I) itself
+    context_dropout: float = 0.0  # share of contexts left out in training; above 0, rows of NaN are none
 
     def __init__(
         self, features: int | Sequence[int], context_features: int | Sequence[int] | None = None
@@ -55,11 +60,19 @@ class Prior(Gate, Saved, ABC):
     def _draw(self, count: int, context: Tensor | None, temperature: float = 1.0) -> Tensor:
         """Draws (count, *event), one for each row of the context, with noise scaled by `temperature`."""
 
+    def _draw_guided(self, count: int, context: Tensor, temperature: float, weight: float) -> Tensor:
+        """Draws (count, *event) under guidance of `weight`; see `draw_guided`."""
+        return draw_guided(self, count, context, temperature, weight)
+
     def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
         name = type(self).__name__
         raise InputError(
             f"{name} has no density, only samples: use `sample` or an objective that needs no log_prob."
         )
+
+    def _log_bound(self, z: Tensor, context: Tensor | None) -> Tensor:
+        """A lower bound of log p(z), (N,), in expectation: where there is a density, itself."""
+        return self._log_prob(z, context)
 
     def _exact_kl(self, q: Distribution) -> Tensor | None:
         """KL(q || p) where a closed form exists."""
@@ -75,6 +88,10 @@ class Prior(Gate, Saved, ABC):
 
     def _initialize(self, latents: Tensor, context: Tensor | None, seed: int) -> None:
         """Start from rows; nothing to do for most priors."""
+
+    def join(self, encode: Callable[[Tensor], Distribution], encoder: nn.Module) -> None:
+        """Called by the autoencoder that the prior becomes part of, with its `encode` and its encoder; most
+        priors need neither."""
 
     # What follows from them.
 
@@ -98,23 +115,43 @@ class Prior(Gate, Saved, ABC):
         Raises:
             InputError: if a shape does not fit, or a context is missing or not wanted.
         """
+        return self._per_row(self._log_prob, z, context)
+
+    def log_bound(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """A lower bound of `log_prob` in expectation, which is what such a prior learns by.
+
+        log p(z) itself for priors with a density; for a `VariationalPrior` the ELBO of one draw. Shapes and
+        errors as `log_prob`.
+        """
+        return self._per_row(self._log_bound, z, context)
+
+    def _per_row(
+        self, hook: Callable[[Tensor, Tensor | None], Tensor], z: Tensor, context: Tensor | None
+    ) -> Tensor:
         with without_autocast(self._anchor.device.type):
             rows, context, batch = self._enter("z", z, context)
-            log_prob = self._log_prob(rows, context)
-        return log_prob if len(batch) == 1 else log_prob.reshape(batch)
+            values = hook(rows, context)
+        return values if len(batch) == 1 else values.reshape(batch)
 
     @torch.no_grad()
     def sample(
-        self, n: int | Sequence[int] = 1, context: Tensor | None = None, temperature: float = 1.0
+        self,
+        n: int | Sequence[int] = 1,
+        context: Tensor | None = None,
+        temperature: float = 1.0,
+        guidance: float = 0.0,
     ) -> Tensor:
         """Draws without gradient, (n, *batch, *event) where context is (*batch, C); `n` may be a shape.
 
         `temperature` scales the noise: z0 of a flow, the noise of a Gaussian or within components.
+        `guidance` w draws from about p(z | c) (p(z | c) / p(z))^w, of a prior with `context_dropout`: token
+        by token in closed form from a transformer, elsewhere by resampling (`priors.guidance.draw_guided`).
 
         Raises:
-            InputError: if `n` or `temperature` is none, or as `log_prob`.
+            InputError: if `n`, `temperature` or `guidance` is none, or as `log_prob`.
         """
-        return self._sample(n, context, check_number("temperature", temperature, above=0))
+        temperature = check_number("temperature", temperature, above=0)
+        return self._sample(n, context, temperature, check_guidance(self, guidance, context))
 
     def rsample(self, n: int | Sequence[int] = 1, context: Tensor | None = None) -> Tensor:
         """Draws as `sample` does, with the gradient of the path to parameters and context.
@@ -127,14 +164,24 @@ class Prior(Gate, Saved, ABC):
             raise InputError(f"{name} cannot draw with gradient (`has_rsample` is False): use `sample`.")
         return self._sample(n, context)
 
-    def _sample(self, n: int | Sequence[int], context: Tensor | None, temperature: float = 1.0) -> Tensor:
+    def _sample(
+        self,
+        n: int | Sequence[int],
+        context: Tensor | None,
+        temperature: float = 1.0,
+        guidance: float = 0.0,
+    ) -> Tensor:
         shape = _as_sample_shape(n)
         with without_autocast(self._anchor.device.type):
             rows, own = self._read(context)
             batch = shape + own
             if rows is not None:
                 rows = rows.repeat(numel(shape), *(1 for _ in rows.shape[1:]))
-            return self._draw(numel(batch), rows, temperature).reshape(batch + self.event_shape)
+            if rows is None or not guidance:
+                drawn = self._draw(numel(batch), rows, temperature)
+            else:
+                drawn = self._draw_guided(numel(batch), rows, temperature, guidance)
+            return drawn.reshape(batch + self.event_shape)
 
     def kl(
         self,
@@ -229,9 +276,11 @@ class Prior(Gate, Saved, ABC):
 
 
 def _as_sample_shape(n: int | Sequence[int]) -> torch.Size:
-    sizes = (n,) if isinstance(n, int) else n
+    """`n` as a shape; its integers may be NumPy's, or symbols of a compiler."""
+    sizes = (n,) if isinstance(n, Integral | torch.SymInt) else n
     if not isinstance(sizes, Sequence) or any(
-        not isinstance(size, int) or isinstance(size, bool) or size < 0 for size in sizes
+        not isinstance(size, Integral | torch.SymInt) or isinstance(size, bool) or size < 0 for size in sizes
     ):
         raise InputError(f"`n` (={n!r}) must be a number of draws or a tuple of them, such as 16 or (4, 4).")
-    return torch.Size(sizes)
+    known: list[Any] = [size if isinstance(size, torch.SymInt) else int(size) for size in sizes]
+    return torch.Size(known)

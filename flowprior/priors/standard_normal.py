@@ -40,10 +40,10 @@ class StandardNormal(InvertiblePrior):
         return torch.rsub(squares, -0.5 * math.log(2 * math.pi) * self.event_shape.numel(), alpha=0.5)
 
     def _to_base(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        return z, z.new_zeros(len(z))
+        return z, z.new_zeros(z.shape[0])
 
     def _from_base(self, z0: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        return z0, z0.new_zeros(len(z0))
+        return z0, z0.new_zeros(z0.shape[0])
 
     def _exact_kl(self, q: Distribution) -> Tensor | None:
         if isinstance(q, MultivariateNormal):

@@ -1,7 +1,7 @@
 """Moving averages of weights, and running means of what is logged."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -44,6 +44,11 @@ class WeightAverage:
         """Give the parameters the average for good."""
         for name, weights in self._weights.items():
             weights.copy_(self._values[name])
+
+    def restart(self, names: Iterable[str]) -> None:
+        """Let the average of these parameters start again, from their weights as they are."""
+        for name in self._weights.keys() & set(names):
+            self._values[name].copy_(self._weights[name])
 
     def state(self) -> dict[str, Tensor]:
         """The average by name, whole."""

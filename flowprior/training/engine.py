@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from flowprior.checks import check_count, check_one_of
+from flowprior.compiler import compile_options
 from flowprior.errors import InputError
 from flowprior.training.shards import shard
 
@@ -81,8 +82,11 @@ def is_sharded(fabric: Any) -> bool:
     return isinstance(fabric.strategy, ModelParallelStrategy)
 
 
-def check_engine(device: str, precision: str, strategy: Strategy, sync: bool = False) -> torch.device:
-    """The device that is meant; an InputError if it is not here or cannot do the rest (`sync` batch norm)."""
+def check_engine(
+    device: str, precision: str, strategy: Strategy, sync: bool = False, compiled: bool = False
+) -> torch.device:
+    """The device that is meant; an InputError if it is not here or cannot do the rest: `sync` batch norm,
+    or steps that are `compiled`."""
     check_one_of("precision", precision, PRECISIONS)
     check_one_of("strategy", strategy, get_args(Strategy))
     resolved = resolve_device(device)
@@ -92,6 +96,8 @@ def check_engine(device: str, precision: str, strategy: Strategy, sync: bool = F
         raise InputError(f"`strategy` (='fsdp') has no precision {precision!r}: take {' or '.join(SHARDED)}.")
     if sync and resolved.type != "cuda":
         raise InputError("`sync_batch_norm` (=True) needs CUDA GPUs: leave it out for statistics by process.")
+    if compiled:
+        compile_options(resolved)
     return resolved
 
 

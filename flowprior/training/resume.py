@@ -29,6 +29,7 @@ class Progress:
     under_way: bool = False  # within a stage, rather than between two
     best: float | None = None
     best_epoch: int | None = None
+    start: dict[str, float] = field(default_factory=dict)  # what a judged start got
     history: list[dict[str, Any]] = field(default_factory=list)
 
 

@@ -1,7 +1,7 @@
 """Stages: an objective, its data and its optimizers for some epochs; training is a list of them."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from typing import Any, TypeAlias
@@ -9,12 +9,13 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from flowprior.checks import check_count, check_number
+from flowprior.checks import check_count, check_known, check_number
 from flowprior.errors import InputError
 from flowprior.models import Autoencoder
 from flowprior.models.autoencoder import evaluating
 from flowprior.objectives import LatentFlow, LatentNLL, Objective
 from flowprior.priors.flow import FlowPrior, Standardize
+from flowprior.priors.invertible import HeldPrior
 from flowprior.priors.prior import Prior
 from flowprior.tensors import as_input
 from flowprior.training.optimizers import OptimizerSettings
@@ -47,7 +48,11 @@ class Stage:
             its own. It is evaluated after every epoch with the same noise each time.
         patience: stop after so many epochs without a better validation loss.
         keep_best: at the end of the stage, give the model the weights with the best validation loss.
+        judge_start: validate the start as well, so that the best weights are never worse than those.
         initialize: called once when the stage begins, with the training data (the held-out part left out).
+        steps: of each player on a batch, one after the other; 1 for those that are not named.
+        at_epoch: what is called so when an epoch begins, by the number of finished ones. The moving averages
+            and the optimizer's moments of the parameters that it changes start again.
     """
 
     name: str
@@ -63,9 +68,15 @@ class Stage:
     patience: int | None = None
     keep_best: bool = True
     initialize: Callable[[Tensors], None] | None = None
+    steps: Mapping[str, int] = field(default_factory=dict)
+    at_epoch: Mapping[int, Callable[[Tensors], None]] = field(default_factory=dict)
+    judge_start: bool = False
 
     def __post_init__(self) -> None:
         check_count("epochs", self.epochs, least=0)
+        for player, count in self.steps.items():
+            check_known(f"player in `steps` of stage {self.name!r}", player, self.objective.players)
+            check_count("steps", count)
         check_count("batch_size", self.batch_size)
         if self.clip is not None:
             check_number("clip", self.clip, above=0)
@@ -134,6 +145,8 @@ def joint_stage(
     clip: float | None = None,
     validation: float | Data = 0.0,
     patience: int | None = None,
+    steps: Mapping[str, int] | None = None,
+    prior_start: int | None = None,
     name: str = "joint",
 ) -> Stage:
     """Autoencoder and prior together (GLF in one stage, VAEs); with frozen=("prior",) the autoencoder alone.
@@ -141,6 +154,10 @@ def joint_stage(
     Where the prior is conditional and the data has no "context", one-hot labels are taken for it. A model
     with a data-dependent start (`VariationalUnet`) takes it from examples of 4 batches, spread evenly over
     the data, when the stage begins; one that has had it, or is frozen, stays as it is.
+
+    `prior_start` is the number of epochs (at the latest, all but the last) after which the prior gets its own
+    data-dependent start, from the codes as they are then (`Prior.initialize`): a mixture base finds clusters
+    that are there by now, and the flow has few steps to unlearn. None leaves the prior as it was built.
 
     The data is "x" and, as far as `objective` (of the model) needs them, "label" or "context"; the optimizers
     are Adam, 1e-3, unless given; the other arguments are those of `Stage`.
@@ -152,11 +169,15 @@ def joint_stage(
         chosen = {k: tensors[k] for k in ("x", "context") if k in tensors}
         model.initialize({k: as_input(v[rows.long().to(v.device)]) for k, v in chosen.items()})
 
+    if prior_start is not None:
+        prior_start = max(0, min(check_count("prior_start", prior_start, least=0), epochs - 1))
     change = partial(with_context, model)
     optimizers = OptimizerSettings() if optimizers is None else optimizers
     first = None if "autoencoder" in frozen else start
+    later = {} if prior_start is None else {prior_start: partial(start_prior, model)}
     stage = partial(Stage, name, objective(model), _later(change, data), epochs, batch_size, optimizers)
-    return stage(frozen, ema, clip, _later(change, validation), patience, initialize=first)
+    held = _later(change, validation)
+    return stage(frozen, ema, clip, held, patience, initialize=first, steps=steps or {}, at_epoch=later)
 
 
 def prior_stage(
@@ -173,6 +194,7 @@ def prior_stage(
     patience: int | None = None,
     standardize: Standardize | None = "auto",
     seed: int = 0,
+    anew: bool = False,
     name: str = "prior",
 ) -> Stage:
     """The prior alone, on frozen codes: GLF's second stage, and extra steps after joint training.
@@ -183,27 +205,45 @@ def prior_stage(
         optimizers: default Adam, one-cycle up to 3e-3, weight decay 1e-5.
         initialize: give the prior its data-dependent start (`Prior.initialize`), or continue where it is.
         standardize: of a FlowPrior in that start: "auto" as it was built, or less ("diagonal", None).
+        anew: of a FlowPrior in that start: couplings at the identity, context standardized.
         seed: of that start; the other arguments are those of `Stage`.
     """
     prior = model.prior if isinstance(model, Autoencoder) else model
-
-    def start(tensors: Tensors) -> None:
-        options = {"standardize": standardize} if isinstance(prior, FlowPrior) else {}
-        z = tensors["z"]
-        if "std" in tensors:
-            noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(seed))
-            z = z + tensors["std"] * noise.to(z)
-        context = as_input(tensors["context"]) if "context" in tensors else None
-        prior.initialize(z, context, seed=seed, **options)
 
     def encode(tensors: Tensors) -> Tensors:
         return latents(model, with_context(model, tensors))
 
     if optimizers is None:
         optimizers = OptimizerSettings(lr=3e-3, weight_decay=1e-5, schedule="one_cycle")
-    first = start if initialize else None
+    begin = partial(start_prior, prior, standardize=standardize, seed=seed, anew=anew)
+    first = begin if initialize else None
     stage = partial(Stage, name, LatentNLL(prior), _later(encode, data), epochs, batch_size, optimizers)
-    return stage((), ema, clip, _later(encode, validation), patience, initialize=first)
+    held = _later(encode, validation)
+    return stage((), ema, clip, held, patience, initialize=first, judge_start=anew and initialize)
+
+
+def start_prior(
+    model: Autoencoder | Prior,
+    tensors: Tensors,
+    standardize: Standardize | None = "auto",
+    seed: int = 0,
+    anew: bool = False,
+) -> None:
+    """The prior's data-dependent start, from what `latents` makes of `tensors`, noise of posteriors added."""
+    prior = model.prior if isinstance(model, Autoencoder) else model
+    tensors = latents(model, tensors)
+    z = tensors["z"]
+    if "std" in tensors:
+        noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(seed))
+        z = z + tensors["std"] * noise.to(z)
+    context = as_input(tensors["context"]) if "context" in tensors else None
+    inner = prior
+    while isinstance(inner, HeldPrior):
+        inner = inner.prior
+    of_flow: dict[str, Any] = (
+        {"standardize": standardize, "anew": anew} if isinstance(inner, FlowPrior) else {}
+    )
+    prior.initialize(z, context, seed=seed, **of_flow)
 
 
 def latents(model: Autoencoder | Prior, tensors: Tensors) -> Tensors:
@@ -240,9 +280,9 @@ def _seen_contexts(model: Autoencoder, tensors: Tensors) -> dict[str, Tensor]:
 
 def with_context(model: Autoencoder | Prior, tensors: Tensors) -> Tensors:
     """`tensors` with a "context" of one-hot labels, if a vector of context is needed and there is none."""
-    width = model.prior.context_features if isinstance(model, Autoencoder) else model.context_features
-    if isinstance(model, Autoencoder) and len(model.context_shape or ()) != 1:
-        return tensors
+    width = model.context_features if isinstance(model, Prior) else None
+    if isinstance(model, Autoencoder) and len(model.context_shape or ()) == 1:
+        (width,) = model.context_shape or ()
     if not isinstance(width, int) or "context" in tensors or "label" not in tensors:
         return tensors
     classes = int(tensors["label"].max()) + 1

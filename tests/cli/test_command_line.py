@@ -55,11 +55,13 @@ def test_the_fixed_options_are_there() -> None:
         "plot": "RUN --plugin",
         "fit": "--out --context --key",
         "compare": "STUDY --size --plugin --seeds --out --row --jobs -b --data-root --weights",
+        "export": "--out --plugin",
         "benchmark": "--depth --width --features --batch --backend --precision --compile --threads --quick",
     }.items():
         text = call(verb, "--help").stdout
         assert all(option in text for option in options.split()), verb
-    assert set(main.commands) == {"list", "train", "sample", "eval", "plot", "fit", "compare", "benchmark"}
+    verbs = {"list", "train", "sample", "export", "eval", "plot", "fit", "compare", "benchmark"}
+    assert set(main.commands) == verbs
 
 
 @pytest.mark.parametrize(

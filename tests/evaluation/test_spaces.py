@@ -154,7 +154,7 @@ def test_samples_that_are_not_finite_are_left_out_and_many_of_them_make_a_distan
     assert found.values["fd_classifier"] == float("inf")
     assert "the prior has diverged" in found.facts["fd_classifier"]["notes"][0]
     source = Source("digits", limit=150)
-    found = measure(model(Breaks(2, every=300)), source, ["prd_classifier"], count=600)
+    found = measure(model(Breaks(2, every=150)), source, ["prd_classifier"], count=150)
     assert 0 < found.values["prd_classifier_f8"] <= 1
     facts = found.facts["prd_classifier"]
     assert (facts["samples"], facts["real"]) == (149, 149)  # as many test images as samples are left

@@ -224,17 +224,37 @@ def test_directions_count_seeds_and_know_what_is_better(tmp_path):
     table = Comparison(study, "s", "cpu", tmp_path, seeds=3).table()
     assert [row["name"] for row in table["rows"]] == ["2d/a", "2d/b"]
     found = {one["metric"]: one for one in table["directions"]}
-    assert found["nll"]["holds"]
+    assert found["nll"]["holds"] is None  # one seed each way
+    assert found["nll"]["standard_error"] == pytest.approx(2.0)  # of -1 and 3
     assert (found["nll"]["better_seeds"], found["nll"]["seeds"]) == (1, 2)
     assert found["nll"]["means"] == [3.0, 2.0]
-    assert found["prd_f8"]["holds"]
+    assert found["prd_f8"]["holds"] is None
     assert found["prd_f8"]["better_seeds"] == 1
-    assert not found["fd_classifier"]["holds"]  # one of its values could not be had
+    assert found["fd_classifier"]["holds"] is None  # one of its values could not be had
     assert found["fd_classifier"]["better_seeds"] == 1
     assert found["fd_classifier"]["paper"] == [9.0, 10.0]
     assert found["fd_classifier"]["paper_holds"] is False
     row = table["rows"][0]["metrics"]["nll"]
     assert row["std"] == pytest.approx(statistics.stdev([1.0, 5.0]))
+
+
+def test_the_table_says_where_the_critic_sees_less_than_half(tmp_path):
+    study = Study(
+        rows={"blind": (), "seeing": (), "plain": ()}, metrics=("nll",), orders=(("blind", "seeing"),)
+    )
+    for name, seen in (("blind", 0.1), ("seeing", 0.4), ("plain", None)):
+        made_up(tmp_path, name, 0, nll=1.0, total_correlation_z=0.5)
+        path = tmp_path / name / "seed0" / "report.json"
+        content = json.loads(path.read_text())
+        last = {"train/loss": 1.0} if seen is None else {"train/model/total_correlation": seen}
+        path.write_text(json.dumps(content | {"last_epoch": last}))
+    comparison = Comparison(study, "s", "", tmp_path, seeds=1)
+    table = comparison.table()
+    critics = [row["metrics"].get("total_correlation_critic", {}).get("mean") for row in table["rows"]]
+    assert critics == [0.1, 0.4, None]
+    assert not any(one["metric"].endswith("critic") for one in table["directions"])
+    notes = [line for line in comparison.markdown(table).splitlines() if "less than half" in line]
+    assert notes == ["blind: the critic sees 0.1 nats of a total correlation of 0.5, less than half."]
 
 
 def test_a_sweep_is_drawn_from_the_means_of_the_reports(monkeypatch):
@@ -252,7 +272,7 @@ def test_a_sweep_is_drawn_from_the_means_of_the_reports(monkeypatch):
     monkeypatch.setattr(sweep, "sweep_panels", lambda groups, metric: seen.update(groups, metric=metric))
     sweep.sweep(runs)
     assert seen == {
-        "a": [sweep.SweepLine("flow", ["1", "0"], [5.0, 2.0], [0.0, 2.0**0.5])],
-        "b": [sweep.SweepLine("flow", ["1"], [7.0], [0.0])],
+        "a": [sweep.SweepLine("flow", ["1", "0"], [5.0, 2.0], [None, 2.0**0.5])],
+        "b": [sweep.SweepLine("flow", ["1"], [7.0], [None])],
         "metric": "fid",
     }

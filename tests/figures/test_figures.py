@@ -105,3 +105,42 @@ def test_figures_are_written_without_pyplot(tmp_path):
     training_curves({"loss": curve(3, 2, 1)}, "loss").savefig(tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert ("matplotlib.pyplot" in sys.modules) == before
+
+
+def test_the_curves_of_a_studys_rows_lie_over_one_another(tmp_path):
+    from types import SimpleNamespace
+
+    from flowprior.figures import StudyRuns
+    from flowprior.figures.training import training
+
+    texts = {
+        "2d/vae": "0,train/nll,5\n10,train/nll,4\n10,train/entropy,1\n",
+        "2d/glf": "0,train/nll,3\n10,train/nll,2\n10,valid/nll,2.5\n",
+        "9d/vae": "0,train/nll,9\n",
+    }
+    for row, text in texts.items():
+        (tmp_path / row).mkdir(parents=True)
+        write(tmp_path / row / "metrics.csv", text)
+    runs = StudyRuns(tuple(texts), (), lambda row: SimpleNamespace(folder=tmp_path / row), lambda row: [])
+    axes = training(runs).axes
+    assert [ax.get_title() for ax in axes] == ["2d: NLL", "2d: entropy", "9d: NLL"]
+    lines = {line.get_label(): line.get_ydata().tolist() for line in axes[0].lines}
+    assert lines == {"vae": [5, 4], "glf": [2.5]}  # held-out where there is such a curve
+
+
+def test_the_precision_recall_curve_is_drawn_for_samples_and_reconstructions(tmp_path, monkeypatch):
+    from flowprior.data.images import Source
+    from flowprior.figures import FigureRun
+    from flowprior.figures.precision_recall import precision_recall
+    from flowprior.models import Autoencoder
+    from flowprior.networks import SmallDecoder, SmallEncoder
+    from flowprior.priors import StandardNormal
+
+    monkeypatch.setenv("FLOWPRIOR_CACHE", str(tmp_path))
+    model = Autoencoder(SmallEncoder(1, 2), SmallDecoder(2, 1), StandardNormal(2)).eval()
+    figure = precision_recall(FigureRun(model, Source("digits", limit=200), tmp_path, "glf/digits"))
+    (ax,) = figure.axes
+    samples, copies = ax.lines
+    assert samples.get_label().startswith("samples: F8 0.")
+    assert copies.get_label().startswith("reconstructions: F8 0.")
+    assert samples.get_xdata().shape == (1001,)

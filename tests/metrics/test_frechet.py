@@ -206,3 +206,14 @@ class TestCache:
         folder.write_text("a file where the folder should be")
         assert torch.equal(cached("thing", "key", lambda: {"x": torch.ones(3)})["x"], torch.ones(3))
         assert "not kept" in caplog.text
+
+
+def test_the_bootstrap_error_is_the_spread_over_draws():
+    from flowprior.metrics import frechet_error
+
+    generator = torch.Generator().manual_seed(0)
+    real = statistics(torch.randn(4000, 3, generator=generator))
+    draws = [torch.randn(500, 3, generator=generator) + 0.3 for _ in range(200)]
+    spread = torch.tensor([frechet_distance(statistics(each), real) for each in draws]).std().item()
+    errors = [frechet_error(each, real, resamples=50) for each in draws[:10]]
+    assert sum(errors) / len(errors) == pytest.approx(spread, rel=0.25)

@@ -150,3 +150,64 @@ def test_stages_are_built_on_their_model_and_read_data_late() -> None:
     assert isinstance(prior.objective, LatentNLL)
     assert prior.objective.prior is model.prior
     assert len(joint.split(0)[0]["x"]) == 60
+
+
+def late_start(model: Autoencoder, **options) -> Stage:
+    return joint_stage(model, images(), epochs=4, batch_size=50, prior_start=2, **options)
+
+
+def test_a_late_start_sees_the_codes_of_that_epoch_and_restarts_averages_and_moments() -> None:
+    model = autoencoder(base="mixture")
+    seen = {}
+
+    def after(end) -> None:
+        if end.epoch == 2:
+            seen["codes"] = model.codes(images()["x"].float() / 255)
+
+    stage = late_start(model)
+    start = stage.at_epoch[2]
+
+    def spy(tensors) -> None:
+        seen["at start"] = model.codes(tensors["x"].float() / 255)
+        start(tensors)
+        seen["means"] = model.prior.base.means.detach().clone()
+
+    stage.at_epoch = {2: spy}
+    train([stage], on_epoch=after, **QUIET)
+    torch.testing.assert_close(seen["at start"], seen["codes"])
+    expected = autoencoder(base="mixture").prior
+    assert not torch.equal(seen["means"], expected.base.means)
+    assert (seen["means"] - model.prior.base.means).abs().max() < 1  # trained on from there
+
+
+def test_an_average_forgets_what_was_before_a_late_start() -> None:
+    model = autoencoder(base="mixture")
+    stage = late_start(model, ema=0.9999)
+    start, filled = stage.at_epoch[2], {}
+
+    def spy(tensors) -> None:
+        start(tensors)
+        filled.update(snapshot(model.prior.base))
+
+    stage.at_epoch = {2: spy}
+    before = model.prior.base.means.detach().clone()
+    train([stage], max_steps=13, **QUIET)  # one step after the start, with its average delivered
+    now = model.prior.base.means
+    assert (now - filled["means"]).abs().max() < (now - before).abs().max() / 10
+
+
+def test_a_run_interrupted_after_a_late_start_ends_with_equal_bits(tmp_path) -> None:
+    whole = autoencoder(base="mixture")
+    train([late_start(whole)], **QUIET)
+    for steps in (12, 15):  # at the epoch's end, where the start is still to come, and after it
+        parted = autoencoder(base="mixture")
+        train([late_start(parted)], run=tmp_path / str(steps), max_steps=steps, tensorboard=False, **QUIET)
+        parted = autoencoder(base="mixture")
+        train([late_start(parted)], run=tmp_path / str(steps), resume=True, tensorboard=False, **QUIET)
+        assert not changed(parted, snapshot(whole))
+
+
+def test_a_late_start_comes_before_the_last_epoch() -> None:
+    assert list(joint_stage(autoencoder(), images(), epochs=3, prior_start=9).at_epoch) == [2]
+    with pytest.raises(InputError, match="prior_start"):
+        joint_stage(autoencoder(), images(), epochs=3, prior_start=-1)
