@@ -137,6 +137,8 @@ def train(config: str | None, gin_files: tuple[str, ...], **options: Any) -> Non
 @click.option("--out", type=_PATH, required=True, help=".png (grid), .npy, .npz or .pt.")
 @click.option("--context", type=_PATH, help="For a conditional prior: -n draws for each row of this file.")
 @click.option("--key", help="The array to read from a --context file of several.")
+@click.option("--temperature", type=float, default=1.0, help="Scale of the noise.")
+@click.option("--truncate", type=float, help="Only the most probable share of draws, such as 0.9.")
 @_plugins
 @_seed
 @_device

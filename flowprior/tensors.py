@@ -1,6 +1,7 @@
 """Shapes and precision: small questions that every layer asks of its tensors and distributions."""
 
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from numbers import Integral
@@ -103,6 +104,17 @@ def factorized(q: Distribution) -> Distribution:
     while isinstance(q, Independent):
         q = q.base_dist
     return q
+
+
+def flat_context(context: Tensor | None) -> Tensor | None:
+    """Context rows (N, ...) as vectors (N, C)."""
+    return None if context is None else context.flatten(1)
+
+
+def imported(module: str, name: str) -> tuple[Any, ...]:
+    """A class of another library, in a tuple for `isinstance`; empty while nobody has imported its module."""
+    loaded = sys.modules.get(module)
+    return () if loaded is None else (getattr(loaded, name),)
 
 
 def without_autocast(kind: str) -> AbstractContextManager[object]:

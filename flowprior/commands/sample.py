@@ -25,11 +25,13 @@ GRID_TILE = 58  # pixels that a small image has in a grid, at least
 
 def run(
     folder: Path, *, out: Path, count: int = 64, context: Path | None = None, key: str | None = None,
+    temperature: float = 1.0, truncate: float | None = None,
     plugins: Sequence[str] = (), seed: int = 0, device: str = "auto",
 ) -> Tensor:  # fmt: skip
     """Draw from the run or from the fitted prior in `folder`, and write a grid of images or an array.
 
     In a grid each condition has a line: the condition itself, if it is a picture, then its samples.
+    `temperature` and `truncate` are those of `Prior.sample`.
 
     Returns:
         (count, *event), or (count, rows, *event) with a context.
@@ -62,7 +64,8 @@ def run(
         _check_grid(shape, folder)
     with torch.random.fork_rng([resolved.index or 0] if resolved.type == "cuda" else []):
         torch.manual_seed(seed)
-        draws = model.sample(count, None if rows is None else rows.to(resolved)).cpu()
+        seen = None if rows is None else rows.to(resolved)
+        draws = model.sample(count, seen, temperature=temperature, truncate=truncate).cpu()
     if out.suffix not in GRIDS:
         write_array(out, draws, "x" if isinstance(model, Autoencoder) else "z")
     else:

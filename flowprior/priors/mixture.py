@@ -18,7 +18,7 @@ _MOST, _ROWS_A_COMPONENT = 128, 100  # components where the data may decide
 _MOST_OF_ALL = 2**20
 _LARGEST_FULL = 64  # features up to which the default covariance is full
 _NO_WEIGHT = -1e4  # a logit whose softmax, and so its gradient, is exactly zero in float32 and float64
-_CHUNK = 2**22  # elements of a (K, N, D) block that the full covariance holds at a time
+_CHUNK = 2**22  # elements of a (K, N, D) or (N, D, D) block that the full covariance holds at a time
 
 
 class MixturePrior(Prior):
@@ -91,21 +91,28 @@ class MixturePrior(Prior):
         diagonal = torch.diag_embed(self.log_scales.exp())
         return diagonal if self.lower is None else diagonal + self.lower.tril(-1)
 
-    def _draw(self, count: int, context: Tensor | None, temperature: float = 1.0) -> Tensor:
+    def _draw(
+        self,
+        count: int,
+        context: Tensor | None,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         size = self.event_shape.numel()
         if count == 0:
             return self.means.new_empty(0, *self.event_shape)
-        index = torch.multinomial(self.logits.softmax(0), count, replacement=True)  # (N,)
-        noise = temperature * torch.randn(count, size, device=self.device, dtype=self.dtype)
+        weights = self.logits.softmax(0)
+        weights = weights if generator is None else weights.to(generator.device)
+        index = torch.multinomial(weights, count, replacement=True, generator=generator)  # (N,)
+        index = index.to(self.device)
+        noise = temperature * self._noise(count, size, generator=generator)
         if self.lower is None:
             noise = self.log_scales.exp()[index] * noise
         else:
-            factors = self.scale_tril
-            scaled = torch.empty_like(noise)
-            for k in index.unique().tolist():  # one product per component: no (N, D, D) gather
-                rows = index == k
-                scaled[rows] = noise[rows] @ factors[k].T
-            noise = scaled
+            # by gathered factors, in blocks: to sort the rows by component would wait for the device
+            factors, step = self.scale_tril, max(1, _CHUNK // size**2)
+            blocks = zip(index.split(step), noise.split(step), strict=True)
+            noise = torch.cat([(factors[chosen] * rows.unsqueeze(1)).sum(-1) for chosen, rows in blocks])
         return (self.means[index] + noise).reshape(count, *self.event_shape)
 
     def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
