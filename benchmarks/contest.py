@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 from importlib import metadata
 
 import torch
-from peers import PACKAGES, PEERS, flop, products
+from engines import ENGINES
+from peers import FUSED, PACKAGES, PEERS, flop, products, with_fused_adam
 
 from flowprior.evaluation.costs import (
     MEASURED,
@@ -37,22 +38,31 @@ def contest(
     precisions: Sequence[str] = ("float32",),
     compiles: Sequence[str] = ("none",),
     peers: Sequence[str] = (),
+    fused: bool = False,
+    engines: Sequence[str] = (),
     seconds: float = 2.0,
     least: int = 5,
 ) -> tuple[list[Row], dict]:
     """The rows of `costs.measure` with `FACTS` on top, and facts for the results file; prints a line each.
 
-    flowprior is measured with each of `backends` and `compiles`, and all with each of `precisions`.
+    flowprior is measured with each of `backends` and `compiles`, and all with each of `precisions`. Steps of
+    peers are by torch's default Adam, as their users write it, with `fused` also by flowprior's fused one.
     """
 
     def contestants(size: Size, device: str) -> Iterator[Contestant]:
         yield from flowpriors(size, device, backends, compiles)
         for name in peers:
             yield PEERS[name](size, device)
+        for name in peers if fused else ():
+            yield with_fused_adam(name, size, device)
+        for name in engines:
+            yield ENGINES[name](size, device)
         yield products(size, device)
 
     rows, rates = [], {}
-    print(head(peers))
+    names = [*peers, *(name + FUSED for name in peers if fused), *engines]
+    names += [f"flowprior {mode}" for mode in compiles if mode != "none"]
+    print(head(names))
     for precision in precisions:
         with in_precision(precision):
             rates[precision] = product_rate(device, min(RATE_SECONDS, seconds))
@@ -63,9 +73,9 @@ def contest(
             for operation in OPERATIONS:
                 new = [row for row in measured if row["operation"] == operation]
                 _compare(new, flop(size, operation), rates[precision])
-                print(line(new, peers), flush=True)
+                print(line(new, names), flush=True)
                 rows += new
-    packages = {PACKAGES.get(name, name) for name in peers}
+    packages = {PACKAGES.get(name, name) for name in (*peers, *engines)}
     versions = {package: metadata.version(package) for package in sorted(packages)}
     return rows, {"measured": FACTS, "product_rate": rates, "peers": versions, "seconds": seconds, "seed": 0}
 

@@ -7,7 +7,7 @@ imported where they are used. Another contestant is one more function `(size, de
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from importlib.util import find_spec
 from itertools import pairwise
@@ -209,10 +209,12 @@ class Freia(nn.Module):
         return self.flow(z0, rev=True)[0]
 
 
-def _library(name: str, build: Callable[[int, int, int], nn.Module], size: Size, device: str) -> Contestant:
+def _library(
+    name: str, build: Callable[[int, int, int], nn.Module], size: Size, device: str, fused: bool | None = None
+) -> Contestant:
     with torch.device(device):  # some hold tensors that do not follow `.to`
         flow = build(size.features, size.depth, size.width).to(device)
-    adam = torch.optim.Adam([p for p in flow.parameters() if p.requires_grad], lr=1e-5, fused=True)
+    adam = torch.optim.Adam([p for p in flow.parameters() if p.requires_grad], lr=1e-5, fused=fused)
     return contestant(name, flow, adam, size, device)
 
 
@@ -226,27 +228,37 @@ FLOWS: dict[str, Callable[[int, int, int], nn.Module]] = {
 PEERS: dict[str, Callable[[Size, str], Contestant]] = {
     name: partial(_library, name, build) for name, build in FLOWS.items()
 }
-PACKAGES = {"pyro": "pyro-ppl"}  # where pip knows a library by another name
+# where pip, and where Python, knows one by another name
+PACKAGES = {"pyro": "pyro-ppl", "JAX": "jax", "ONNX Runtime": "onnxruntime"}
+MODULES = {"JAX": "jax", "ONNX Runtime": "onnxruntime"}
+FUSED = ", fused Adam"  # what the name of a peer ends in where its step is by flowprior's optimizer
 
 
-def installed() -> tuple[str, ...]:
-    """The peers that can be imported here."""
-    return tuple(name for name in PEERS if find_spec(name) is not None)
+def with_fused_adam(name: str, size: Size, device: str) -> Contestant:
+    """The training step of a peer with torch's fused Adam in the place of its default one."""
+    entered = _library(name + FUSED, FLOWS[name], size, device, fused=True)
+    return entered._replace(calls={"step": entered.calls["step"]})
 
 
-def choose(names: str) -> tuple[str, ...]:
-    """The peers that "installed", "none" or names with commas between them mean.
+def installed(names: Iterable[str] = tuple(PEERS)) -> tuple[str, ...]:
+    """Those of `names`, peers or engines, that can be imported here."""
+    return tuple(name for name in names if find_spec(MODULES.get(name, name)) is not None)
+
+
+def choose(names: str, known: Iterable[str] = tuple(PEERS)) -> tuple[str, ...]:
+    """Those of `known` that "installed", "none" or names with commas between them mean.
 
     Raises:
-        InputError: if a name is none of `PEERS`, or is not installed.
+        InputError: if a name is not known, or is not installed.
     """
+    known = tuple(known)
     if names in ("installed", "none"):
-        return installed() if names == "installed" else ()
+        return installed(known) if names == "installed" else ()
     chosen = tuple(name.strip() for name in names.split(","))
     for name in chosen:
-        if name not in PEERS:
-            raise InputError(f"`peers` (={name!r}) must be 'installed', 'none' or among {', '.join(PEERS)}.")
-        if name not in installed():
+        if name not in known:
+            raise InputError(f"`peers` (={name!r}) must be 'installed', 'none' or among {', '.join(known)}.")
+        if name not in installed(known):
             package = PACKAGES.get(name, name)
             raise InputError(f"`peers` (={name!r}) is not installed: run `pip install {package}`.")
     return chosen

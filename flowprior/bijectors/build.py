@@ -1,6 +1,7 @@
 """The flow that a recipe describes, on a backend."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -10,14 +11,17 @@ from torch import nn
 from flowprior.bijectors.bijector import Bijector
 from flowprior.bijectors.chain import Chain
 from flowprior.bijectors.conditioner import AffineConditioner, Network
+from flowprior.bijectors.jet import Jet
 from flowprior.bijectors.permutation import Permutation
-from flowprior.bijectors.recipes import Recipe, as_recipe, as_widths, check_choice
+from flowprior.bijectors.recipes import MOST_TRANSFORMS, Recipe, as_recipe, as_widths, check_choice
 from flowprior.bijectors.spatial import ByPosition
+from flowprior.bijectors.transformer import Transformer
 from flowprior.checks import check_count
 from flowprior.errors import InputError
 from flowprior.tensors import as_context_shape, as_event_shape, numel
 
 BACKENDS = ("nflows", "pyro")
+OVER_TOKENS = {"transformer": Transformer, "jet": Jet}
 
 
 def build_bijector(
@@ -42,9 +46,10 @@ def build_bijector(
         recipe: as for `as_recipe`.
         transforms, hidden_features: as in `Recipe`, whose own they replace.
         context_features: as in `Bijector`.
-        backend: "nflows" or "pyro".
+        backend: "nflows" or "pyro"; flows over tokens are torch's alone, and the same with both.
         reversible: compute activations again in the backward pass, through the inverse, instead of keeping
-            them: a third more arithmetic, and memory that does not grow with `transforms`.
+            them: a third more arithmetic, and memory that does not grow with `transforms`. Flows over tokens
+            keep the inputs of their layers and compute the rest again.
 
     Raises:
         InputError: if an argument is none of these, or the backend lacks the coupling.
@@ -64,9 +69,19 @@ def build_bijector(
             "`backend` (='pyro') has no rational-quadratic coupling: build spline flows with "
             "`backend=\"nflows\"`, or choose the recipe 'glf', 'actnorm' or 'masked'."
         )
-    count = check_count("transforms", recipe.transforms if transforms is None else transforms)
+    count = check_count(
+        "transforms", recipe.transforms if transforms is None else transforms, most=MOST_TRANSFORMS
+    )
     hidden = recipe.hidden_features if hidden_features is None else as_widths(hidden_features)
+    if recipe.coupling in OVER_TOKENS:
+        sized = replace(recipe, transforms=count, hidden_features=hidden)
+        return OVER_TOKENS[recipe.coupling](event_shape, sized, context_features, recompute=reversible)
     spatial = recipe.coupling == "spatial"
+    if spatial and context_shape is not None and len(context_shape) == 2:
+        raise InputError(
+            f"`context_features` (={context_features}) must be a positive int or the shape (K, H, W) for "
+            "spatial couplings; sequences of context are for the recipes 'transformer' and 'jet'."
+        )
     if spatial and (len(event_shape) != 3 or event_shape[0] < 2):
         raise InputError(
             f"`features` (={tuple(event_shape)}) must be maps (C, h, w) of at least two channels for spatial "

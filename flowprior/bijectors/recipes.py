@@ -9,6 +9,7 @@ from torch import nn
 from flowprior.checks import check_count, check_number, nearest
 from flowprior.errors import InputError
 
+MOST_TRANSFORMS, MOST_WIDE = 10_000, 2**20  # coupling layers; units of a hidden layer
 ACTIVATIONS = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "elu": nn.ELU, "silu": nn.SiLU, "tanh": nn.Tanh}
 
 
@@ -24,7 +25,7 @@ def as_widths(value: Any) -> tuple[int, ...]:
     if not isinstance(value, Sequence) or isinstance(value, str):
         expected = "a tuple of positive ints, one a hidden layer, such as (64, 64)"
         raise InputError(f"`hidden_features` (={value!r}) must be {expected}.")
-    return tuple(check_count("hidden_features", width) for width in value)
+    return tuple(check_count("hidden_features", width, most=MOST_WIDE) for width in value)
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,11 @@ class Recipe:
     """What a flow is built of. Change one with `dataclasses.replace(RECIPES["glf"], ...)`.
 
     Attributes:
-        coupling: "affine" (z_b exp(log_scale) + shift), "spline" (rational-quadratic, nflows only), or
+        coupling: "affine" (z_b exp(log_scale) + shift), "spline" (rational-quadratic, nflows only),
             "spatial": affine on maps (C, h, w), with `convolutions` for networks; masks, permutations and
-            actnorms are then those of whole channels.
+            actnorms are then those of whole channels; "transformer" (autoregressive over tokens, see
+            `Transformer`) or "jet" (affine on tokens, with transformers for networks, see `Jet`). Of the
+            fields from `scale` to `last_layer_gain` these two read `permutation_seed` (jet) alone.
         scale: log_scale = s ("exp") or log sigmoid(s + 2) ("sigmoid"; it can only shrink on the way to z0).
         shift_first: scale (z_b + t) instead of scale z_b + t.
         mask: the features that a coupling passes on: "halves" (first or last) or "alternating" (even or
@@ -49,10 +52,16 @@ class Recipe:
         last_layer_gain: factor on the last layers' first weights and biases; 0 starts as the identity (for
             scale "sigmoid": as a factor sigmoid(2)).
         log_scale_limit: bound c of a smooth clamp s -> c tanh(s / c), which keeps exp(s) finite far from the
-            data; None for the plain s.
+            data, of transformers on all outputs; None for the plain s.
         bins, tail_bound: of the spline: bins in [-tail_bound, tail_bound], the identity outside.
-        transforms: number of couplings, at least 1.
-        hidden_features: widths (channels, in spatial couplings) of the conditioners' hidden layers.
+        transforms: number of couplings, or of a transformer's blocks, at least 1.
+        hidden_features: widths (channels, in spatial couplings) of the conditioners' hidden layers; of
+            transformers one width, equal in all, for each layer of attention and perceptron.
+        deep_layers: layers of the "transformer" block beside z0, which alone sees the context.
+        patch: neighbors that are one token, in maps patch x patch cells.
+        head_features: width of an attention head at least; narrower layers have one head.
+        sampling_block: tokens that `Transformer.from_base` solves for at a time, by Jacobi iteration.
+        bfloat16: whether transformers compute in bfloat16; their outputs, and all behind, stay as they are.
 
     Raises:
         InputError: if a value is none of these.
@@ -76,9 +85,14 @@ class Recipe:
     tail_bound: float = 5.0
     transforms: int = 8
     hidden_features: tuple[int, ...] = (64, 64)
+    deep_layers: int = 4
+    patch: int = 1
+    head_features: int = 64
+    sampling_block: int = 1
+    bfloat16: bool = False
 
     def __post_init__(self) -> None:
-        check_choice("coupling", self.coupling, ("affine", "spline", "spatial"))
+        check_choice("coupling", self.coupling, ("affine", "spline", "spatial", "transformer", "jet"))
         check_choice("scale", self.scale, ("exp", "sigmoid"))
         check_choice("mask", self.mask, ("halves", "alternating"))
         check_choice("actnorm_start", self.actnorm_start, ("identity", "data"))
@@ -87,7 +101,9 @@ class Recipe:
         check_choice("initialization", self.initialization, ("torch", "glorot"))
         for name in ("permute_every", "permutation_seed", "actnorm_every"):
             check_count(name, getattr(self, name), least=0)
-        check_count("transforms", self.transforms)
+        check_count("transforms", self.transforms, most=MOST_TRANSFORMS)
+        for name in ("deep_layers", "patch", "head_features", "sampling_block"):
+            check_count(name, getattr(self, name), most=MOST_WIDE)
         check_count("bins", self.bins, least=2, most=500)  # each has at least a thousandth of the width
         check_number("tail_bound", self.tail_bound, above=0)
         check_number("last_layer_gain", self.last_layer_gain, least=0)
@@ -122,6 +138,13 @@ RECIPES: dict[str, Recipe] = {
     # For latents that are maps (C, h, w): the affine couplings of "glf" with convolutions, and the actnorm of
     # each channel that Glow has.
     "spatial": replace(_GLF, coupling="spatial", actnorm_every=2, actnorm_start="data", activation="elu"),
+    # For latents of many positions: STARFlow's blocks, small (its own on Stable Diffusion's latents has 3072
+    # wide layers, 24 in the deep block and 2 in each of five shallow ones).
+    "transformer": Recipe(
+        coupling="transformer", transforms=3, hidden_features=(128, 128), log_scale_limit=4.0
+    ),
+    # The same networks in couplings, which sample in one pass: Kolesnikov et al., Jet (2024).
+    "jet": Recipe(coupling="jet", transforms=10, hidden_features=(128, 128)),
 }
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from flowprior.bijectors.bijector import Bijector
 from flowprior.bijectors.shrinkage import limit_of, scales, shrunk_factor
+from flowprior.bijectors.tokens import Tokens
 from flowprior.checks import check_finite, check_one_of
 from flowprior.errors import InputError
 from flowprior.tensors import batch_shape_of, numel
@@ -22,9 +23,14 @@ class Whitening(Bijector):
     buffer `scale` (D,)), so that z = loc + L z0 has the mean and the covariance L L^T of the data. It starts
     as the identity; `initialize` fits it in place. The log-determinant is -log|det L|, exactly.
 
+    With `tokens` the features are counted token by token, so that z0 of a token depends on those before it
+    and on itself alone, and the correlations are shrunk towards none (Ledoit & Wolf 2004): with few rows for
+    each feature the sample's own would be those of noise.
+
     Args:
         event_shape: an int or a tuple such as (4, 8, 8).
         mode: "full" or "diagonal".
+        tokens: the order in which the flow behind reads an event; None for that of memory.
 
     Raises:
         InputError: if `mode` is neither.
@@ -41,10 +47,13 @@ class Whitening(Bijector):
     scale_tril: Tensor
     scale: Tensor
 
-    def __init__(self, event_shape: int | Sequence[int], mode: Mode = "full") -> None:
+    def __init__(
+        self, event_shape: int | Sequence[int], mode: Mode = "full", tokens: Tokens | None = None
+    ) -> None:
         super().__init__(event_shape)
         check_one_of("mode", mode, ("full", "diagonal"))
-        self.mode = mode
+        self.mode, self.tokens = mode, tokens
+        self._inverse: Tensor | None = None  # of scale_tril, in an export
         self.register_buffer("fitted", torch.tensor(False))
         self.register_buffer("loc", torch.zeros(self.features))
         if mode == "full":
@@ -89,7 +98,8 @@ class Whitening(Bijector):
         Raises:
             InputError: if `z` is empty, not finite, or of another event shape.
         """
-        rows = z.detach().reshape(numel(batch_shape_of(z, self.event_shape, "latents")), self.features)
+        count = numel(batch_shape_of(z, self.event_shape, "latents"))
+        rows = self._flat(z.detach().reshape(count, *self.event_shape))
         if len(rows) == 0:
             raise InputError(f"`latents` of shape {tuple(z.shape)} has no rows: pass at least one.")
         check_finite("latents", rows, "remove those rows first")
@@ -105,7 +115,7 @@ class Whitening(Bijector):
             self.scale_tril.copy_(shrunk_factor(rows, mean, std, varies, limit))
 
     @torch.no_grad()
-    def reset(self) -> None:
+    def reset(self, *, started: bool = False) -> None:
         """Make it the identity again."""
         for name, value in self.identity().items():
             getattr(self, name).copy_(value)
@@ -125,17 +135,31 @@ class Whitening(Bijector):
         return self.fitted.is_cpu and not torch.compiler.is_compiling() and not bool(self.fitted)
 
     def _to_base(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        centered = z.flatten(1) - self.loc
-        if self.mode == "full":
+        centered = self._flat(z) - self.loc
+        if self._inverse is not None:
+            z0 = centered @ self._inverse.T
+        elif self.mode == "full":
             z0 = torch.linalg.solve_triangular(self.scale_tril.T, centered, upper=True, left=False)
         else:
             z0 = centered / self.scale
-        return z0.view(z.shape), -self._log_scale().expand(z.shape[0])
+        return self._shaped(z0), -self._log_scale().expand(z.shape[0])
 
     def _from_base(self, z0: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        flat = z0.flatten(1)
+        flat = self._flat(z0)
         z = self.loc + (flat @ self.scale_tril.T if self.mode == "full" else flat * self.scale)
-        return z.view(z0.shape), self._log_scale().expand(z0.shape[0])
+        return self._shaped(z), self._log_scale().expand(z0.shape[0])
+
+    def _flat(self, z: Tensor) -> Tensor:
+        return (z if self.tokens is None else self.tokens.split(z)).flatten(1)
+
+    def _shaped(self, flat: Tensor) -> Tensor:
+        if self.tokens is None:
+            return flat.view(-1, *self.event_shape)
+        return self.tokens.join(flat.unflatten(1, (self.tokens.count, self.tokens.width)))
+
+    def fold(self) -> None:
+        if self.mode == "full":  # ONNX has products, and no solver
+            self._inverse = self.scale_tril.double().inverse().to(self.dtype)
 
     def _log_scale(self) -> Tensor:
         diagonal = self.scale_tril.diagonal() if self.mode == "full" else self.scale

@@ -13,7 +13,8 @@ from flowprior.experiments.runs import CONFIG
 def run(
     configs: Sequence[str], *, bindings: Sequence[str] = (), plugins: Sequence[str] = (),
     size: str | None = None, seed: int | None = None, steps: int | None = None, precision: str | None = None,
-    data_root: Path | None = None, out: Path | None = None, resume: bool = False, **options: Any,
+    compile: bool | None = None, data_root: Path | None = None, out: Path | None = None, resume: bool = False,
+    **options: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Train what the configs say; returns the report.
 
@@ -29,7 +30,9 @@ def run(
     """
     if not configs:
         raise InputError("CONFIG is missing: give a name from `flowprior list`, or a path to a .gin file.")
-    over = settings(size=size, seed=seed, steps=steps, precision=precision, data_root=data_root)
+    over = settings(
+        size=size, seed=seed, steps=steps, precision=precision, compile=compile, data_root=data_root
+    )
     loaded = load(configs, [*bindings, *over], plugins)
     if resume and out is None and Path(configs[0]).name == CONFIG:
         out = Path(configs[0]).parent

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from flowprior.checks import check_count, check_number, check_one_of, nearest
-from flowprior.data import embedded, pose_index, published, stick_figures  # noqa: F401 - they register sets
+from flowprior.data import embedded, pose_index, published, sprites, stick_figures  # noqa: F401 - registered
 from flowprior.data.arrays import read_arrays
 from flowprior.data.dataset import Dataset, Split, thin
 from flowprior.data.downloads import download

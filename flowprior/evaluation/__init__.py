@@ -1,6 +1,14 @@
 """Evaluation: metrics of a trained model on its data set, one record each in `flowprior.registry`."""
 
-from flowprior.evaluation import conditional, images, likelihood, overlap, spaces  # noqa: F401 (register)
+from flowprior.evaluation import (  # noqa: F401 (register)
+    classes,
+    conditional,
+    disentanglement,
+    images,
+    likelihood,
+    overlap,
+    spaces,
+)
 from flowprior.evaluation.context import BACKBONES, Backbone, Evaluation, backbone, contexts_of
 from flowprior.evaluation.measure import Measured, describe_metrics, higher_is_better, measure, prepare
 from flowprior.evaluation.needs import applicable, check_metrics

@@ -17,6 +17,7 @@ from flowprior.errors import InputError
 from flowprior.latent import least_supported
 from flowprior.metrics import AggregatePosterior, FeatureNetwork
 from flowprior.models import Autoencoder
+from flowprior.models.posteriors import normal_moments
 from flowprior.priors import InvertiblePrior
 from flowprior.tensors import as_input
 from flowprior.training.stages import with_context
@@ -83,8 +84,8 @@ class Trained:
         """The aggregate posterior over the training examples."""
         chunks = self.source.train().x.split(CHUNK)
         posteriors = [self.model.encode(as_input(chunk.to(self.model.device))) for chunk in chunks]
-        means = torch.cat([q.mean for q in posteriors])
-        return AggregatePosterior(means, torch.cat([q.stddev for q in posteriors]))
+        means, deviations = zip(*map(normal_moments, posteriors), strict=True)
+        return AggregatePosterior(torch.cat(means), torch.cat(deviations))
 
 
 @dataclass(eq=False)
@@ -140,6 +141,10 @@ class Evaluation(Trained):
             yield from (images[:, 0] for _, images in self.at_conditions(count, 1))
             return
         torch.manual_seed(self.seed)
+        if not self.model.single_latent:
+            sizes = [min(CHUNK, count - start) for start in range(0, count, CHUNK)]
+            yield from (images for (images,) in finite(((self.model.sample(n),) for n in sizes), "samples"))
+            return
         latents = self.model.prior.sample(count).split(CHUNK)
         for (images,) in finite(((self.model.decode(z),) for z in latents), "samples"):
             yield images
@@ -164,13 +169,31 @@ class Evaluation(Trained):
     @cached_property
     def low_posterior(self) -> Tensor:
         """The `count` of `LP_DRAWS` times as many draws of the prior with the least aggregate posterior."""
-        torch.manual_seed(self.seed)
-        draw, log_q = self.model.prior.sample, self.aggregate.log_prob
-        return least_supported(draw, log_q, self.count, LP_DRAWS * self.count)[0]
+        return self._least(self.model.prior.sample, self.aggregate.log_prob)
 
     def low_posterior_samples(self) -> Iterator[Tensor]:
         """`low_posterior`, decoded, in chunks."""
         yield from map(self.model.decode, self.low_posterior.split(CHUNK))
+
+    def low_posterior_floor(self) -> Iterator[Tensor]:
+        """The same slice of the aggregate posterior's own draws, decoded: what a perfect prior would give."""
+        least = self._least(self.aggregate.sample, self.aggregate.log_prob)
+        yield from map(self.model.decode, least.split(CHUNK))
+
+    def low_ratio_samples(self) -> Iterator[Tensor]:
+        """As `low_posterior_samples`, the draws with the least log q - log p: what the prior overrates."""
+        prior, log_q = self.model.prior, self.aggregate.log_prob
+        least = self._least(prior.sample, lambda z: log_q(z) - prior.log_prob(z))
+        yield from map(self.model.decode, least.split(CHUNK))
+
+    def aggregate_samples(self) -> Iterator[Tensor]:
+        """`count` draws of the aggregate posterior, decoded: the best that any prior can do."""
+        torch.manual_seed(self.seed)
+        yield from map(self.model.decode, self.aggregate.sample(self.count).split(CHUNK))
+
+    def _least(self, draw: Callable[[int], Tensor], support: Callable[[Tensor], Tensor]) -> Tensor:
+        torch.manual_seed(self.seed)
+        return least_supported(draw, support, self.count, LP_DRAWS * self.count)[0]
 
     def backbone(self, name: str) -> Any:
         """What `@backbone(name)` makes, made once; `InputError` if there is none, or no weights."""

@@ -49,13 +49,9 @@ class Contestant(NamedTuple):
     parameters: Sequence[Tensor] = ()
 
 
-def contestant(
-    name: str, flow: Any, optimizer: torch.optim.Optimizer, size: Size, device: str, mode: str = "none"
-) -> Contestant:
-    """All operations of a module with `log_prob(z)` and `sample(n)`; `mode` is torch.compile's."""
+def contestant(name: str, flow: Any, optimizer: torch.optim.Optimizer, size: Size, device: str) -> Contestant:
+    """All operations of a module with `log_prob(z)` and `sample(n)`."""
     z, log_prob, sample = torch.randn(size.batch, size.features, device=device), flow.log_prob, flow.sample
-    if mode != "none":
-        log_prob, sample = (torch.compile(each, mode=mode, dynamic=False) for each in (log_prob, sample))
 
     def step() -> None:
         optimizer.zero_grad()
@@ -64,26 +60,24 @@ def contestant(
 
     free = map(torch.no_grad(), (partial(log_prob, z), partial(sample, size.batch)))
     calls: dict[str, Call] = dict(zip(OPERATIONS, (*free, step), strict=True))
-    if mode == "reduce-overhead":  # the output of a graph may be overwritten by its next run
-        calls = {operation: partial(_next_graph, call) for operation, call in calls.items()}
     return Contestant(name, calls, [p for p in flow.parameters() if p.requires_grad])
-
-
-def _next_graph(call: Call) -> None:
-    torch.compiler.cudagraph_mark_step_begin()
-    call()
 
 
 def flowpriors(
     size: Size, device: str, backends: Sequence[str] = ("nflows",), compiles: Sequence[str] = ("none",)
 ) -> Iterator[Contestant]:
-    """flowprior as users get it, for each backend and compiler; names say what is not the default."""
+    """flowprior as users get it, for each backend and compiler; names say what is not the default.
+
+    Without a whitening, which other libraries lack, and which compiled code runs even while it is idle.
+    """
     for backend, mode in product(backends, compiles):
         shape: dict[str, Any] = {"transforms": size.depth, "hidden_features": (size.width, size.width)}
-        flow = FlowPrior(size.features, backend=backend, **shape).to(device)
+        flow = FlowPrior(size.features, backend=backend, standardize=None, **shape).to(device)
+        if mode != "none":
+            flow.compile(mode)
         optimizer = build_optimizer({"prior": list(flow.parameters())}, {"prior": OptimizerSettings(lr=1e-5)})
         name = " ".join(word for word in ("flowprior", backend, mode) if word not in ("nflows", "none"))
-        yield contestant(name, flow, optimizer, size, device, mode)
+        yield contestant(name, flow, optimizer, size, device)
 
 
 def measure(
@@ -98,6 +92,7 @@ def measure(
         seconds, least: how long the rounds of each operation last, and how many there are at least.
 
     Raises:
+        InputError: if there is no compiler to call.
         RunError: if torch.compile fails.
     """
     rows: list[Row] = []

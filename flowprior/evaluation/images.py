@@ -12,6 +12,7 @@ from flowprior.evaluation.context import CHUNK, Evaluation, Facts, Result, backb
 from flowprior.registry import metric
 
 LABELED = ("images", "labels")
+ONE_Q = ("posterior density", "unconditional model")
 DISTANCE = "squared distance of features"
 FRECHET = {
     "inception": "fid",
@@ -135,8 +136,15 @@ def _register_family(kind: str, frechet: str) -> None:
     """All that one extraction of features gives."""
     end = "" if kind == "inception" else f"_{kind}"
     _register_frechet(frechet, kind, "samples", None)
-    pockets = ("low-posterior samples", Evaluation.low_posterior_samples)
-    _register_frechet(f"lp_{frechet}", kind, *pockets, "posterior density", "unconditional model")
+    _register_frechet(
+        f"lp_{frechet}", kind, "low-posterior samples", Evaluation.low_posterior_samples, *ONE_Q
+    )
+    floor = "that slice of q(z)'s own draws, the floor of low-posterior samples,"
+    _register_frechet(f"lp_{frechet}_floor", kind, floor, Evaluation.low_posterior_floor, *ONE_Q)
+    overrated = ("the prior's draws with the least log q - log p", Evaluation.low_ratio_samples)
+    _register_frechet(f"lp_ratio_{frechet}", kind, *overrated, "prior density", *ONE_Q)
+    best = "decoded draws of the aggregate posterior, the best that any prior can do,"
+    _register_frechet(f"{frechet}_aggregate", kind, best, Evaluation.aggregate_samples, *ONE_Q)
     copies = ("reconstructed test images", Evaluation.reconstructions)
     _register_frechet(f"{frechet}_reconstruction", kind, *copies)
     _register_frechet(f"{frechet}_floor", kind, "training images", _training_images)

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
+from torch import Tensor
+
 from flowprior.checks import check_known
 from flowprior.data.images import Source
 from flowprior.errors import InputError
@@ -24,13 +26,25 @@ _DETERMINISTIC = (
     "a posterior with a density, such as GaussianPosterior(), but this model's is a "
     "{.posterior.__class__.__name__}"
 )
+_CONTINUOUS = (
+    "a model whose likelihood is of stored pixels, such as a PartiallyInvertible with `pixels`, but "
+    "{.__class__.__name__} has a density of continuous ones"
+)
+_SEVERAL = "a model that is encoder, draw and decoder, but {.__class__.__name__} infers in a way of its own"
 _UNCONDITIONAL = "a conditional model, but this one has no context"
 _CONDITIONAL = "one prior for all examples, but this model is conditional"
 NEEDS = {
     "images": Need("source", lambda s: len(s.image_shape) == 3, "images, but {.name!r} holds vectors"),
     "labels": Need("examples", lambda s: s.train().label is not None, "labels, but {.name!r} has none"),
+    "discrete factors": Need(
+        "examples",
+        lambda s: _discrete(s.test().known.get("factors")),
+        "factors known by number, as those of sprites, but {.name!r} has none",
+    ),
     "prior density": Need("model", lambda m: m.prior.has_density, _NO_DENSITY),
     "posterior density": Need("model", lambda m: not m.posterior.deterministic, _DETERMINISTIC),
+    "stored pixels": Need("model", lambda m: m.levels is not None, _CONTINUOUS),
+    "one latent": Need("model", lambda m: m.single_latent, _SEVERAL),
     "conditional model": Need("model", lambda m: m.conditional, _UNCONDITIONAL),
     "unconditional model": Need("model", lambda m: not m.conditional, _CONDITIONAL),
 }
@@ -70,6 +84,10 @@ def make_ready(evaluation: Evaluation, names: Sequence[str]) -> None:
         for need in METRICS[name].needs:
             if need in BACKBONES:
                 evaluation.backbone(need)
+
+
+def _discrete(factors: Tensor | None) -> bool:
+    return factors is not None and bool((factors == factors.round()).all())
 
 
 def applicable(names: Sequence[str], model: Autoencoder) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from flowprior.registry import metric
 SEPARATING = ("unconditional model", "attribute classifier")
 SEPARABILITIES = ("separability_z", "separability_z0")
 KEPT_DRAWS = 20  # draws of the prior for each of `count`: 200,000, as StyleGAN, for 10,000
+KEPT_PAIRS = 10  # paths for each of `count`: 100,000, as StyleGAN, for 10,000
 PAIRS = 64  # paths at once through the perceptual network
 LPIPS_FILE = "vgg16-397923af.pth"  # torchvision's name for its VGG-16
 LPIPS_STAGES = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
@@ -95,7 +96,9 @@ def _separability(evaluation: Evaluation) -> Result:
 
 
 def _register_path_length(name: str, kind: str) -> None:
-    about = f"Perceptual path length of `count` pairs of draws in z and z0, by the {kind}."
+    about = (
+        f"Perceptual path length of 10 `count` pairs of draws in z and z0, each on its own path, by {kind}."
+    )
     needs, values = ("unconditional model", kind), (f"{name}_z", f"{name}_z0", f"{name}_z0_lerp")
 
     @metric(name, better="lower", unit="squared speed", needs=needs, values=values, summary=about)
@@ -115,7 +118,7 @@ def _spaces(evaluation: Evaluation) -> dict[str, Space]:
     sphere, for a base N(0, I), and "z0_lerp" straight in z0, both mapped back.
     """
     model, prior = evaluation.model, evaluation.model.prior
-    z, z0 = evaluation.draws(2 * evaluation.count)
+    z, z0 = evaluation.draws(2 * KEPT_PAIRS * evaluation.count)
     spaces: dict[str, Space] = {"z": (z, model.decode, lerp)}
     if z0 is not None and isinstance(prior, InvertiblePrior):
 

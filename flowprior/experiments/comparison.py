@@ -16,6 +16,14 @@ from flowprior.experiments.study import Study
 from flowprior.metrics.summary import summary
 
 Table = dict[str, Any]
+NOT_OF_PRIORS = (
+    "reconstruction",
+    "_aggregate",
+    "_floor",
+    "_critic",
+)  # of codes and decoder: no order is claimed
+CRITICS, PLUG_IN = "total_correlation_critic", "total_correlation_z"
+"""The total correlation that FactorVAE's critic sees in the last epoch, and the plug-in value beside it."""
 VERDICTS = {True: "yes", False: "NO", None: "undecided"}
 SIBLINGS = {"lp_fd_": "lp_fid", "fd_": "fid", "skl_density": "skl"}  # ours that stand beside a paper's metric
 
@@ -72,14 +80,15 @@ class Comparison:
         if not reports:
             return None
         every = list(reports.values())
-        metrics = [key for key in every[0]["metrics"] if all(key in each["metrics"] for each in every)]
+        values = [each["metrics"] | _seen_by_critic(each) for each in every]
+        metrics = [key for key in values[0] if all(key in each for each in values)]
         return {
             "name": name,
             "settings": dict(
                 re.split(r"\s*=\s*", each.strip(), maxsplit=1) for each in self.study.bindings(name)
             ),
             "seeds": list(reports),
-            "metrics": {key: summary([each["metrics"][key] for each in every]) for key in metrics},
+            "metrics": {key: summary([each[key] for each in values]) for key in metrics},
             "paper": dict(self.study.paper.get(name, {})),
             "seconds": [each["wall_time_seconds"] for each in every],
             "parameters": every[0]["parameters"],
@@ -90,7 +99,7 @@ class Comparison:
         for a, b in ((rows[a], rows[b]) for a, b in self.study.twins if a in rows and b in rows):
             for metric in a["metrics"]:
                 x, y = a["metrics"][metric], b["metrics"].get(metric)
-                if y is None or metric.endswith("_reconstruction") or metric == "reconstruction":
+                if y is None or metric.endswith(NOT_OF_PRIORS):
                     continue
                 sign = -1 if higher_is_better(metric) else 1
                 theirs = dict(zip(b["seeds"], y["values"], strict=True))
@@ -129,6 +138,7 @@ class Comparison:
                 for row in rows
             ],
         )
+        lines += [f"\n{note}" for row in rows for note in _notes(row)]
         if table["directions"]:
             heading = (
                 "Which direction holds (the second row of a pair is said to be the better one; undecided "
@@ -151,6 +161,20 @@ class Comparison:
                 ],
             )
         return "\n".join(lines) + "\n"
+
+
+def _seen_by_critic(content: Mapping[str, Any]) -> dict[str, float]:
+    """{CRITICS: ...} of a report of FactorVAE, else nothing."""
+    seen = content.get("last_epoch", {}).get("train/model/total_correlation")
+    return {} if seen is None else {CRITICS: seen}
+
+
+def _notes(row: Table) -> Iterable[str]:
+    """Where the critic of FactorVAE sees less than half of the total correlation."""
+    known = [row["metrics"][name]["mean"] for name in (CRITICS, PLUG_IN) if name in row["metrics"]]
+    if len(known) == 2 and known[0] < known[1] / 2:
+        seen, there = map(_number, known)
+        yield f"{row['name']}: the critic sees {seen} nats of a total correlation of {there}, less than half."
 
 
 def papers_name(metric: str) -> str:

@@ -21,7 +21,7 @@ def change(run: FigureRun) -> Figure:
     """How evenly images change while an attribute is added, by VGG's features (Morrow & Chiu, Fig. 8)."""
     model = run.model
     with refusal_as_reason():  # VGG's weights may be missing
-        distance, _ = vgg_distance(model.device, None)
+        distance, _ = vgg_distance(model.device, run.weights)
     rates = {}
     for name, vector, x in added_attributes(run, IMAGES.get(model.device.type, 5000)):
         z = model.codes(x)

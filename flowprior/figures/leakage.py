@@ -1,11 +1,11 @@
-"""The figure "leakage": the leakage score against the threshold of log p(z)."""
+"""The figure "leakage": the leakage score against the threshold of log p0(g(z))."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from flowprior.evaluation.overlap import DRAWS
+from flowprior.evaluation.overlap import DRAWS, densities
 from flowprior.figures.runs import FigureRun, NotApplicable, StudyRuns, refusal_as_reason, short, variant
 from flowprior.figures.style import COLORS, Axes, Figure, panels, ruled
 from flowprior.metrics import leakage_curve
@@ -30,7 +30,8 @@ def leakage(run: FigureRun) -> Figure:
     """The leakage score LS(τ) against the threshold τ, with its standard error (dpVAE, Fig. 4)."""
     aggregate = run.aggregate
     z = aggregate.sample(DRAWS)
-    score = leakage_curve(aggregate.log_prob(z), run.model.prior.log_prob(z), aggregate.event_shape.numel())
+    log_p, base = densities(run.model.prior, z)
+    score = leakage_curve(aggregate.log_prob(z), log_p, aggregate.event_shape.numel(), base)
     line = LeakageLine("", score.thresholds, score.scores, score.standard_errors, score.shares)
     return leakage_panels({run.name: [line]})
 
@@ -74,7 +75,7 @@ def leakage_panels(groups: Mapping[str, Sequence[LeakageLine]], *, band: str = "
             _line(ax, line, colors[line.label])
         ax.axhline(0, color="#888888", linewidth=0.6, zorder=1)
         ax.set_title(name, fontsize=10)
-        ax.set_xlabel("threshold τ of log p(z) (nats)", fontsize=8)
+        ax.set_xlabel("threshold τ of log p0(z0) (nats)", fontsize=8)
         ruled(ax)
     axes[0].set_ylabel(f"leakage score LS(τ), ± {band} (nats)", fontsize=8)
     handles = [Line2D([], [], color=color, linewidth=1.6, label=label) for label, color in colors.items()]

@@ -44,10 +44,12 @@ class FigureRun(Trained):
     Args:
         folder: of the run, where the figures go.
         name: of the experiment, such as "glf/digits".
+        weights: folder of the feature networks' weights; by default FLOWPRIOR_WEIGHTS.
     """
 
     folder: Path
     name: str
+    weights: Path | None = None
 
     @property
     def of_images(self) -> bool:

@@ -3,6 +3,16 @@
 from flowprior.metrics.aggregate import AggregatePosterior
 from flowprior.metrics.agreement import edge_agreement, silhouette_iou
 from flowprior.metrics.classifier import attribute_classifier, classifier_features, classifier_logits
+from flowprior.metrics.dependence import dimension_kl, mapped_total_correlation, total_correlation
+from flowprior.metrics.disentanglement import (
+    DCI,
+    attribute_predictability,
+    beta_vae_score,
+    dci,
+    factor_vae_score,
+    modularity,
+    mutual_information_gap,
+)
 from flowprior.metrics.divergence import density_skl, neighbor_skl
 from flowprior.metrics.diversity import pair_diversity
 from flowprior.metrics.factors import conditional_spread, factor_distance
@@ -38,13 +48,15 @@ from flowprior.metrics.reconstruction import reconstruction_error
 from flowprior.metrics.separability import conditional_entropy, separability
 
 __all__ = [
-    "CURVE_SHARES", "AggregatePosterior", "FeatureNetwork", "FeatureStatistics", "FewSamplesWarning",
-    "PerceptualDistance", "attribute_classifier", "cached_features", "cached_statistics",
-    "classifier_features", "classifier_logits", "clip_features", "conditional_entropy",
-    "conditional_spread", "density_skl", "dinov2_features", "edge_agreement", "efficientnet_features",
-    "extract", "factor_distance", "frechet", "frechet_distance", "frechet_error", "importance_nll",
+    "CURVE_SHARES", "DCI", "AggregatePosterior", "FeatureNetwork", "FeatureStatistics",
+    "FewSamplesWarning", "PerceptualDistance", "attribute_classifier", "attribute_predictability",
+    "beta_vae_score", "cached_features", "cached_statistics", "classifier_features", "classifier_logits",
+    "clip_features", "conditional_entropy", "conditional_spread", "dci", "density_skl", "dimension_kl",
+    "dinov2_features", "edge_agreement", "efficientnet_features", "extract", "factor_distance",
+    "factor_vae_score", "frechet", "frechet_distance", "frechet_error", "importance_nll",
     "inception_features", "inception_logits", "inception_score", "kernel_distance", "latent_nll",
-    "leakage", "leakage_curve", "lpips_weights", "manifolds", "nearest_ratio", "neighbor_skl",
-    "normal_thresholds", "pair_diversity", "perceptual_path_length", "pose_error", "pose_regressor",
-    "prd", "reconstruction_error", "separability", "silhouette_iou", "squeezenet_features", "statistics",
+    "leakage", "leakage_curve", "lpips_weights", "manifolds", "mapped_total_correlation", "modularity",
+    "mutual_information_gap", "nearest_ratio", "neighbor_skl", "normal_thresholds", "pair_diversity",
+    "perceptual_path_length", "pose_error", "pose_regressor", "prd", "reconstruction_error",
+    "separability", "silhouette_iou", "squeezenet_features", "statistics", "total_correlation",
 ]  # fmt: skip

@@ -1,6 +1,7 @@
 """A feature network trained on the data set's own labels: metric "fd_classifier", never "FID"."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from math import ceil, prod
 from typing import Unpack
@@ -48,7 +49,8 @@ def attribute_classifier(
 
     The network of `classifier_features`, with its cache, arguments and errors. With integer labels (N,) every
     class is an attribute, this class against the rest, and the network is the very same; for attributes
-    (N, A) bool it has a logistic output each, and `test_accuracy` is the mean over them.
+    (N, A) bool it has a logistic output each, sees images at full resolution, by a convolution more for each
+    doubling beyond 32 pixels, and `test_accuracy` is the mean over them.
     """
     given = images, labels, test_images, test_labels
     if labels.dim() == 2:
@@ -79,11 +81,16 @@ def _learn(
     if len(classes) < 2 and not attributes:
         raise InputError(f"`labels` hold {len(classes)} class but a classifier needs two or more.")
 
+    largest = max(_LARGEST, *images.shape[2:]) if attributes else _LARGEST
+
     def build() -> _Classifier:
-        return _Classifier(*images.shape[1:], classes=len(classes))
+        return _Classifier(*images.shape[1:], classes=len(classes), largest=largest)
 
     if attributes:
-        return learn(RECIPE, build, given, Tensor.cpu, metric, part, variant=" | attributes", **options)
+        whole = replace(RECIPE, largest=largest)
+        return learn(
+            whole, build, given, Tensor.cpu, metric, part, variant=f" | attributes {largest}", **options
+        )
     return learn(RECIPE, build, given, partial(_among, classes), metric, part, **options)
 
 
@@ -97,15 +104,19 @@ class _AgainstTheRest(nn.Module):
 
 
 class _Classifier(nn.Module):
-    def __init__(self, channels: int, height: int, width: int, *, classes: int) -> None:
+    def __init__(self, channels: int, height: int, width: int, *, classes: int, largest: int) -> None:
         super().__init__()
-        sides = (height, width) if max(height, width) <= _LARGEST else (_LARGEST, _LARGEST)
-        first = 16 if channels == 1 else 32
+        sides = (height, width) if max(height, width) <= largest else (largest, largest)
+        first, before, shrinking = 16 if channels == 1 else 32, channels, list[nn.Module]()
+        while max(sides) > _LARGEST:
+            shrinking += convolution(before, first, stride=2)
+            before, sides = first, (ceil(sides[0] / 2), ceil(sides[1] / 2))
         stride = 2 if min(sides) >= 16 else 1
         cells = prod(ceil(ceil(side / stride) / 2) for side in sides)
         self.body = nn.Sequential(
-            Standardize(channels, _LARGEST),
-            *convolution(channels, first, kernel=5, stride=stride),
+            Standardize(channels, largest),
+            *shrinking,
+            *convolution(before, first, kernel=5, stride=stride),
             *convolution(first, 2 * first, stride=2),
             *convolution(2 * first, 2 * first),
             nn.Flatten(),

@@ -14,29 +14,36 @@ CURVE_SHARES = tuple(0.5 * (2e-6) ** (step / 19) for step in range(20))  # 0.5 t
 
 @dataclass(frozen=True)
 class Leakage:
-    """The curve LS(τ), a value for each threshold."""
+    """The curve LS(τ), a value for each threshold; a draw leaks at τ if its base density is below it."""
 
     thresholds: tuple[float, ...]
-    scores: tuple[float, ...]  # nats
+    scores: tuple[float, ...]  # nats: share times conditional mean
     standard_errors: tuple[float, ...]
-    shares: tuple[float, ...]  # of the draws below the threshold; the paper leaves points out where it is 0
+    shares: tuple[float, ...]  # of the draws that leak; the paper leaves points out where it is 0
+    conditional_means: tuple[float, ...]  # nats, of the draws that leak; 0 where there is none
     samples: int
 
 
 def leakage(
-    log_aggregate: Tensor, log_prior: Tensor, thresholds: Sequence[float], log_base: Tensor | None = None
+    log_aggregate: Tensor,
+    log_prior: Tensor,
+    thresholds: Sequence[float],
+    log_base: Tensor | None = None,
+    as_printed: bool = False,
 ) -> Leakage:
-    """LS(τ) = E_q(z)[(log q(z) - log p(z)) · 1(log p(z) < τ)]   (dpVAE Eq. 6)
+    """LS(τ) = E_q(z)[(log q(z) - log p(z)) · 1(log p0(g(z)) < τ)]   (dpVAE Eq. 6)
 
-    Over draws of the aggregate posterior q. The paper prints p(h(z)) below q(z), h = g for a decoupled prior:
-    the base density at z0 = g(z) without the volume log|det dg/dz|, a density of another space. Without
-    `log_base` p(z) stands there, volume included, so that the score does not depend on coordinates and at
-    τ = ∞ is KL(q ‖ p); with it the score is the printed one. For N(0, I) both are one.
+    Over draws of the aggregate posterior q, with z0 = g(z) of the prior and its base p0; where there is no
+    z0, p0(g(z)) is p(z). The base density decides which draws leak, as in the paper's code: log p(z) holds
+    the unit of z, so that a decoupled prior would leak more or less by the scale of its codes alone. The
+    ratio is q(z) / p(z), volume included, which does not depend on coordinates: at τ = ∞ it is KL(q ‖ p).
+    The paper's code reports the mean over the draws that leak: `conditional_means`.
 
     Args:
         log_aggregate, log_prior: log q(z) and log p(z) at draws of q, (S,).
         thresholds: τ, nats.
-        log_base: log p0(g(z)) at the same draws, (S,), for Eq. 6 as printed.
+        log_base: log p0(g(z)) at the same draws, (S,); `log_prior` if left out, as for N(0, I).
+        as_printed: whether p0(g(z)) stands below q(z) too, a density of another space, as Eq. 6 prints.
 
     Raises:
         InputError: if shapes differ, there are fewer than two draws, or a density is not finite.
@@ -44,22 +51,25 @@ def leakage(
     >>> leakage(torch.tensor([-1.0, -2.0]), torch.tensor([-1.0, -5.0]), [-3.0]).scores  # (0 + 3) / 2
     (1.5,)
     """
-    below = log_prior if log_base is None else log_base
-    densities = {"log_aggregate": log_aggregate, "log_prior": log_prior, "log_base": below}
+    base = log_prior if log_base is None else log_base
+    densities = {"log_aggregate": log_aggregate, "log_prior": log_prior, "log_base": base}
     check_shapes("pass log densities", **{name: (each, "draws>1") for name, each in densities.items()})
     for name, each in densities.items():
         check_finite(name, each, "check the prior")
     aggregate, prior, base = (each.detach().double().cpu() for each in densities.values())
-    inside = prior < torch.tensor(list(thresholds), dtype=torch.float64)[:, None]  # (T, S)
-    scores = torch.where(inside, aggregate - base, 0.0)
-    columns = scores.mean(1), scores.std(1) / math.sqrt(len(prior)), inside.double().mean(1)
-    means, errors, shares = (tuple(column.tolist()) for column in columns)
-    return Leakage(tuple(map(float, thresholds)), means, errors, shares, len(prior))
+    leaks = base < torch.tensor(list(thresholds), dtype=torch.float64)[:, None]  # (T, S)
+    ratios = torch.where(leaks, aggregate - (base if as_printed else prior), 0.0)
+    means = ratios.sum(1) / leaks.sum(1).clamp(min=1)
+    columns = ratios.mean(1), ratios.std(1) / math.sqrt(len(prior)), leaks.double().mean(1), means
+    scores, errors, shares, conditional = (tuple(column.tolist()) for column in columns)
+    return Leakage(tuple(map(float, thresholds)), scores, errors, shares, conditional, len(prior))
 
 
-def leakage_curve(log_aggregate: Tensor, log_prior: Tensor, features: int) -> Leakage:
+def leakage_curve(
+    log_aggregate: Tensor, log_prior: Tensor, features: int, log_base: Tensor | None = None
+) -> Leakage:
     """`leakage` at the 20 `normal_thresholds` of `features` dimensions at 1/2 down to 1e-6 (dpVAE Fig. 4)."""
-    return leakage(log_aggregate, log_prior, normal_thresholds(features, CURVE_SHARES))
+    return leakage(log_aggregate, log_prior, normal_thresholds(features, CURVE_SHARES), log_base)
 
 
 def normal_thresholds(features: int, shares: Sequence[float]) -> tuple[float, ...]:

@@ -22,18 +22,21 @@ class Separability:
     kept: int  # for each attribute
 
 
-def separability(latents: Tensor, log_odds: Tensor, *, keep: float = 0.5) -> Separability:
+def separability(
+    latents: Tensor, log_odds: Tensor, *, keep: float = 0.5, standardize: bool = False
+) -> Separability:
     """exp(Σ_i H(Y_i | X_i)), nats within: latents (N, *event), log_odds (N, A)   (StyleGAN, section 4.2)
 
     Y_i is whether a classifier sees attribute i in the image that was decoded from a latent, X_i what a
     linear support vector machine says from the latent alone, trained and counted for each attribute on the
-    share `keep` of the latents with the surest decisions; of one class only, H = 0. Latents are standardized
-    by coordinate first, which moves no hyperplane, but makes the value independent of their unit.
+    share `keep` of the latents with the surest decisions; of one class only, H = 0. Latents are taken as they
+    are, as in the source; the machine's own regularization then sees their unit.
 
     Args:
         latents: draws of the prior, in z or in z0; the source takes 200,000 and keeps half.
         log_odds: log p / (1 - p) of each attribute by the classifier, `attribute_classifier`'s output.
         keep: the share of latents kept, more than 0 and at most 1.
+        standardize: whether to standardize latents by coordinate, so that the value does not depend on units.
 
     Raises:
         InputError: if the shapes do not fit, fewer than 2 latents are kept, or a number is not finite.
@@ -50,7 +53,8 @@ def separability(latents: Tensor, log_odds: Tensor, *, keep: float = 0.5) -> Sep
     rows, decided = latents.detach().flatten(1).cpu().double(), log_odds.detach().cpu().double()
     for name, values in (("latents", rows), ("log_odds", decided)):
         check_finite(name, values, "check the prior and the decoder")
-    rows = (rows - rows.mean(0)) / rows.std(0).clamp_min(torch.finfo(rows.dtype).tiny)
+    if standardize:
+        rows = (rows - rows.mean(0)) / rows.std(0).clamp_min(torch.finfo(rows.dtype).tiny)
     parts = []
     for odds in decided.T:
         surest = odds.abs().topk(kept).indices.sort().values

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from itertools import repeat
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch.distributions import Distribution
 
 from flowprior.checks import check_count
 from flowprior.errors import InputError
+from flowprior.models.inference import Bound, Inference, kl_to_prior, one_each, sampled_rows
 from flowprior.models.likelihoods import GaussianLikelihood, Likelihood
 from flowprior.models.posteriors import DeterministicPosterior, Posterior, normal_moments
 from flowprior.priors import Prior
@@ -54,6 +56,9 @@ class Autoencoder(nn.Module):
     >>> model.sample(3).shape
     torch.Size([3, 5])
     """
+
+    single_latent: bool = True  # whether encoder, one draw and decoder are all of `infer`
+    levels: int | None = None  # of stored values whose probability the likelihood bounds; None for a density
 
     def __init__(
         self,
@@ -106,6 +111,49 @@ class Autoencoder(nn.Module):
     def initialize(self, batch: Mapping[str, Tensor]) -> None:
         """The data-dependent start of networks from "x" (N, *data) and a conditional "context": here none."""
 
+    def parts(self) -> dict[str, list[nn.Module]]:
+        """What learns, by the group that an adversarial objective trains it in; the likelihood apart."""
+        return {"encoder": [self.encoder, self.posterior], "decoder": [self.decoder], "prior": [self.prior]}
+
+    # What a model with latents of its own at several places overrides.
+
+    def infer(self, x: Tensor, context: Tensor | None = None, *, closed_form: bool = True) -> Inference:
+        """z ~ q(z|x) of x (N, *data), reparameterized, its KL and what the likelihood reads.
+
+        `closed_form=False` takes log q(z) - log p(z) at the draw, as importance weights need it.
+        """
+        condition = self.condition(context)
+        posterior = self.encode(x, context)
+        z = posterior.rsample()  # (N, *event)
+        kl = kl_to_prior(posterior, self.prior, z, self.prior_context(condition), closed_form)
+        return Inference(z, kl, self.conditioned_output(z, condition))
+
+    def bound(self, x: Tensor, context: Tensor | None = None, *, closed_form: bool = True) -> Bound:
+        """The terms of -log p(x) ≤ E_q[-log p(x|z)] + KL, from one draw, for x (N, *data); as `infer`."""
+        _, kl, output = self.infer(x, context, closed_form=closed_form)
+        return Bound(self.likelihood.nll(output, x), kl)
+
+    def log_bound(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """A draw of the lower bound on log p(x) in nats: x (N, *data) -> (N,)."""
+        return -sum(self.bound(x, context))  # type: ignore[return-value]
+
+    def draw_output(self, n: int, context: Tensor | None = None) -> Tensor:
+        """What the likelihood reads of `n` draws of the prior, (n, *data), with the gradient of their path.
+
+        With a context (n, *context_shape) each draw has its own.
+        """
+        condition = self.condition(context)
+        return self.conditioned_output(one_each(self.prior, n, self.prior_context(condition)), condition)
+
+    def dequantized(self, x: Tensor) -> Tensor:
+        """x (N, *data) as the likelihood sees it: here itself."""
+        return x
+
+    def rsample(self, n: int, context: Tensor | None = None, train_flow: bool = True) -> Tensor:
+        """`n` generated examples (n, *data), shapes as `draw_output`, with the gradient of their path: here
+        the means of p(x|z). `train_flow` is for models with an invertible part."""
+        return self.likelihood.mean(self.draw_output(n, context))
+
     # What follows from it.
 
     def encode(self, x: Tensor, context: Tensor | None = None) -> Distribution:
@@ -126,7 +174,11 @@ class Autoencoder(nn.Module):
 
     def reconstruct(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """x through the posterior's mean and back: (N, *data) -> (N, *data), in the mode the model is in."""
-        return self.decode(self.encode(x, context).mean, context)
+        return self.likelihood.mean(self.mean_output(x, context))
+
+    def mean_output(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """What the likelihood reads of x through the posterior's mean: (N, *data) -> (N, *data)."""
+        return self.decoder_output(self.encode(x, context).mean, context)
 
     def codes(self, x: Rows, context: Rows | None = None, batch_size: int = 512) -> Tensor:
         """The posterior means of a whole data set: x (N, *data), or batches of it -> (N, *event).
@@ -174,32 +226,53 @@ class Autoencoder(nn.Module):
         context = None if context is None else context.to(self.device)
         return self.encode(chunk.to(self.device), context)
 
-    def sample(self, n: int, context: Tensor | None = None, batch_size: int = 512) -> Tensor:
+    def sample(
+        self,
+        n: int,
+        context: Tensor | None = None,
+        batch_size: int = 512,
+        *,
+        temperature: float = 1.0,
+        truncate: float | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         """n mean images of z from the prior, without gradients and in evaluation mode: (n, *batch, *data).
 
         Args:
             n: draws, for each row of the context where there is one.
             context: (*batch, *context_shape) for a conditional model.
             batch_size: latents a decoder call, at most.
+            temperature, truncate, generator: of the latents, as `Prior.sample` has them.
 
         Raises:
-            InputError: if a context is missing, not wanted or of another shape.
+            InputError: if a context is missing, not wanted or of another shape; as `Prior.sample`.
         """
+        if not self.single_latent and (temperature != 1 or truncate is not None or generator is not None):
+            name = type(self).__name__
+            raise InputError(
+                f"`temperature`, `truncate` and `generator` are of models with a single latent, and {name} "
+                "has several: leave them out."
+            )
+        draw = partial(self.prior.sample, temperature=temperature, truncate=truncate, generator=generator)
         size = check_count("batch_size", batch_size)
         with evaluating(self):
             if context is None or self.context_shape is None:
-                return self._sample(n, context, size)
+                return self._sample(n, context, size, draw)
             rows, batch_shape = flat_rows(self.check_context(context), len(self.context_shape))
-            parts = [self._sample(n, part, size) for part in rows.split(max(1, size // max(1, n)))]
+            parts = [self._sample(n, part, size, draw) for part in rows.split(max(1, size // max(1, n)))]
             images = torch.cat(parts, 1)  # (n, rows, *data)
             return images.reshape(n, *batch_shape, *images.shape[2:])
 
-    def _sample(self, n: int, context: Tensor | None, size: int) -> Tensor:
+    def _sample(self, n: int, context: Tensor | None, size: int, draw: Callable[..., Tensor]) -> Tensor:
+        if not self.single_latent:
+            parts = [self.rsample(count, each) for count, each in sampled_rows(n, context, size)]
+            images = torch.cat(parts)
+            return images if context is None else images.unflatten(0, (n, len(context)))
         condition = self.condition(context)
         seen = self.prior_context(condition)
         rows = 1 if context is None else len(context)
         shape = (n,) if context is None or seen is not None else (n, rows)
-        z = self.prior.sample(shape, seen)  # (n, *event) or (n, rows, *event)
+        z = draw(shape, seen)  # (n, *event) or (n, rows, *event)
         outputs = [self.conditioned_output(part, condition) for part in z.split(max(1, size // rows))]
         return self.likelihood.mean(torch.cat(outputs))
 

@@ -21,6 +21,11 @@ class Likelihood(nn.Module, ABC):
         """Decoder output (N, *event) -> mean of p(x|z), same shape."""
 
     @abstractmethod
+    def sample(self, output: Tensor) -> Tensor:
+        """A draw x ~ p(x|z) for each decoder output (N, *event), same shape, with the gradient of the path
+        where there is one."""
+
+    @abstractmethod
     def _nll(self, output: Tensor, x: Tensor) -> Tensor:
         """(N, *event) twice, of one dtype -> (N,) in nats."""
 
@@ -89,6 +94,10 @@ class GaussianLikelihood(LocatedLikelihood):
         """v, a scalar; GLF's β is 1/v."""
         return self.log_variance.exp()
 
+    def sample(self, output: Tensor) -> Tensor:
+        """a(output) + √v ε, ε ~ N(0, I)."""
+        return self.mean(output) + (0.5 * self.log_variance).exp().to(output) * torch.randn_like(output)
+
     def _nll(self, output: Tensor, x: Tensor) -> Tensor:
         residual = (x - self.mean(output)).flatten(1)
         log_variance = self.log_variance.to(x.dtype)
@@ -117,6 +126,12 @@ class LaplaceLikelihood(LocatedLikelihood):
         """b, a scalar."""
         return self.log_scale.exp()
 
+    def sample(self, output: Tensor) -> Tensor:
+        """a(output) + b ε, ε ~ Laplace(0, 1)."""
+        uniform = torch.rand_like(output) - 0.5  # in [-½, ½); its left end would be infinite
+        noise = -uniform.sign() * torch.log1p((-2 * uniform.abs()).clamp(min=-1 + 1e-7))
+        return self.mean(output) + self.log_scale.exp().to(output) * noise
+
     def _nll(self, output: Tensor, x: Tensor) -> Tensor:
         distance = (x - self.mean(output)).abs().flatten(1)
         log_scale = self.log_scale.to(x.dtype)
@@ -136,6 +151,10 @@ class BernoulliLikelihood(Likelihood):
     def mean(self, output: Tensor) -> Tensor:
         """sigmoid(output), same shape."""
         return torch.sigmoid(output)
+
+    def sample(self, output: Tensor) -> Tensor:
+        """0 or 1 in each entry, without a gradient."""
+        return torch.bernoulli(self.mean(output))
 
     def _nll(self, output: Tensor, x: Tensor) -> Tensor:
         entropies = functional.binary_cross_entropy_with_logits(output, x, reduction="none")
@@ -178,6 +197,10 @@ class PerceptualLikelihood(Likelihood):
     def mean(self, output: Tensor) -> Tensor:
         """The pixel likelihood's mean image."""
         return self.pixel.mean(output)
+
+    def sample(self, output: Tensor) -> Tensor:
+        """A draw of the pixel likelihood; the feature term has no density to draw from."""
+        return self.pixel.sample(output)
 
     def feature_distance(self, image: Tensor, x: Tensor) -> Tensor:
         """Σ_l mean|φ_l(x) - φ_l(image)|: (N, C, H, W) twice -> (N,)."""

@@ -82,7 +82,7 @@ class GaussianPosterior(Posterior):
 
     def _distribution(self, parts: list[Tensor]) -> Distribution:
         mean, raw = parts
-        return _gaussian(mean, functional.softplus(raw) + MIN_STD)
+        return gaussian(mean, functional.softplus(raw) + MIN_STD)
 
 
 class ConstantGaussianPosterior(Posterior):
@@ -103,7 +103,7 @@ class ConstantGaussianPosterior(Posterior):
         self.std = check_number("std", std, above=0)
 
     def _distribution(self, parts: list[Tensor]) -> Distribution:
-        return _gaussian(parts[0], torch.full_like(parts[0], self.std))
+        return gaussian(parts[0], torch.full_like(parts[0], self.std))
 
 
 class UnitGaussianPosterior(ConstantGaussianPosterior):
@@ -117,7 +117,8 @@ class UnitGaussianPosterior(ConstantGaussianPosterior):
         super().__init__(1.0)
 
 
-def _gaussian(mean: Tensor, std: Tensor) -> Distribution:
+def gaussian(mean: Tensor, std: Tensor) -> Distribution:
+    """N(mean, diag std²) over the event of (N, *event) twice."""
     return Independent(Normal(mean, std, validate_args=False), mean.dim() - 1, validate_args=False)
 
 

@@ -6,12 +6,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from flowprior.bijectors.weight_norm import starting_from_data
 from flowprior.errors import InputError
 from flowprior.models.autoencoder import Autoencoder, evaluating
 from flowprior.models.likelihoods import LaplaceLikelihood, Likelihood
 from flowprior.models.posteriors import Posterior, UnitGaussianPosterior
 from flowprior.networks.variational_unet import ShapeBranch
-from flowprior.networks.weight_norm import starting_from_data
 from flowprior.priors import Prior
 from flowprior.tensors import batch_shape_of, broadcast_batches, flat_rows, numel
 

@@ -14,10 +14,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from flowprior.bijectors.weight_norm import WeightNormConv2d
 from flowprior.checks import check_count, check_number, check_rows
 from flowprior.errors import InputError
 from flowprior.networks.layers import check_input, check_size
-from flowprior.networks.weight_norm import ResidualBlock, SubpixelUp, WeightNormConv2d
+from flowprior.networks.weight_norm import ResidualBlock, SubpixelUp
 
 Shape = tuple[int, int, int]
 
@@ -51,7 +52,7 @@ class UnetScales:
 
     def __post_init__(self) -> None:
         check_size(self.size)
-        check_count("blocks", self.blocks)
+        check_count("blocks", self.blocks, most=1000)
         check_count("max_filters", self.max_filters, least=check_count("filters", self.filters))
         side = check_count("bottleneck", self.bottleneck, most=self.size // 2)
         if side & (side - 1):

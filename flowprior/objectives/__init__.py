@@ -2,6 +2,7 @@
 
 from flowprior.objectives.adversarial import AdversarialAutoencoder as AdversarialAutoencoder
 from flowprior.objectives.bilevel import Bilevel as Bilevel
+from flowprior.objectives.coverage_quality import CoverageQuality as CoverageQuality
 from flowprior.objectives.elbo import ELBO as ELBO
 from flowprior.objectives.elbo import CapacityELBO as CapacityELBO
 from flowprior.objectives.factor import FactorVAE as FactorVAE

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from flowprior.checks import check_count, check_number
 from flowprior.errors import InputError
@@ -82,7 +84,11 @@ class CapacityELBO(VariationalObjective):
 
     C(step) = capacity · min(step / capacity_steps, 1) in nats per example; the absolute value is of the
     batch's mean KL. Public codes differ: dpVAE's KL is the batch's *sum*, so that its capacity of 25 is
-    shared by the whole batch; pythae takes the absolute value example by example.
+    shared by the whole batch and the KL stays above it; pythae takes the absolute value example by example.
+
+    A learned prior is no part of that penalty: below the capacity its sign would train the prior to fit the
+    codes worse. The encoder (and what the model computes of a context) sees the penalty, the prior
+    E_q[-log p(z)] with weight one, always. `strict` gives the prior the penalty too, as printed.
 
     Logged beside the terms of `VariationalObjective`: "capacity", C(step).
 
@@ -90,12 +96,13 @@ class CapacityELBO(VariationalObjective):
         model, reconstruction_weight: as for `ELBO`.
         gamma: weight of the distance from the capacity.
         capacity, capacity_steps: at the end of the schedule, and the optimizer steps until then.
+        strict: whether the prior's gradient is that of the penalty, reversed below the capacity.
 
     Raises:
         InputError: on a deterministic posterior, a weight or capacity that is negative or not finite, or a
             number of steps that is not positive.
 
-    Source: Burgess et al. 2018 (arXiv:1804.03599), Eq. 8.
+    Source: Burgess et al. 2018 (arXiv:1804.03599), Eq. 8; with a decoupled prior dpVAE, section 4.3.
     """
 
     def __init__(
@@ -104,14 +111,31 @@ class CapacityELBO(VariationalObjective):
         gamma: float = 1000.0,
         capacity: float = 25.0,
         capacity_steps: int = 100_000,
+        strict: bool = False,
         reconstruction_weight: float = 1.0,
     ) -> None:
         super().__init__(model, reconstruction_weight)
         self.gamma = check_number("gamma", gamma, least=0)
         self.capacity = check_number("capacity", capacity, least=0)
         self.capacity_steps = check_count("capacity_steps", capacity_steps)
+        learned = any(True for _ in model.prior.parameters())
+        self.one_sign = strict or not learned  # whether the penalty's own gradient is the one that is wanted
+
+    def pull(self, posterior: Distribution, z: Tensor, context: Tensor | None, step: int) -> float | Tensor:
+        """The penalty's slope in the KL: gamma above the capacity, -gamma below it."""
+        if self.one_sign:
+            return 1.0
+        with torch.no_grad():
+            kl = self.model.prior.kl(posterior, z, context).mean()
+        return self.gamma * (kl - self._at(step)).sign()
 
     def regularizer(self, seen: Pass, step: int) -> tuple[Tensor, Terms]:
-        """gamma · |KL - C(step)|."""
-        capacity = self.capacity * min(step / self.capacity_steps, 1.0)
-        return self.gamma * (seen.kl - capacity).abs(), {"capacity": seen.kl.new_tensor(capacity)}
+        """gamma · |KL - C(step)|, whose gradient in the prior is that of the KL."""
+        capacity = self._at(step)
+        penalty = self.gamma * (seen.kl - capacity).abs()
+        if not self.one_sign:
+            penalty = seen.kl + (penalty - seen.kl).detach()
+        return penalty, {"capacity": seen.kl.new_tensor(capacity)}
+
+    def _at(self, step: int) -> float:
+        return self.capacity * min(step / self.capacity_steps, 1.0)

@@ -20,20 +20,25 @@ class FactorVAE(VariationalObjective):
     0) from z̄, whose every dimension comes from another example of the batch (class 1). It acts on the
     representation z; a decoupled prior changes the KL alone (dpVAE, section 4.3).
 
-    Players, one step each a batch: "model" as in `ELBO`; then "critic" (its only group), which lowers the
-    mean cross-entropy of z and z̄, both drawn again from the encoder without gradient. It logs "loss", and
-    "accuracy" (½ when the two cannot be told apart), the model "total_correlation" beside its common terms.
+    Players: "model" as in `ELBO`; then "critic" (its only group), which lowers the mean cross-entropy of z
+    and z̄, both drawn again from the encoder without gradient. It logs "loss", and "accuracy" (½ when the two
+    cannot be told apart), the model "total_correlation" beside its common terms.
+
+    That is what the critic sees, and the regularizer is no stronger than that. The metric
+    `total_correlation` is the plug-in value; a study's table has both, and says where the critic sees less
+    than half of it. The stage's `steps` can give the critic more steps a batch.
 
     Args:
         model, reconstruction_weight: as for `ELBO`.
-        tc_weight: the γ of FactorVAE; 6.4 to 100 are in use.
+        tc_weight: the γ of FactorVAE; 6.4 to 100 are in use. dpVAE's code has 1000 beside sums over a batch
+            of 24, which is 42 an example.
         critic: makes the critic of `features`, the entries of a latent: (N, features) -> two logits (N, 2).
 
     Raises:
         InputError: on a deterministic posterior, or a weight that is negative or not finite.
 
-    Source: Kim & Mnih 2018 (arXiv:1802.05983), Eq. 2 and 3, Algorithms 1 and 2. The public codes' Adam for
-    the critic: 1e-4, betas (0.5, 0.9).
+    Source: Kim & Mnih 2018 (arXiv:1802.05983), Eq. 2 and 3, Algorithms 1 and 2. Adam of the critic: 1e-4 and
+    betas (0.5, 0.9) there; (0.9, 0.999) and the same for the model in dpVAE's code for MNIST.
     """
 
     players = ("model", "critic")

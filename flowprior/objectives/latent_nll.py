@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from flowprior.objectives.objective import Batch, Objective, context_of, entry
 from flowprior.priors import Prior
+from flowprior.priors.guidance import drop_context
 
 
 class LatentNLL(Objective):
@@ -12,6 +13,8 @@ class LatentNLL(Objective):
 
     Where the batch has an "std", z is drawn from N(z, std²): with codes of Gaussian posteriors that is
     E_q(z)[-log p(z)] over the aggregate posterior, which a VAE's prior is to match (Hoffman & Johnson 2016).
+
+    A conditional prior with `context_dropout` sees, while it trains, that share of rows without a context.
 
     For a prior with a bound instead of a density (`VariationalPrior`), -log p(z) is that of the bound.
 
@@ -36,5 +39,8 @@ class LatentNLL(Objective):
         z = entry(batch, "z")
         if "std" in batch:
             z = torch.addcmul(z, batch["std"], torch.randn_like(z))
-        nll = -self.prior.log_bound(z, context_of(self.prior, batch)).mean()
+        context = context_of(self.prior, batch)
+        if context is not None and self.training and self.prior.context_dropout:
+            context = drop_context(context, self.prior.context_dropout)
+        nll = -self.prior.log_bound(z, context).mean()
         return {"loss": nll, "nll": nll.detach()}

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from flowprior.checks import check_number
+from flowprior.errors import InputError
 from flowprior.models.autoencoder import Autoencoder
 from flowprior.objectives.mmd import Kernel, check_kernel, mmd
 from flowprior.objectives.objective import (
@@ -23,6 +25,10 @@ from flowprior.objectives.schedules import Beta, LinearAnnealing
 class MomentMatching(ModelObjective):
     """loss = reconstruction_weight · E[-log p(x|z)] + weight · MMD²(q(z), p(z)), β of it for the encoder.
 
+    With `root` it is MMD itself, as Li et al. train it (section 3.3): the gradient does not fade as the laws
+    come together. They train the autoencoder first and then the prior alone, which two stages do, the one
+    with the prior frozen, the other with the autoencoder.
+
     The batch's z ~ q(z|x) are compared with as many draws of the prior (at the batch's contexts, if it is
     conditional), which learns from all of the discrepancy's gradient; the encoder, and a network for the
     context, get the part β of it. β = 0 is GMMN + autoencoder, an unregularized autoencoder whose codes an
@@ -31,7 +37,8 @@ class MomentMatching(ModelObjective):
 
     Codes that nothing regularizes have a scale of their own: distances are in units of the root mean squared
     distance between two codes of the batch (without gradient), and the kernel is the mean of those of widths
-    `scale`. A batch should be large, as the discrepancy is estimated from it.
+    `scale`. A batch should be large, as the discrepancy is estimated from it; in one of a single row, such as
+    the last of a validation, the unit is the distance to the draw, and the estimate the biased one.
 
     Logged: "loss", "reconstruction", "mmd" (squared, before the weight), if annealed "beta".
     Groups: "autoencoder", "prior" (if it has parameters).
@@ -40,6 +47,7 @@ class MomentMatching(ModelObjective):
         model: with any posterior, and a prior that draws with gradient, such as `ImplicitPrior`.
         beta: β in [0, 1], or a `LinearAnnealing`.
         weight, reconstruction_weight: of the discrepancy and of the reconstruction term.
+        root: whether the square root of MMD² is minimized.
         kernel, scale, unbiased, block: as for `mmd`, but in the units above.
 
     Raises:
@@ -56,6 +64,7 @@ class MomentMatching(ModelObjective):
         scale: float | Sequence[float] = (0.125, 0.25, 0.5, 1.0, 2.0),
         unbiased: bool = False,
         block: int | None = None,
+        root: bool = False,
         reconstruction_weight: float = 1.0,
     ) -> None:
         super().__init__(model, reconstruction_weight)
@@ -63,6 +72,9 @@ class MomentMatching(ModelObjective):
         check_kernel(kernel, scale, block)
         self.beta, self.weight = Beta(beta), check_number("weight", weight, least=0)
         self.kernel, self.scale, self.unbiased, self.block = kernel, scale, unbiased, block
+        if root and unbiased:
+            raise InputError("`root` (=True) needs an MMD² that cannot be negative: take `unbiased` = False.")
+        self.root = root
 
     def losses(self, player: str, batch: Batch, step: int) -> dict[str, Tensor]:
         """The loss and its terms, from `batch["x"]` and, if conditional, `batch["context"]`."""
@@ -73,12 +85,15 @@ class MomentMatching(ModelObjective):
         seen = model.prior_context(condition)
         z = model.encode(x, context).rsample()  # (N, *event)
         drawn = draw_like(z, model.prior, None if seen is None else scale_gradient(seen, beta))
-        unit = typical_distance(z.detach())
+        alone = len(z) == 1  # with nothing to be a distance from but the draw, nor another row to pair with
+        unit = typical_distance(torch.cat((z, drawn)).detach() if alone else z.detach())
         codes, drawn = scale_gradient(z, beta) / unit, drawn / unit
-        squared = mmd(codes, drawn, self.kernel, scale=self.scale, unbiased=self.unbiased, block=self.block)
+        unbiased = self.unbiased and not alone
+        squared = mmd(codes, drawn, self.kernel, scale=self.scale, unbiased=unbiased, block=self.block)
         reconstruction = model.likelihood.nll(model.conditioned_output(z, condition), x).mean()
         terms = {"reconstruction": reconstruction, "mmd": squared} | self.beta.logged(step, squared)
-        return with_logs(self.reconstruction_weight * reconstruction + self.weight * squared, terms)
+        discrepancy = squared.clamp(min=1e-12).sqrt() if self.root else squared
+        return with_logs(self.reconstruction_weight * reconstruction + self.weight * discrepancy, terms)
 
 
 def typical_distance(z: Tensor) -> Tensor:

@@ -56,6 +56,11 @@ class ModelObjective(Objective):
 
     def __init__(self, model: Autoencoder, reconstruction_weight: float = 1.0) -> None:
         super().__init__()
+        if not model.single_latent:
+            raise InputError(
+                f"`model` (a {type(model).__name__}) infers its latents in a way of its own, which "
+                f"{type(self).__name__} does not know: train it with CoverageQuality(quality=0)."
+            )
         self.model = model
         self.reconstruction_weight = check_number("reconstruction_weight", reconstruction_weight, least=0)
 

@@ -4,6 +4,7 @@ from flowprior.priors.decoupled import DecoupledPrior
 from flowprior.priors.embedded import EmbeddedPrior
 from flowprior.priors.flow import FlowPrior
 from flowprior.priors.gaussian import GaussianPrior
+from flowprior.priors.guidance import denoise
 from flowprior.priors.hierarchical import HierarchicalPrior
 from flowprior.priors.implicit import ImplicitPrior
 from flowprior.priors.invertible import InvertiblePrior
@@ -26,4 +27,5 @@ __all__ = [
     "StandardNormal",
     "VampPrior",
     "VariationalPrior",
+    "denoise",
 ]

@@ -33,7 +33,7 @@ class DecoupledPrior(HeldPrior):
         if not isinstance(prior, InvertiblePrior):
             name = type(prior).__name__
             raise InputError(f"`prior` (a {name}) must be invertible, with `to_base`, such as a FlowPrior.")
-        super().__init__(prior.event_shape, prior.context_features)
+        super().__init__(prior.event_shape, prior.context_features, prior.classes)
         self.hold(prior)
 
     def representation(self, z0: Tensor, context: Tensor | None = None) -> Tensor:
@@ -78,15 +78,14 @@ class DecoupledPrior(HeldPrior):
         """The curve LS(τ) of `metrics.leakage` from `samples` draws of the aggregate posterior.
 
         Args:
-            thresholds: τ, nats of log p(z).
+            thresholds: τ, nats of log p0(g(z)), such as `normal_thresholds`.
             as_printed: divide by the base density at g(z), as Eq. 6 prints, and not by p(z).
 
         Raises:
             InputError: if the prior is conditional, or a density is not finite at a draw.
         """
         z = self._own(aggregate.sample(samples))
-        base = self.log_base(z) if as_printed else None
-        return leakage(aggregate.log_prob(z), self.log_prob(z), thresholds, base)
+        return leakage(aggregate.log_prob(z), self.log_prob(z), thresholds, self.log_base(z), as_printed)
 
     def traverse(self, z: Tensor, coordinates: Sequence[int], values: Tensor) -> Tensor:
         """z where each of `coordinates` of z0 = g(z) in turn takes each of `values`: (C, V, N, *event).

@@ -50,6 +50,7 @@ class EmbeddedPrior(HeldPrior):
         super().__init__(prior.event_shape, context_features)
         self.embedding = embedding
         self.hold(prior)
+        self.context_dropout = 0.0  # a row of NaN would spoil the gradient of the network
 
     def arguments(self) -> dict[str, Any]:
         name = type(self.embedding).__name__  # it is code, of which only the name is stored
@@ -57,7 +58,7 @@ class EmbeddedPrior(HeldPrior):
 
     def _seen(self, context: Tensor) -> Tensor:
         # once a context, whatever the number of draws or terms that see it
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or torch.compiler.is_exporting():
             return self.prior._seen(self._embedded(context))
         return self.prior._seen(torch.cat([self._embedded(rows) for rows in context.split(ROWS)]))
 

@@ -7,18 +7,21 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from flowprior.bijectors import Bijector, Recipe, Whitening, as_bijector, as_recipe, build_bijector
 from flowprior.bijectors.chain import Chain
+from flowprior.bijectors.transformer import Transformer
+from flowprior.checks import check_number
 from flowprior.errors import InputError
 from flowprior.priors.base_mean import LinearMean, MapMean
 from flowprior.priors.context_scale import ContextScale
+from flowprior.priors.guidance import NO_LABEL, shape_with_presence, with_presence, without_presence
 from flowprior.priors.invertible import BasedPrior
 from flowprior.priors.mixture import MixturePrior
 from flowprior.priors.prior import Prior
 from flowprior.priors.standard_normal import StandardNormal
-from flowprior.tensors import without_autocast
+from flowprior.tensors import as_context_shape, without_autocast
 
 Standardize = Literal["auto", "full", "diagonal"]
 Mode = Literal["full", "diagonal"]
@@ -35,12 +38,15 @@ class FlowPrior(BasedPrior):
 
     Args:
         features: the event shape, an int or a tuple such as `(4, 8, 8)`.
-        recipe: "glf", "actnorm", "masked", "spline", "spatial" (for maps (C, h, w)), a `Recipe` of your own,
-            or a mapping of its fields.
-        transforms, hidden_features: the number of coupling layers and the widths of a conditioner's hidden
-            layers; None for the recipe's own.
-        context_features: the width of the context, which every coupling and the base mean see, or the shape
-            (K, H, W) of context maps, which are flat rows to all but spatial couplings; None without.
+        recipe: "glf", "actnorm", "masked", "spline", "spatial" (for maps (C, h, w)), "transformer" or "jet"
+            (for sequences (T, C) and maps), a `Recipe` of your own, or a mapping of its fields.
+        transforms, hidden_features: the number of coupling layers (of a transformer, blocks) and the widths
+            of a conditioner's hidden layers; None for the recipe's own.
+        context_features: the width of the context, which every coupling and the base mean see (of
+            "transformer", the block beside z0), or the shape (K, H, W) of context maps or (S, K) of
+            sequences, flat rows to all but spatial couplings (maps) and flows over tokens; None without.
+        classes: the number of classes instead, where a context is integer labels (*batch,): couplings and
+            base mean see them one-hot, so that their first layers hold an embedding of each class.
         backend: "nflows" or "pyro".
         bijector: your own transform instead of a recipe: a Bijector, an nflows Transform, a torch or Pyro
             Transform or a list of these.
@@ -49,9 +55,13 @@ class FlowPrior(BasedPrior):
             can swamp them where deep couplings (64 and more, scales near their limit) stretch far
             (benchmarks/results/reversible.json). Inside torch.compile the compiler decides what is kept.
         base: "normal" for N(0, I), "mixture" for a `MixturePrior`, or an unconditional prior of that shape.
+        context_dropout: the share of contexts that `fit` and the prior's own stage leave out in training, so
+            that the prior learns p(z) as well, for `sample(..., guidance=w)`; a row of NaN, or the label -1,
+            then is none.
         standardize: how `initialize` standardizes latents: "full" whitens (zero mean, identity covariance;
             D x D numbers), "diagonal" scales each feature, None leaves z as it is. "auto" is "diagonal" in a
-            spatial flow, whose maps a full whitening would mix, and "full" in any other.
+            spatial flow, whose maps a full whitening would mix, and "full" in any other; over tokens in their
+            order, with shrunk correlations.
 
     Raises:
         InputError: if an argument is not one of these, or a recipe is asked for beside a `bijector`.
@@ -72,13 +82,26 @@ class FlowPrior(BasedPrior):
         transforms: int | None = None,
         hidden_features: Sequence[int] | None = None,
         context_features: int | Sequence[int] | None = None,
+        classes: int | None = None,
         backend: str = "nflows",
         bijector: object = None,
         reversible: bool = False,
         base: str | Prior = "normal",
+        context_dropout: float = 0.0,
         standardize: Standardize | None = "auto",
     ) -> None:
-        super().__init__(features, context_features)
+        super().__init__(features, context_features, classes)
+        self.context_dropout = check_number("context_dropout", context_dropout, least=0, below=1)
+        given = as_context_shape(context_features if self.classes is None else self.classes)
+        shape = given  # of what couplings and the base mean see
+        if context_dropout:
+            if shape is None:
+                raise InputError(
+                    f"`context_dropout` (={context_dropout}) needs a context to leave out: give "
+                    "`context_features` or `classes`."
+                )
+            shape, self.least_label = shape_with_presence(shape), NO_LABEL
+        seen = None if shape is None else shape[0] if len(shape) == 1 else tuple(shape)
         self.whitening: Whitening | None = None
         if bijector is None:
             self.bijector: Bijector = build_bijector(
@@ -86,7 +109,7 @@ class FlowPrior(BasedPrior):
                 as_recipe(recipe),
                 transforms=transforms,
                 hidden_features=hidden_features,
-                context_features=context_features,
+                context_features=seen,
                 backend=backend,
                 reversible=reversible,
             )
@@ -96,25 +119,26 @@ class FlowPrior(BasedPrior):
                     "`bijector` was given together with `recipe`, `transforms`, `hidden_features` or "
                     "`reversible`, which describe another one: leave those out, or leave out `bijector`."
                 )
-            self.bijector = as_bijector(bijector, self.event_shape, self.context_features)
+            self.bijector = as_bijector(bijector, self.event_shape, seen)
         self._arguments = {
             "recipe": dict(recipe) if isinstance(recipe, Mapping) else recipe,
             "transforms": transforms,
             "hidden_features": None if hidden_features is None else tuple(hidden_features),
             "backend": backend,
             "reversible": reversible,
+            "context_dropout": self.context_dropout,
             "bijector": None if bijector is None else type(bijector).__name__,
         }
         self.base = _as_base(base, self.event_shape)
         self.has_density, self.has_rsample = self.base.has_density, self.base.has_rsample
         self.base_mean: LinearMean | MapMean | None = None
-        self.context_scale = None if self.context_shape is None else ContextScale(self.context_shape)
+        self.context_scale = None if given is None else ContextScale(given)
         spatial = bijector is None and as_recipe(recipe).coupling == "spatial"
         self._own_mode: Mode = "diagonal" if spatial else "full"
         self.standardize_by(standardize)
-        if self.context_shape is not None:
-            kind = MapMean if spatial and len(self.context_shape) == 3 else LinearMean
-            self.base_mean = kind(self.context_shape, self.event_shape)
+        if shape is not None and not isinstance(self.bijector, Transformer):
+            kind = MapMean if spatial and len(shape) == 3 else LinearMean
+            self.base_mean = kind(shape, self.event_shape)
         own = next((value for value in self.bijector.parameters() if value.is_floating_point()), None)
         if own is not None:  # a user's transform may be in float64 or on a GPU already
             self.follow(own.device, own.dtype)
@@ -125,6 +149,7 @@ class FlowPrior(BasedPrior):
             **self._arguments,
             "recipe": asdict(recipe) if isinstance(recipe, Recipe) else recipe,
             "context_features": self.context_features,
+            "classes": self.classes,
             "base": self.base,
             "standardize": self.standardize,
         }
@@ -163,7 +188,7 @@ class FlowPrior(BasedPrior):
         self.standardize: Mode | None = self._own_mode if mode == "auto" else mode
         self.whitening = None
         if self.standardize is not None:
-            self.whitening = Whitening(self.event_shape, self.standardize)
+            self.whitening = Whitening(self.event_shape, self.standardize, self.bijector.tokens)
             self.whitening.follow(self.device, self.dtype)
 
     def _initialize(
@@ -182,7 +207,9 @@ class FlowPrior(BasedPrior):
                 f"({self.standardize!r}): build it with FlowPrior(..., standardize={chosen!r})."
             )
         if anew and self.context_scale is not None and context is not None:
-            context = self.context_scale.fit(context)
+            scaled = without_presence(context) if self.context_dropout else context
+            context = self.context_scale.fit(scaled)
+            context = with_presence(context) if self.context_dropout else context
         if self.whitening is not None:
             self.whitening.reset()
             if chosen is not None:
@@ -197,6 +224,8 @@ class FlowPrior(BasedPrior):
         if self.base_mean is not None and context is not None:
             z0, _ = self.bijector._to_base(latents, seen)
             self.base_mean.start(context, z0)
+        if self.base.is_standard_normal:  # it has no start, and a pass through the flow costs
+            return
         z0, _ = self._flow_to_base(latents, context)
         if anew and isinstance(self.base, MixturePrior):
             self.base._initialize(z0, None, seed, other=given)
@@ -205,16 +234,11 @@ class FlowPrior(BasedPrior):
 
     def _make_couplings_idle(self, latents: Tensor, seen: Tensor | None, standardized: bool) -> None:
         """Make a recipe's flow the identity; a constant scale that is left goes to the whitening."""
-        if not isinstance(self.bijector, Chain):
-            return
         self.bijector.reset(started=standardized)
-        if self.whitening is not None and standardized:
+        if isinstance(self.bijector, Chain) and self.whitening is not None and standardized:
             row = torch.ones_like(latents[:1])
             scales, _ = self.bijector._from_base(row, None if seen is None else seen[:1])
             self.whitening.divide(scales.flatten())
-
-    def _seen(self, context: Tensor) -> Tensor:
-        return context if self.context_scale is None else self.context_scale(context)
 
     def _to_base(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         if self.whitening is None or self.whitening.is_idle():
@@ -238,6 +262,28 @@ class FlowPrior(BasedPrior):
         z, scale = self.whitening._from_base(z, None)
         return z, logabsdet + scale
 
+    def _seen(self, context: Tensor) -> Tensor:
+        if self.classes is not None:
+            labels = context.long()
+            context = nn.functional.one_hot(labels.clamp(min=0), self.classes).to(self.dtype)
+            context = context.masked_fill((labels < 0).unsqueeze(-1), torch.nan)
+        scaled = context if self.context_scale is None else self.context_scale(context)
+        return with_presence(scaled) if self.context_dropout else scaled
+
+    def _draw_guided(
+        self,
+        count: int,
+        context: Tensor,
+        temperature: float,
+        weight: float,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        if not isinstance(self.bijector, Transformer) or not self.base.is_standard_normal:
+            return super()._draw_guided(count, context, temperature, weight, generator)
+        z0 = self.base._drawn(count, None, temperature, generator)
+        z = self.bijector.guided_from_base(z0, context, torch.zeros_like(context), weight)
+        return z if self.whitening is None else self.whitening._from_base(z, None)[0]
+
     def _bijector_context(self, context: Tensor | None) -> Tensor | None:
         """Context maps, flattened for a user's own bijector over vectors."""
         flat = context is not None and len(self.bijector.context_shape or ()) == 1
@@ -257,9 +303,9 @@ class FlowPrior(BasedPrior):
                 state_dict[f"{home}fitted"] = torch.tensor(True)
             elif self._is_unfitted() and any(name.startswith(f"{prefix}bijector.") for name in state_dict):
                 state_dict |= {f"{home}{name}": value for name, value in self.whitening.identity().items()}
-        if self.context_shape is not None:  # earlier versions had no scale
+        if self.context_scale is not None:  # earlier versions had no scale
             with torch.device("cpu"):
-                idle = ContextScale(self.context_shape).state_dict(prefix=f"{prefix}context_scale.")
+                idle = ContextScale(self.context_scale.shape).state_dict(prefix=f"{prefix}context_scale.")
             state_dict |= {name: value for name, value in idle.items() if name not in state_dict}
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
@@ -281,7 +327,7 @@ def _as_base(base: str | Prior, event_shape: torch.Size) -> Prior:
         raise InputError(
             f"`base` (={base!r}) must be 'normal', 'mixture' or a prior such as MixturePrior(64)."
         )
-    if base.event_shape != event_shape or base.context_features is not None:
+    if base.event_shape != event_shape or base.context_shape is not None:
         raise InputError(
             f"`base` has event shape {tuple(base.event_shape)} and `context_features` "
             f"{base.context_features} but must be unconditional with event shape {tuple(event_shape)}: build "

@@ -95,15 +95,15 @@ class GaussianPrior(BasedPrior):
         return layers
 
     def _to_base(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        return z - self._mean(z, context), z.new_zeros(len(z))
+        return z - self._mean(z, context), z.new_zeros(z.shape[0])
 
     def _from_base(self, z0: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         if self.groups == 1:
-            return z0 + self._mean(z0, context), z0.new_zeros(len(z0))
+            return z0 + self._mean(z0, context), z0.new_zeros(z0.shape[0])
         seen, parts = self._context(context), list[Tensor]()
         for mean, own in zip(self.means, apart(z0), strict=True):
             parts.append(own + mean(torch.cat((seen, *parts), 1)))
-        return together(parts), z0.new_zeros(len(z0))
+        return together(parts), z0.new_zeros(z0.shape[0])
 
     def _conditional_kl(self, q: Normal, z: Tensor, context: Tensor | None) -> Tensor | None:
         return normal_kl(q.loc - self._mean(z, context), q.scale, len(self.event_shape))

@@ -31,8 +31,14 @@ class BasedPrior(InvertiblePrior):
         """Whether z0 ~ N(0, I): False on a mixture or another prior as the base."""
         return self.base.is_standard_normal
 
-    def _draw(self, count: int, context: Tensor | None, temperature: float = 1.0) -> Tensor:
-        return self._from_base(self.base._draw(count, None, temperature), context)[0]
+    def _draw(
+        self,
+        count: int,
+        context: Tensor | None,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        return self._from_base(self.base._drawn(count, None, temperature, generator), context)[0]
 
     def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
         z0, logabsdet = self._to_base(z, context)
@@ -56,6 +62,7 @@ class HeldPrior(InvertiblePrior):
         """Take `prior` in, with what it can do, its device and its dtype."""
         self.prior = prior
         self.has_density, self.has_rsample = prior.has_density, prior.has_rsample
+        self.context_dropout = prior.context_dropout
         self.follow(prior.device, prior.dtype)
 
     @property
@@ -72,6 +79,7 @@ class HeldPrior(InvertiblePrior):
 
     _seen = _forwarded("_seen")
     _draw = _forwarded("_draw")
+    _draw_guided = _forwarded("_draw_guided")
     _log_prob = _forwarded("_log_prob")
     _to_base = _forwarded("_to_base")
     _from_base = _forwarded("_from_base")

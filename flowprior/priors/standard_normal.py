@@ -32,18 +32,24 @@ class StandardNormal(InvertiblePrior):
     def __init__(self, features: int | Sequence[int]) -> None:
         super().__init__(features)
 
-    def _draw(self, count: int, context: Tensor | None, temperature: float = 1.0) -> Tensor:
-        return temperature * torch.randn(count, *self.event_shape, device=self.device, dtype=self.dtype)
+    def _draw(
+        self,
+        count: int,
+        context: Tensor | None,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        return temperature * self._noise(count, *self.event_shape, generator=generator)
 
     def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
         squares = sum_event(z.square(), len(self.event_shape))
         return torch.rsub(squares, -0.5 * math.log(2 * math.pi) * self.event_shape.numel(), alpha=0.5)
 
     def _to_base(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        return z, z.new_zeros(len(z))
+        return z, z.new_zeros(z.shape[0])
 
     def _from_base(self, z0: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        return z0, z0.new_zeros(len(z0))
+        return z0, z0.new_zeros(z0.shape[0])
 
     def _exact_kl(self, q: Distribution) -> Tensor | None:
         if isinstance(q, MultivariateNormal):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from flowprior.checks import check_count, check_one_of
+from flowprior.compiler import compile_options
 from flowprior.errors import InputError
 from flowprior.training.shards import shard
 
@@ -74,6 +75,11 @@ def _join_again(device: torch.device, local: int, total: int) -> None:
     torch.distributed.init_process_group(backend, store=store, rank=int(os.environ["RANK"]), world_size=total)
 
 
+def is_first_process() -> bool:
+    """Whether this process writes for all that share a run: known before Fabric is started."""
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
+
+
 def is_sharded(fabric: Any) -> bool:
     """Whether the strategy shards parameters."""
     from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
@@ -81,8 +87,11 @@ def is_sharded(fabric: Any) -> bool:
     return isinstance(fabric.strategy, ModelParallelStrategy)
 
 
-def check_engine(device: str, precision: str, strategy: Strategy, sync: bool = False) -> torch.device:
-    """The device that is meant; an InputError if it is not here or cannot do the rest (`sync` batch norm)."""
+def check_engine(
+    device: str, precision: str, strategy: Strategy, sync: bool = False, compiled: bool = False
+) -> torch.device:
+    """The device that is meant; an InputError if it is not here or cannot do the rest: `sync` batch norm,
+    or steps that are `compiled`."""
     check_one_of("precision", precision, PRECISIONS)
     check_one_of("strategy", strategy, get_args(Strategy))
     resolved = resolve_device(device)
@@ -92,6 +101,8 @@ def check_engine(device: str, precision: str, strategy: Strategy, sync: bool = F
         raise InputError(f"`strategy` (='fsdp') has no precision {precision!r}: take {' or '.join(SHARDED)}.")
     if sync and resolved.type != "cuda":
         raise InputError("`sync_batch_norm` (=True) needs CUDA GPUs: leave it out for statistics by process.")
+    if compiled:
+        compile_options(resolved)
     return resolved
 
 
@@ -109,7 +120,7 @@ def resolve_device(device: str) -> torch.device:
         expected = "'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'"
         raise InputError(f"`device` (={device!r}) must be {expected}.") from None
     cuda = torch.cuda.is_available() and (resolved.index or 0) < torch.cuda.device_count()
-    available = {"cpu": True, "cuda": cuda, "mps": torch.backends.mps.is_available()}
+    available = {"cpu": not resolved.index, "cuda": cuda, "mps": torch.backends.mps.is_available()}
     if not available.get(resolved.type):
         raise InputError(f"`device` (={device!r}) is not available here: take 'cpu' or 'auto'.")
     return resolved

@@ -92,6 +92,7 @@ def train_prior(
     standardize: Standardize | None = "auto",
     seed: int = 0,
     device: str = "auto",
+    compile: bool = False,
     progress: bool = True,
     start: Any = None,
     stop_after: int | None = None,
@@ -125,9 +126,9 @@ def train_prior(
     steps = None if stop_after is None else stop_after * _steps(tensors, batch_size)
     home = prior.device
     precision = "64-true" if prior.dtype == torch.float64 else "32-true"
-    options: dict[str, Any] = {"device": device, "precision": precision, "progress": progress}
+    options: dict[str, Any] = {"device": device, "precision": precision, "compile": compile}
     try:
-        result = train([stage], seed=seed, max_steps=steps, **options)
+        result = train([stage], seed=seed, max_steps=steps, progress=progress, **options)
     finally:
         prior.to(home)
     history, best = result.history, result.best_epoch

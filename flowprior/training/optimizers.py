@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -12,13 +12,18 @@ from flowprior.checks import check_count, check_number, check_one_of
 from flowprior.errors import InputError
 
 RateSchedule = Literal["constant", "cosine", "linear", "one_cycle", "halving"]
-OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+OPTIMIZERS: dict[str, Any] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "adamax": torch.optim.Adamax,
+}
+FUSED = ("adam", "adamw")  # what torch has a fused kernel of
 ADAM = ("lr", "betas", "eps", "weight_decay")  # what torch's optimizers take
 
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """Adam for one group of parameters, and how its learning rate moves during a stage.
+    """Adam or a kin of it for one group of parameters, and how its learning rate moves during a stage.
 
     The schedules, for step t of T:
       - "constant": lr.
@@ -31,7 +36,7 @@ class OptimizerSettings:
     Args:
         lr: the (peak) learning rate.
         betas, eps: Adam's.
-        weight_decay: decoupled for kind="adamw", an L2 term in the gradient for "adam".
+        weight_decay: decoupled for kind="adamw", an L2 term in the gradient for the others.
         halve_every: epochs between halvings.
         linear_after: the share of the steps after which "linear" falls; 0.01 for the Variational U-net.
         warmup: steps in which the rate rises linearly from 0 to what the schedule says.
@@ -48,7 +53,7 @@ class OptimizerSettings:
     halve_every: int | None = None
     linear_after: float = 0.0
     warmup: int = 0
-    kind: Literal["adam", "adamw"] = "adam"
+    kind: Literal["adam", "adamw", "adamax"] = "adam"
 
     def __post_init__(self) -> None:
         check_number("lr", self.lr, above=0)
@@ -109,7 +114,8 @@ def build_optimizer(
     """
     kinds = {settings[name].kind for name in groups}
     if len(kinds) > 1:
-        raise InputError("`kind` differs between the groups of one player: take 'adam' or 'adamw' for all.")
+        raise InputError("`kind` differs between the groups of one player: take one for all, such as 'adam'.")
     options = {name: {key: getattr(settings[name], key) for key in ADAM} for name in groups}
     described = [{"params": own, "name": name, **options[name]} for name, own in groups.items()]
-    return OPTIMIZERS[kinds.pop()](described, fused=fused)
+    kind = kinds.pop()
+    return OPTIMIZERS[kind](described, **({"fused": fused} if kind in FUSED else {}))

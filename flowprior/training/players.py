@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from flowprior.errors import InputError
 from flowprior.objectives import Objective
 from flowprior.training.engine import copy_from_first_process, is_sharded
-from flowprior.training.optimizers import build_optimizer
+from flowprior.training.optimizers import FUSED, build_optimizer
 from flowprior.training.shards import sharded_as, whole
 from flowprior.training.stages import Stage
 
@@ -33,6 +33,7 @@ class Player:
         settings = {group: stage.settings(group) for group in groups}
         self.parameters, self.settings = list(chain(*groups.values())), settings.values()
         self.optimizer = fabric.setup_optimizers(build_optimizer(groups, settings, fused))
+        self.skips = all(each.kind in FUSED for each in self.settings)  # a step that the device finds bad
 
     def losses(self, batch: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
         """The player's named losses of a batch, in the run's precision, through the hooks of the strategy."""

@@ -1,8 +1,9 @@
 """A stage under way: its data, players, averaged and best weights, and what one step does."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
+from itertools import chain, repeat
 from typing import Any, NoReturn
 
 import torch
@@ -12,6 +13,7 @@ from flowprior.data.batches import Batches
 from flowprior.errors import InputError, RunError
 from flowprior.training.averages import Meter, WeightAverage
 from flowprior.training.checkpoint import part
+from flowprior.training.compiled import CompiledCall
 from flowprior.training.engine import copy_from_first_process, is_sharded, own_random_state
 from flowprior.training.finite import find_fault
 from flowprior.training.players import Player, build_players
@@ -23,15 +25,16 @@ class StageRun:
     """A stage, prepared on this process: its data is fetched here.
 
     `meter` is where the steps note their terms; `seed` is the run's. Only a stage that is `fresh`, not
-    resumed, has `stage.initialize` called.
+    resumed, has `stage.initialize` called. Steps may be `compiled`; validation is eager in any case.
     """
 
-    def __init__(self, stage: Stage, fabric: Any, seed: int, meter: Meter, fresh: bool) -> None:
+    def __init__(
+        self, stage: Stage, fabric: Any, seed: int, meter: Meter, fresh: bool, compiled: bool = False
+    ) -> None:
         self.stage, self.objective, self.meter = stage, stage.objective, meter
         self.fabric, self.seed = fabric, seed
         self.precision = fabric.strategy.precision
         self.scaled = self.precision.precision == "16-mixed"  # then overflowing gradients are expected
-        self.eager = reading_is_free(fabric.device)  # then each step is looked at before it is taken
         if stage.batch_size % fabric.world_size:
             given = f"`batch_size` (={stage.batch_size}) of stage {stage.name!r}"
             raise InputError(
@@ -46,8 +49,11 @@ class StageRun:
         self.wanted_gradients = {p: p.requires_grad for p in self.objective.parameters()}
         if fresh and stage.initialize is not None:
             stage.initialize(self.batches.tensors)
+        self.forward = CompiledCall(self.objective, fabric.device) if compiled else nullcontext()
         self.shards = Shards(self.objective, active=is_sharded(fabric))
         self.players = build_players(stage, fabric, fused=not self.scaled)
+        skips = all(player.skips for player in self.players)
+        self.eager = reading_is_free(fabric.device) or not skips  # then each is looked at first
         trained = {id(parameter) for player in self.players for parameter in player.parameters}
         self.parameters = {n: p for n, p in self.objective.named_parameters() if id(p) in trained}
         self.average = WeightAverage(self.parameters, stage.ema)
@@ -89,8 +95,8 @@ class StageRun:
                 player.optimizer.optimizer.state.pop(self.parameters[name], None)
 
     def step(self, batch: Mapping[str, Tensor], step: int, stage_step: int) -> None:
-        """One step of every player, in order."""
-        for player in self.players:
+        """The steps of every player, in order."""
+        for player in chain.from_iterable(repeat(p, self.stage.steps.get(p.name, 1)) for p in self.players):
             with player.learning():
                 self._take_gradients(player, batch, step)
             if self.stage.clip is not None:
@@ -104,7 +110,8 @@ class StageRun:
     def _take_gradients(self, player: Player, batch: Mapping[str, Tensor], step: int) -> None:
         """The player's terms and gradients, looked at where that costs nothing."""
         random = torch.get_rng_state() if self.eager else None
-        terms = player.losses(batch, step)
+        with self.forward:
+            terms = player.losses(batch, step)
         player.optimizer.zero_grad()
         self.fabric.backward(terms["loss"])
         if not self.scaled:
@@ -131,7 +138,9 @@ class StageRun:
         for player in self.players:
             losses = torch.stack(self.meter.pending[player.term("loss")])
             bad = (~losses.isfinite()).nonzero()
-            ago = max(len(losses) - int(bad[0]) if len(bad) else 0, int(self._bad_steps.item()))
+            takes = {each.name: self.stage.steps.get(each.name, 1) for each in self.players}
+            since = len(losses) - int(bad[0]) if len(bad) else 0
+            ago = max(-(-since // takes[player.name]), -(-int(self._bad_steps.item()) // sum(takes.values())))
             if ago:
                 repeated = next(iter(self.batches.epoch(epoch, start=batch - ago)))
                 self._stop(player, repeated, step - ago, None)
@@ -211,10 +220,15 @@ class StageRun:
         return tensors
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        self.average.load_state(part(tensors, "ema."))
-        self.best = {name: value.to(self.fabric.device) for name, value in part(tensors, "best.").items()}
-        for player in self.players:
-            player.load_state(part(tensors, f"optimizer.{player.name}."))
+        """Continue from what `state` gave; an InputError if it is not of such a stage."""
+        try:
+            self.average.load_state(part(tensors, "ema."))
+            self.best = {name: value.to(self.fabric.device) for name, value in part(tensors, "best.").items()}
+            for player in self.players:
+                player.load_state(part(tensors, f"optimizer.{player.name}."))
+        except (KeyError, IndexError, ValueError, RuntimeError) as error:
+            unfit = f"The checkpoint does not fit stage {self.stage.name!r} ({type(error).__name__}: {error})"
+            raise InputError(f"{unfit}: resume with the settings of the run.") from error
 
 
 def reading_is_free(device: torch.device) -> bool:

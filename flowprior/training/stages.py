@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from flowprior.checks import check_count, check_number
+from flowprior.checks import check_count, check_known, check_number
 from flowprior.errors import InputError
 from flowprior.models import Autoencoder
 from flowprior.models.autoencoder import evaluating
@@ -50,6 +50,7 @@ class Stage:
         keep_best: at the end of the stage, give the model the weights with the best validation loss.
         judge_start: validate the start as well, so that the best weights are never worse than those.
         initialize: called once when the stage begins, with the training data (the held-out part left out).
+        steps: of each player on a batch, one after the other; 1 for those that are not named.
         at_epoch: what is called so when an epoch begins, by the number of finished ones. The moving averages
             and the optimizer's moments of the parameters that it changes start again.
     """
@@ -67,11 +68,15 @@ class Stage:
     patience: int | None = None
     keep_best: bool = True
     initialize: Callable[[Tensors], None] | None = None
+    steps: Mapping[str, int] = field(default_factory=dict)
     at_epoch: Mapping[int, Callable[[Tensors], None]] = field(default_factory=dict)
     judge_start: bool = False
 
     def __post_init__(self) -> None:
         check_count("epochs", self.epochs, least=0)
+        for player, count in self.steps.items():
+            check_known(f"player in `steps` of stage {self.name!r}", player, self.objective.players)
+            check_count("steps", count)
         check_count("batch_size", self.batch_size)
         if self.clip is not None:
             check_number("clip", self.clip, above=0)
@@ -140,6 +145,7 @@ def joint_stage(
     clip: float | None = None,
     validation: float | Data = 0.0,
     patience: int | None = None,
+    steps: Mapping[str, int] | None = None,
     prior_start: int | None = None,
     name: str = "joint",
 ) -> Stage:
@@ -171,7 +177,7 @@ def joint_stage(
     later = {} if prior_start is None else {prior_start: partial(start_prior, model)}
     stage = partial(Stage, name, objective(model), _later(change, data), epochs, batch_size, optimizers)
     held = _later(change, validation)
-    return stage(frozen, ema, clip, held, patience, initialize=first, at_epoch=later)
+    return stage(frozen, ema, clip, held, patience, initialize=first, steps=steps or {}, at_epoch=later)
 
 
 def prior_stage(
@@ -262,7 +268,7 @@ def _check_has(tensors: Tensors, name: str) -> None:
 @torch.no_grad()
 def _seen_contexts(model: Autoencoder, tensors: Tensors) -> dict[str, Tensor]:
     """{"context": what the prior sees of each} for a conditional prior, else nothing."""
-    if model.prior.context_features is None:
+    if model.prior.context_shape is None:
         return {}
     if model.prior.context_shape == model.context_shape:
         return {"context": tensors["context"]}  # itself; images stay bytes
@@ -273,10 +279,13 @@ def _seen_contexts(model: Autoencoder, tensors: Tensors) -> dict[str, Tensor]:
 
 
 def with_context(model: Autoencoder | Prior, tensors: Tensors) -> Tensors:
-    """`tensors` with a "context" of one-hot labels, if a vector of context is needed and there is none."""
-    width = model.prior.context_features if isinstance(model, Autoencoder) else model.context_features
-    if isinstance(model, Autoencoder) and len(model.context_shape or ()) != 1:
-        return tensors
+    """`tensors` with labels as the "context", one-hot for a vector, if one is needed and there is none."""
+    prior = model.prior if isinstance(model, Autoencoder) else model
+    if isinstance(prior, Prior) and prior.classes is not None and "label" in tensors:
+        return {"context": tensors["label"].long(), **tensors}
+    width = model.context_features if isinstance(model, Prior) else None
+    if isinstance(model, Autoencoder) and len(model.context_shape or ()) == 1:
+        (width,) = model.context_shape or ()
     if not isinstance(width, int) or "context" in tensors or "label" not in tensors:
         return tensors
     classes = int(tensors["label"].max()) + 1

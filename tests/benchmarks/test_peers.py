@@ -87,3 +87,31 @@ def test_the_arithmetic_is_that_of_the_layers_of_the_flow(script) -> None:
         forward = 2 * size.batch * sum(w.numel() for w in weights)
         assert peers.flop(size, "sample") == peers.flop(size, "log_prob") == forward
         assert peers.flop(size, "step") == 3 * forward
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_fused_step_of_a_peer_is_told_apart(script) -> None:
+    peers = script("peers")
+    entered = peers.with_fused_adam("nflows", Size(4, 2, 8, 5), "cpu")
+    assert (entered.name, tuple(entered.calls)) == ("nflows, fused Adam", ("step",))
+
+
+def test_jax_computes_the_flow_of_flowprior(script) -> None:
+    jax = pytest.importorskip("jax")
+    engines = script("engines")
+    size = Size(5, 3, 8, 6)
+    prior, z = engines.glf(size), torch.randn(6, 5)
+    flow = engines.JaxFlow(prior)
+    with torch.no_grad():
+        expected, z0 = prior.log_prob(z), prior.to_base(z)[0]
+    numbers = torch.from_numpy(jax.device_get(flow.log_prob(flow.parameters, z.numpy())).copy())
+    torch.testing.assert_close(numbers, expected, rtol=1e-5, atol=1e-5)
+    back = torch.from_numpy(jax.device_get(flow.from_base(flow.parameters, z0.numpy())).copy())
+    torch.testing.assert_close(back, z, rtol=1e-4, atol=1e-4)
+    optimizer = torch.optim.Adam(prior.parameters(), lr=engines.LR)
+    (-prior.log_prob(z).mean()).backward()
+    optimizer.step()
+    moments = [jax.tree.map(lambda leaf: 0 * leaf, flow.parameters) for _ in range(2)]
+    stepped, _, _ = flow.step(flow.parameters, tuple(moments), 0.0, z.numpy())
+    for own, other in zip(prior.parameters(), jax.tree.leaves(stepped), strict=True):
+        torch.testing.assert_close(torch.from_numpy(jax.device_get(other).copy()), own.detach())

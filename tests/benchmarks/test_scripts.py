@@ -30,6 +30,7 @@ def test_a_contest_compares_with_the_products_and_the_machine(script, capsys) ->
     assert [row["contestant"] for row in rows] == 3 * ["flowprior", "nflows", "products"]
     for row in rows:
         assert row["rate_share"] == pytest.approx(row["flop_per_s"] / facts["product_rate"]["float32"])
+    assert all(row["to_first"] > 0 for row in rows)
     for first, bare in zip(rows[::3], rows[2::3], strict=True):
         assert first["to_products"] == pytest.approx(1 / bare["to_first"])
         assert first["to_products_low"] <= first["to_products"] <= first["to_products_high"]
@@ -57,18 +58,19 @@ def test_a_peer_may_lack_an_operation(script, monkeypatch) -> None:
 def test_verdicts_compare_with_the_targets(script) -> None:
     flow = script("flow")
     size = next(iter(flow.TARGETS))
-    ahead, bare = flow.TARGETS[size]
+    ahead, compiled = (flow.TARGETS[size][mode][0] for mode in ("flowprior", "flowprior compiled"))
     common = {**size._asdict(), "operation": "log_prob"}
     rows = [
-        {**common, "contestant": "flowprior", "to_products": bare + 0.1},
-        {**common, "contestant": "flowprior default"},
+        {**common, "contestant": "flowprior", "to_first": 1.0},
+        {**common, "contestant": "flowprior default", "to_first": 1.01 * ahead / compiled},
         {**common, "contestant": "nflows", "to_first": ahead},
         {**common, "contestant": "zuko", "to_first": 0.9},
-        {**common, "contestant": "products"},
+        {**common, "contestant": "JAX", "to_first": 0.4},
+        {**common, "contestant": "products", "to_first": 0.2},
     ]
     assert [(each["ratio"], each["met"]) for each in flow.verdicts(rows)] == [
-        ("flowprior / products", False),
         ("nflows / flowprior", True),
+        ("nflows / flowprior compiled", False),
         ("zuko / flowprior", False),
     ]
 

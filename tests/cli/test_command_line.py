@@ -55,11 +55,13 @@ def test_the_fixed_options_are_there() -> None:
         "plot": "RUN --plugin",
         "fit": "--out --context --key",
         "compare": "STUDY --size --plugin --seeds --out --row --jobs -b --data-root --weights",
+        "export": "--out --plugin",
         "benchmark": "--depth --width --features --batch --backend --precision --compile --threads --quick",
     }.items():
         text = call(verb, "--help").stdout
         assert all(option in text for option in options.split()), verb
-    assert set(main.commands) == {"list", "train", "sample", "eval", "plot", "fit", "compare", "benchmark"}
+    verbs = {"list", "train", "sample", "export", "eval", "plot", "fit", "compare", "benchmark"}
+    assert set(main.commands) == verbs
 
 
 @pytest.mark.parametrize(
@@ -86,7 +88,7 @@ def test_the_fixed_options_are_there() -> None:
         (["train", "glf/digits", "-b", "experiment.metrics = ('fdi',)"], ["fdi", "`fid`"]),
         (["train", "glf/digits", "--precision", "8-bit"], ["8-bit", "32-true"]),
         (["train", "glf/digits", "--device", "abacus"], ["abacus"]),
-        (["train", "glf/digits", "--resume"], ["nothing to resume"]),
+        (["train", "glf/digits", "--resume", "--overwrite"], ["exclude each other"]),
         (["train", "glf/mnist", "--data-root", "nowhere"], ["nowhere"]),
         (["sample", "nowhere", "--out", "x.png"], ["'nowhere'", "does not exist"]),
         (["sample", "nowhere"], ["--out"]),

@@ -79,6 +79,8 @@ def write_stl10(root, n=2):
     for split in ("train", "test"):
         (folder / f"{split}_X.bin").write_bytes(images.transpose(0, 3, 2, 1).tobytes())
         (folder / f"{split}_y.bin").write_bytes(bytes(range(1, n + 1)))
+    unlabeled = np.concatenate([images, images[::-1]]).transpose(0, 3, 2, 1)
+    (folder / "unlabeled_X.bin").write_bytes(unlabeled.tobytes())
     return images
 
 

@@ -109,6 +109,12 @@ def test_stl10(tmp_path, standins):
     assert np.array_equal(data.x.permute(0, 2, 3, 1).numpy(), images)
     assert data.label.tolist() == [0, 1]
     assert Source("stl10", tmp_path, size=32).train().x.shape == (2, 3, 32, 32)
+    without = Source("stl10_unlabeled", tmp_path)
+    assert np.array_equal(
+        without.train().x.permute(0, 2, 3, 1).numpy(), np.concatenate([images, images[::-1]])
+    )
+    assert np.array_equal(without.test().x.permute(0, 2, 3, 1).numpy(), images)
+    assert without.train().label is None
 
 
 @pytest.mark.parametrize("archive", [False, True])

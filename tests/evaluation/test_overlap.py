@@ -11,10 +11,13 @@ from flowprior.data.images import Source
 from flowprior.errors import InputError
 from flowprior.evaluation import BACKBONES, Backbone, Evaluation, measure, overlap
 from flowprior.evaluation.context import LP_DRAWS
+from flowprior.metrics import AggregatePosterior, frechet
 from flowprior.metrics.features import FeatureNetwork
 from flowprior.models import Autoencoder, GaussianLikelihood, GaussianPosterior
 from flowprior.networks import MLP, SmallDecoder, SmallEncoder
 from flowprior.priors import DecoupledPrior, FlowPrior, StandardNormal
+from flowprior.registry import METRICS
+from flowprior.tensors import as_input
 
 NAMES = ("skl", "leakage", "iw_nll")
 
@@ -59,8 +62,33 @@ def test_overlap_and_leakage_agree_with_the_prior_asked_directly():
     curve = DecoupledPrior(model.prior).leakage(aggregate, thresholds, samples=1000)
     values = [found.values[f"leakage_{share}"] for share in overlap.SHARES]
     assert values == pytest.approx(curve.scores, abs=1e-6)
-    assert found.facts["leakage"]["scores_as_printed"] == pytest.approx(values)
+    shares = [found.values[f"leakage_share_{share}"] for share in overlap.SHARES]
+    means = [found.values[f"leakage_mean_{share}"] for share in overlap.SHARES]
+    assert [share * mean for share, mean in zip(shares, means, strict=True)] == pytest.approx(values)
+    assert found.facts["leakage"]["as_printed"]["scores"] == pytest.approx(
+        values
+    )  # N(0, I): one and the same
     assert found.values == measure(model, source, ["skl", "leakage"]).values  # seeded
+
+
+def test_leakage_does_not_depend_on_the_unit_of_z():
+    """The same codes in another unit, under the prior that is made for it: z = unit · z', g(z) = g'(z')."""
+    from nflows.transforms import PointwiseAffineTransform
+
+    source, seen = Source("moons", limit=300), []
+    for unit in (1.0, 0.05, 30.0):
+        flow = FlowPrior(2, bijector=PointwiseAffineTransform(shift=0.2, scale=1.3 / unit)).double()
+        model = linear(DecoupledPrior(flow)).double()
+        evaluation = Evaluation(model, source)
+        plain = Evaluation(linear(StandardNormal(2)), source).aggregate
+        evaluation.__dict__["aggregate"] = AggregatePosterior(
+            plain.loc.double() * unit, plain.scale.double() * unit
+        )
+        torch.manual_seed(0)
+        seen.append(METRICS["leakage"].function(evaluation)[0])
+    assert 0 < seen[0]["leakage_share_0.01"] < 1
+    for other in seen[1:]:
+        assert other == pytest.approx(seen[0], rel=1e-6)
 
 
 def test_a_fitted_decoupled_prior_overlaps_better():
@@ -89,8 +117,10 @@ def test_low_posterior_samples_are_measured_as_images(monkeypatch):
     )
     monkeypatch.setitem(BACKBONES, "classifier", Backbone(lambda _: network, ()))
     source = Source("digits", limit=80)
-    found = measure(model, source, ["fd_classifier", "lp_fd_classifier"], count=60)
-    assert found.values.keys() == {"fd_classifier", "lp_fd_classifier"}
+    names = ["fd_classifier", "lp_fd_classifier", "lp_fd_classifier_floor", "lp_ratio_fd_classifier"]
+    names += ["fd_classifier_aggregate", "off_manifold_classifier"]
+    found = measure(model, source, names, count=60)
+    assert found.values.keys() == set(names)
     assert found.facts["lp_fd_classifier"]["samples"] == 60
     aggregate = Evaluation(model, source).aggregate
     torch.manual_seed(0)
@@ -99,21 +129,39 @@ def test_low_posterior_samples_are_measured_as_images(monkeypatch):
     expected = draws[aggregate.log_prob(draws).argsort()[:60]]
     torch.testing.assert_close(kept, expected)
 
+    def distance(z):
+        return frechet(model.decode(z), source.test().x, network).value
+
+    ratio = aggregate.log_prob(draws) - model.prior.log_prob(draws)
+    overrated = draws[ratio.argsort()[:60]]
+    assert found.values["lp_ratio_fd_classifier"] == pytest.approx(distance(overrated), rel=1e-3)
+    torch.manual_seed(0)
+    own = aggregate.sample(LP_DRAWS * 60)
+    floor = own[aggregate.log_prob(own).argsort()[:60]]
+    assert found.values["lp_fd_classifier_floor"] == pytest.approx(distance(floor), rel=1e-3)
+    torch.manual_seed(0)
+    best = aggregate.sample(60)
+    assert found.values["fd_classifier_aggregate"] == pytest.approx(distance(best), rel=1e-3)
+    features = [
+        network(x) for x in (model.decode(kept), as_input(source.train().x), as_input(source.test().x))
+    ]
+    assert found.values["off_manifold_classifier"] == overlap.off_manifold(*features)[0]
+
 
 def test_samples_off_the_manifold_are_counted_as_by_a_loop():
     generator = torch.Generator().manual_seed(0)
     train, test = (torch.randn(n, 2, generator=generator) for n in (300, 200))
     samples = torch.randn(100, 2, generator=generator) * 1.5
-    values, facts = overlap.off_manifold(samples, train, test)
+    share, limit = overlap.off_manifold(samples, train, test)
 
     def distance(x):
         return min(math.dist(x.tolist(), y.tolist()) for y in train)
 
     threshold = torch.tensor([distance(x) for x in test], dtype=torch.float64).quantile(0.99).item()
-    assert facts["threshold"] == pytest.approx(threshold)
-    assert values["off_manifold"] == sum(distance(x) > threshold for x in samples) / 100
-    assert 0 < values["off_manifold"] < 1
-    assert overlap.off_manifold(train[:50], train, test)[0] == {"off_manifold": 0.0}
+    assert limit == pytest.approx(threshold)
+    assert share == sum(distance(x) > threshold for x in samples) / 100
+    assert 0 < share < 1
+    assert overlap.off_manifold(train[:50], train, test)[0] == 0.0
 
 
 def test_low_posterior_samples_in_a_pocket_are_off_the_manifold():

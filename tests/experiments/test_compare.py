@@ -238,6 +238,25 @@ def test_directions_count_seeds_and_know_what_is_better(tmp_path):
     assert row["std"] == pytest.approx(statistics.stdev([1.0, 5.0]))
 
 
+def test_the_table_says_where_the_critic_sees_less_than_half(tmp_path):
+    study = Study(
+        rows={"blind": (), "seeing": (), "plain": ()}, metrics=("nll",), orders=(("blind", "seeing"),)
+    )
+    for name, seen in (("blind", 0.1), ("seeing", 0.4), ("plain", None)):
+        made_up(tmp_path, name, 0, nll=1.0, total_correlation_z=0.5)
+        path = tmp_path / name / "seed0" / "report.json"
+        content = json.loads(path.read_text())
+        last = {"train/loss": 1.0} if seen is None else {"train/model/total_correlation": seen}
+        path.write_text(json.dumps(content | {"last_epoch": last}))
+    comparison = Comparison(study, "s", "", tmp_path, seeds=1)
+    table = comparison.table()
+    critics = [row["metrics"].get("total_correlation_critic", {}).get("mean") for row in table["rows"]]
+    assert critics == [0.1, 0.4, None]
+    assert not any(one["metric"].endswith("critic") for one in table["directions"])
+    notes = [line for line in comparison.markdown(table).splitlines() if "less than half" in line]
+    assert notes == ["blind: the critic sees 0.1 nats of a total correlation of 0.5, less than half."]
+
+
 def test_a_sweep_is_drawn_from_the_means_of_the_reports(monkeypatch):
     from flowprior.figures import StudyRuns, sweep
 

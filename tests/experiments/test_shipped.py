@@ -13,6 +13,7 @@ UNET = ("filters = 2", "max_filters = 2", "latent_channels = 2", "blocks = 1")
 NARROW = {
     "glf/digits": (),
     "dpvae/moons": (),
+    "cqfg": ("WIDTH = 0.03", "ladder.features = 3", "ladder.latent_channels = 2"),
     "vunet": ("PIXELS = 32", *(f"variational_unet.{line}" for line in UNET)),
 }
 

@@ -79,7 +79,7 @@ def test_leakage_of_the_prior_is_the_metrics():
         z = aggregate.sample(300)
         z0, volume = prior.to_base(z)
         log_p0 = StandardNormal(2).log_prob(z0)
-        expected = leakage(aggregate.log_prob(z), log_p0 + volume, thresholds, log_p0 if printed else None)
+        expected = leakage(aggregate.log_prob(z), log_p0 + volume, thresholds, log_p0, printed)
         assert found.scores == pytest.approx(expected.scores, abs=1e-5)
         assert found.shares == expected.shares
     plain = DecoupledPrior(StandardNormal(2))

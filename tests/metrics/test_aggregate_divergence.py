@@ -129,11 +129,15 @@ def test_leakage_is_equation_6():
         assert share == len(rows) / len(z)
     assert curve.scores[0] == 0
     assert abs(curve.scores[-1] - backward) < 4 * curve.standard_errors[-1]  # τ = ∞ is KL(q ‖ p)
-    volume = torch.linspace(-1, 1, len(z)).double()
-    printed = leakage(log_q, log_p, thresholds, log_base=log_p - volume)
-    expected = torch.where(log_p < -4.0, log_q - log_p + volume, 0.0).mean()
-    assert printed.scores[2] == pytest.approx(expected.item(), abs=1e-9)
-    assert printed.shares == curve.shares
+    assert curve.conditional_means[0] == 0
+    for score, share, mean in zip(curve.scores, curve.shares, curve.conditional_means, strict=True):
+        assert score == pytest.approx(share * mean, abs=1e-9)
+    base = log_p - torch.linspace(-1, 1, len(z)).double()  # the draws that leak are those of low base density
+    for printed in (False, True):
+        found = leakage(log_q, log_p, thresholds, base, as_printed=printed)
+        expected = torch.where(base < -4.0, log_q - (base if printed else log_p), 0.0).mean()
+        assert found.scores[2] == pytest.approx(expected.item(), abs=1e-9)
+        assert found.shares[2] == (base < -4.0).double().mean().item()
 
 
 @pytest.mark.parametrize("features", [1, 2, 10])

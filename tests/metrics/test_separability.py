@@ -21,11 +21,14 @@ def test_a_linearly_separable_code_scores_one_in_any_unit_and_shape():
     z = normal(2000, 2, 3)
     log_odds = z.flatten(1) @ normal(6, 4, seed=1)  # four attributes, each a half space
     for units in (1.0, 1e-3, 1e3):
-        found = separability(units * z + 7 * units, log_odds)
+        found = separability(units * z + 7 * units, log_odds, standardize=True)
         assert found.value == pytest.approx(1, abs=0.02)
         assert min(found.accuracies) > 0.999
     assert found.samples == 2000
     assert found.kept == 1000
+    as_it_is = separability(z, log_odds)
+    assert as_it_is.value == pytest.approx(1, abs=0.02)
+    assert separability(1e-3 * z, log_odds).value > 1.5  # the machine's regularization sees the unit
 
 
 def test_a_code_independent_of_the_labels_scores_the_entropy_of_the_labels():
@@ -117,6 +120,18 @@ def test_attributes_are_learnt_side_by_side():
     assert network.metric == "separability"
     with pytest.raises(InputError, match="or rows of bool attributes"):
         attribute_classifier(images, attributes.long())
+
+
+@pytest.mark.usefixtures("_cache")
+def test_attributes_are_seen_at_full_resolution():
+    """Stripes of one pixel, lying or standing, which are gray once the pictures are averaged to 32 pixels."""
+    generator = torch.Generator().manual_seed(0)
+    attributes = torch.rand(200, 1, generator=generator) < 0.5
+    stripes = (torch.arange(40) % 2).float().expand(40, 40)
+    images = torch.where(attributes[:, :, None, None], stripes, stripes.T)
+    network = attribute_classifier(images, attributes)
+    assert network.resize == "none"
+    assert network.facts["test_accuracy"] == 1
 
 
 @pytest.mark.usefixtures("_cache")

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from flowprior.bijectors.weight_norm import WeightNormConv2d, starting_from_data
 from flowprior.errors import InputError
 from flowprior.networks import AppearanceEncoder, ShapeBranch, UnetDecoder, UnetScales
-from flowprior.networks.weight_norm import ResidualBlock, SubpixelUp, WeightNormConv2d, starting_from_data
+from flowprior.networks.weight_norm import ResidualBlock, SubpixelUp
 
 
 def small(size: int = 32, blocks: int = 1, **options) -> UnetScales:

@@ -185,3 +185,19 @@ def test_bad_settings_are_named(options, words):
 def test_a_prior_that_cannot_learn_from_its_draws_is_named():
     with pytest.raises(InputError, match="MixturePrior, whose draws have no gradient"):
         MomentMatching(model(MixturePrior(3, components=2)))
+
+
+def test_the_root_is_li_et_als_loss():
+    """Same terms; the prior's gradient is that of MMD², divided by 2 MMD."""
+    plain, rooted = MomentMatching(model(), weight=3.0), MomentMatching(model(), weight=3.0, root=True)
+    ours, theirs = losses(rooted), losses(plain)
+    assert ours["mmd"] == theirs["mmd"]
+    root = ours["mmd"].sqrt()
+    torch.testing.assert_close(ours["loss"].detach(), ours["reconstruction"] + 3 * root)
+    pairs = zip(
+        gradients(rooted, ours["loss"], "prior"), gradients(plain, theirs["loss"], "prior"), strict=True
+    )
+    for a, b in pairs:
+        torch.testing.assert_close(a, b / (2 * root))
+    with pytest.raises(InputError, match="`root`"):
+        MomentMatching(model(), root=True, unbiased=True)

@@ -246,6 +246,31 @@ def test_capacity_grows_linearly_and_is_approached_from_both_sides(step, capacit
     torch.testing.assert_close(terms["loss"].detach(), expected)
 
 
+@pytest.mark.parametrize("capacity", [0.0, 50.0])  # below the KL, above it
+def test_below_the_capacity_the_prior_still_learns_to_fit(capacity):
+    """The encoder's gradient is that of gamma |KL - C|, the prior's that of its negative log-likelihood."""
+    model, x = vae("decoupled"), data()
+
+    def gradients(objective):
+        torch.manual_seed(3)
+        terms = objective.losses("model", {"x": x}, 9)
+        groups = objective.parameter_groups("model").items()
+        return terms, {name: torch.autograd.grad(terms["loss"], p, retain_graph=True) for name, p in groups}
+
+    settings = {"gamma": 15.0, "capacity": capacity, "capacity_steps": 1}
+    terms, ours = gradients(CapacityELBO(model, **settings))
+    _, printed = gradients(CapacityELBO(model, **settings, strict=True))
+    _, plain = gradients(ELBO(model))
+    assert (terms["kl"] < capacity) == (capacity > 0)
+    torch.testing.assert_close(
+        terms["loss"].detach(), terms["reconstruction"] + 15 * (terms["kl"] - capacity).abs()
+    )
+    torch.testing.assert_close(ours["autoencoder"], printed["autoencoder"])
+    torch.testing.assert_close(ours["prior"], plain["prior"])  # +1 times that of -log p(z)
+    sign = -15.0 if capacity else 15.0
+    torch.testing.assert_close(printed["prior"], tuple(sign * each for each in plain["prior"]))
+
+
 def test_permuted_dimensions_keep_marginals_and_lose_dependence():
     torch.manual_seed(0)
     z = torch.randn(5000, 1).repeat(1, 3)

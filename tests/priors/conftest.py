@@ -110,6 +110,17 @@ REGISTRY = [
     Case("mixture-full", lambda features: MixturePrior(features, components=5, covariance="full")),
     *(Case(f"{r}-{b}", _flow(recipe=r, backend=b)) for r, b in FLOWS),
     *(Case(f"{r}-{b}-given", _flow(recipe=r, backend=b, context_features=CONTEXT), True) for r, b in FLOWS),
+    *(
+        Case(
+            f"{r}-given",
+            lambda f, r=r: FlowPrior(
+                f, recipe=r, transforms=2, hidden_features=(8, 8), context_features=CONTEXT
+            ),
+            True,
+            events=(4, (4,), (2, 3)) if r == "transformer" else (2, 4, (4,), (2, 3)),
+        )
+        for r in ("transformer", "jet")
+    ),
     Case("flow-on-mixture", lambda f: _flow(base=MixturePrior(f, components=4))(f)),
     Case("flow-on-flow", lambda f: _flow(base=FlowPrior(f, transforms=2, hidden_features=(8,)))(f)),
     Case("whitened-full", _flow(), whitened="full"),

@@ -145,6 +145,22 @@ def test_players_step_in_order_and_leave_each_other_alone(tmp_path: Path) -> Non
     assert {"train/first/loss", "train/second/loss", "lr/a", "lr/b"} <= names
 
 
+def test_a_player_takes_as_many_steps_on_a_batch_as_the_stage_says(tmp_path: Path) -> None:
+    game = Game()
+    settings = {"a": OptimizerSettings(lr=0.1), "b": OptimizerSettings(lr=0.5)}
+    options = {"epochs": 1, "optimizers": settings, "steps": {"second": 3}}
+    result = train([stage(game, **options)], run=tmp_path, **QUIET)
+    players = [player for player, *_ in game.history]
+    assert players == ["first", "second", "second", "second"] * result.steps  # a step of the run is a batch
+    once = Game()
+    train([stage(once, epochs=1, optimizers=settings)], **QUIET)
+    assert once.history[1] == game.history[1]
+    with pytest.raises(InputError, match="Unknown player in `steps` of stage 'fit' 'third'"):
+        stage(Game(), optimizers=settings, steps={"third": 2})
+    with pytest.raises(InputError, match=r"`steps` \(=0\)"):
+        stage(Game(), optimizers=settings, steps={"first": 0})
+
+
 def read(run: Path) -> list[tuple[int, str, float]]:
     with (run / "metrics.csv").open() as stream:
         rows = list(csv.reader(stream))
