@@ -22,7 +22,8 @@ from torch import Tensor
 
 from flowprior import FlowPrior, MixturePrior, Prior, fit
 from flowprior.experiments.config import load
-from flowprior.experiments.runs import config_of, restore
+from flowprior.experiments.runs import config_of
+from flowprior.experiments.unchanged import restore
 from flowprior.metrics.classifier import classifier_features
 from flowprior.metrics.frechet import FeatureStatistics, frechet_distance, statistics
 from flowprior.metrics.summary import summary

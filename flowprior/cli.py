@@ -1,7 +1,9 @@
 """The command line: words to values; `commands` does the work, and an error is one sentence."""
 
+import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -9,18 +11,30 @@ import click
 
 from flowprior.checks import check_known
 from flowprior.errors import InputError, RunError, clip
+from flowprior.terminal import ENDING, ended_by_signals, prepare_streams
 
 Verb = TypeVar("Verb", bound=Callable[..., None])
 
 
 class Sentences(click.Group):
-    """Errors end in one sentence on stderr, and status 2 (bad input), 1 (a failed run), 130 (interrupted)."""
+    """Errors end in one sentence on stderr, and status 2 (bad input), 1 (a failed run), 130 (interrupted).
+
+    SIGTERM and SIGHUP end a command with status 143 and 129.
+    """
 
     def main(self, *args: Any, **extra: Any) -> Any:
         if not extra.pop("standalone_mode", True):
             return super().main(*args, standalone_mode=False, **extra)  # type: ignore[call-overload]
+        prepare_streams()
         try:
-            sys.exit(super().main(*args, standalone_mode=False, **extra) or 0)  # type: ignore[call-overload]
+            with ended_by_signals():
+                status = super().main(*args, standalone_mode=False, **extra)  # type: ignore[call-overload]
+            sys.exit(status or 0)
+        except SystemExit as ended:
+            if ended.code in [128 + number for number in ENDING]:
+                with suppress(OSError):  # the terminal may be gone
+                    click.echo("flowprior: ended by a signal; a run continues with --resume.", err=True)
+            raise
         except click.exceptions.NoArgsIsHelpError as error:
             error.show()
         except click.ClickException as error:
@@ -29,6 +43,9 @@ class Sentences(click.Group):
             _end(str(error), 2)
         except RunError as error:
             _end(str(error), 1)
+        except BrokenPipeError:  # nobody reads what is printed, as after `| head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
         except OSError as error:  # a full disk, a folder without permission
             _end(f"{error.strerror or error}: {error.filename or 'output'}", 1)
         except click.Abort:
@@ -113,7 +130,11 @@ def list_command(**options: Any) -> None:
 @click.option("--gin_file", "gin_files", multiple=True, help="As CONFIG; more files add to the first.")
 @_plugins
 @click.option("--out", type=_PATH, help="Run folder [default: runs/<experiment>].")
-@click.option("--resume", is_flag=True, help="Continue from the run folder's newest valid checkpoint.")
+@click.option(
+    "--resume", is_flag=True, help="Continue from the newest valid checkpoint; start if there is none."
+)
+@click.option("--allow-changed", is_flag=True, help="Resume although config.gin or metrics.csv was changed.")
+@click.option("--overwrite", is_flag=True, help="Replace the run in the folder.")
 @click.option("--steps", type=_COUNT, help="Stop after this many optimizer steps.")
 @click.option("--seed", type=_SEED, help="Seed of the run (the config's `experiment.seed`).")
 @_device
@@ -196,6 +217,15 @@ def plot(folder: Path, data_root: Path | None, plugins: tuple[str, ...], **optio
 
 
 @main.command()
+@_run
+def repair(folder: Path) -> None:
+    """Put a damaged run in order: list its valid checkpoints, put back its config, set aside a bad report."""
+    from flowprior.commands import repair as command
+
+    command.run(folder)
+
+
+@main.command()
 @click.argument("study")
 @_size
 @click.option("--seeds", type=_FEW, default=1, help="Runs of each row.")
@@ -244,6 +274,7 @@ def compare(**options: Any) -> None:
 @click.option("--lr", type=click.FloatRange(0, 1e6, min_open=True), help="Peak learning rate.")
 @click.option("--patience", type=_COUNT, help="Stop after so many epochs without improvement.")
 @click.option("--standardize", type=click.Choice(["full", "diagonal", "none"]))
+@click.option("--overwrite", is_flag=True, help="Replace the prior in the folder.")
 @_compiled
 @_seed
 @_device

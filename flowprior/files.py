@@ -1,13 +1,16 @@
 """Files in and out: arrays and JSON, without pickle; written whole or not at all."""
 
+import fcntl
 import io
 import json
 import math
 import os
+import re
 import secrets
 import tempfile
 import warnings
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from flowprior.checks import nearest
 from flowprior.errors import InputError, clip, reason
 
 ARRAYS = (".npy", ".npz", ".pt")
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
 
 
 def read_array(path: Path, key: str | None = None, name: str = "latents") -> Tensor:
@@ -181,15 +185,20 @@ def write_array(path: Path, tensor: Tensor, key: str) -> None:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """`content` as JSON."""
-    write_atomically(path, (json.dumps(_plain(content), indent=2, allow_nan=False) + "\n").encode())
+    write_atomically(path, (json_of(content) + "\n").encode())
 
 
-def _plain(value: Any) -> Any:
+def json_of(content: Any) -> str:
+    """`content` as the text of a JSON file."""
+    return json.dumps(plain(content), indent=2, allow_nan=False)
+
+
+def plain(value: Any) -> Any:
     """JSON knows neither infinity nor NaN nor paths: null, and text."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if isinstance(value, str | int | None) else str(value)
@@ -204,6 +213,8 @@ def write_atomically(path: Path, payload: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)  # less the umask
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)  # as long as it is written, `remove_leftovers` leaves it alone
         with os.fdopen(handle, "wb") as file:
             file.write(payload)
             file.flush()
@@ -217,3 +228,16 @@ def write_atomically(path: Path, payload: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files that killed processes have left in `folder`."""
+    for path in folder.glob(".*.tmp"):
+        if _TEMPORARY.fullmatch(path.name):
+            with suppress(OSError):
+                handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    path.unlink()
+                finally:
+                    os.close(handle)

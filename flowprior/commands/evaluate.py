@@ -6,7 +6,8 @@ from typing import Any
 from flowprior.evaluation import check_metrics, measure
 from flowprior.experiments import report
 from flowprior.experiments.experiment import Experiment
-from flowprior.experiments.runs import REPORT, read_report, restore, update_report
+from flowprior.experiments.runs import REPORT, read_report, update_report
+from flowprior.experiments.unchanged import restore
 
 
 def run(

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flowprior.experiments.config import load_model
-from flowprior.experiments.runs import is_prior, restore
+from flowprior.experiments.runs import is_prior
+from flowprior.experiments.unchanged import restore
 from flowprior.priors.prior import Prior
 
 

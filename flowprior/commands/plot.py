@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flowprior.experiments.experiment import Experiment
-from flowprior.experiments.runs import restore
+from flowprior.experiments.unchanged import restore
 from flowprior.figures import FigureRun, draw
 
 

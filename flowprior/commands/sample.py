@@ -12,7 +12,8 @@ from flowprior.data.conditions import read_conditions
 from flowprior.data.pictures import MOST_PIXELS
 from flowprior.errors import InputError
 from flowprior.experiments.config import load_model
-from flowprior.experiments.runs import is_prior, restore
+from flowprior.experiments.runs import is_prior
+from flowprior.experiments.unchanged import restore
 from flowprior.files import ARRAYS, check_writable, write_array
 from flowprior.models import Autoencoder
 from flowprior.priors.prior import Prior

@@ -1,14 +1,11 @@
 """The runs of a study: which are missing, run in one process or several, and set beside one another."""
 
-import multiprocessing
 import os
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import redirect_stdout
+from contextlib import closing, redirect_stdout
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 
@@ -18,10 +15,13 @@ from flowprior.experiments.comparison import Comparison, Table
 from flowprior.experiments.config import Loaded, load
 from flowprior.experiments.experiment import Experiment
 from flowprior.experiments.run import check_config, cpu_threads, run_experiment
-from flowprior.experiments.runs import CONFIG, read_report, restore, update_report
+from flowprior.experiments.runs import CONFIG, read_report, update_report
 from flowprior.experiments.study import Study
+from flowprior.experiments.unchanged import check_report, restore
+from flowprior.experiments.workers import run_all
 from flowprior.figures import FigureRun, StudyRuns, check_figures, draw_study
-from flowprior.files import make_folder, write_atomically, write_json
+from flowprior.files import remove_leftovers, write_atomically, write_json
+from flowprior.locks import locked
 from flowprior.training.engine import resolve_device
 
 TABLE, MARKDOWN = "table.json", "table.md"
@@ -97,22 +97,27 @@ def run_study(
 
     Raises:
         InputError: on an unknown row, metric or figure, missing data or weights, or a run folder that holds a
-            run under another config; nothing is trained then.
+            run under another config, or if another process writes to the folder; nothing is trained then.
         RunError: after all other runs, if some of them failed.
     """
     check_figures(comparison.study.figures, of="study")
     tasks = list(_tasks(comparison, rows, config, bindings, plugins))
     resolved = resolve_device(device)
     means = Means(comparison.study, weights, download, device, 1, False)
-    open_tasks, experiments = _survey(tasks, means)
-    for experiment, names in experiments:
-        prepare(experiment.model.to(resolved), experiment.source, names, weights=weights, download=download)
-    make_folder(comparison.folder)
-    cores = os.cpu_count() or 1
-    jobs = max(1, min(jobs or (1 if resolved.type == "cuda" else cores), len(open_tasks)))
-    means = replace(means, threads=max(1, cores // jobs), progress=progress and jobs == 1)
-    failed = _train(open_tasks, means, jobs, comparison)
-    table = _write(comparison, tasks, device)
+    with locked(comparison.folder):
+        remove_leftovers(comparison.folder)
+        for row, seed in product(comparison.study.names, range(comparison.seeds)):
+            check_report(comparison.run(row, seed))
+        open_tasks, experiments = _survey(tasks, means)
+        for experiment, names in experiments:
+            prepare(
+                experiment.model.to(resolved), experiment.source, names, weights=weights, download=download
+            )
+        cores = os.cpu_count() or 1
+        jobs = max(1, min(jobs or (1 if resolved.type == "cuda" else cores), len(open_tasks)))
+        means = replace(means, threads=max(1, cores // jobs), progress=progress and jobs == 1)
+        failed = _train(open_tasks, means, jobs, comparison)
+        table = _write(comparison, tasks, device)
     if failed:
         said = f"{len(failed)} of {len(tasks)} runs failed ({', '.join(failed)}): their logs say why."
         raise RunError(said)
@@ -137,16 +142,17 @@ def _tasks(
 def _train(tasks: Sequence[Task], means: Means, jobs: int, comparison: Comparison) -> list[str]:
     """Run all tasks and say how each ended; the names of those that failed."""
     failed = []
-    for number, (task, ended) in enumerate(_run_all(tasks, means, jobs), 1):
-        said = f"[{number}/{len(tasks)}] {task.name}"
-        try:
-            values = ended()
-        except (InputError, RunError, BrokenProcessPool) as error:
-            failed.append(task.name)
-            print(f"{said}: {error}", flush=True)
-            continue
-        print(f"{said}: {', '.join(f'{key} {value:.4g}' for key, value in values.items())}", flush=True)
-        write_json(comparison.folder / TABLE, comparison.table())
+    with closing(run_all(partial(_run, means=means), tasks, jobs)) as running:
+        for number, (task, ended) in enumerate(running, 1):
+            said = f"[{number}/{len(tasks)}] {task.name}"
+            try:
+                values = ended()
+            except (InputError, RunError, BrokenProcessPool) as error:
+                failed.append(task.name)
+                print(f"{said}: {error}", flush=True)
+                continue
+            print(f"{said}: {', '.join(f'{key} {value:.4g}' for key, value in values.items())}", flush=True)
+            write_json(comparison.folder / TABLE, comparison.table())
     return failed
 
 
@@ -169,40 +175,22 @@ def _survey(
     return still, list(by_source.values())
 
 
-def _run_all(
-    tasks: Sequence[Task], means: Means, jobs: int
-) -> Iterator[tuple[Task, Callable[[], dict[str, float]]]]:
-    """Each task with a function that gives its values, or raises, as they end."""
-    if jobs == 1:
-        for task in tasks:
-            yield task, lambda task=task: _run(task, means)  # type: ignore[misc]
-        return
-    context = multiprocessing.get_context("spawn")  # a forked torch may hang
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_end_when_interrupted) as pool:
-        futures = {pool.submit(_run, task, means): task for task in tasks}
-        try:
-            for future in as_completed(futures):
-                yield futures[future], future.result
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _end_when_interrupted() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # at once and without a traceback; the runs can be resumed
-
-
 def _run(task: Task, means: Means) -> dict[str, float]:
     """Train and measure one run, as far as that is missing; what it would print goes to its log."""
     loaded, study = task.load(), means.study
     threads = loaded.setup.threads or means.threads
-    make_folder(task.folder)
     log = task.folder.parent / f"{task.folder.name}.log"
-    with log.open("a", encoding="utf-8") as lines, redirect_stdout(lines), cpu_threads(threads):
+    with (
+        locked(task.folder),
+        log.open("a", encoding="utf-8", errors="backslashreplace") as lines,
+        redirect_stdout(lines),
+        cpu_threads(threads),
+    ):
         if not read_report(task.folder).get("finished"):
             run_experiment(
                 loaded,
                 folder=task.folder,
-                resume=(task.folder / CONFIG).is_file(),
+                resume=True,
                 threads=threads,
                 device=means.device,
                 progress=means.progress,
@@ -230,7 +218,7 @@ def _write(comparison: Comparison, tasks: Sequence[Task], device: str) -> Table:
     table = comparison.table()
     write_json(folder / TABLE, table)
     text = comparison.markdown(table)
-    write_atomically(folder / MARKDOWN, text.encode())
+    write_atomically(folder / MARKDOWN, text.encode(errors="backslashreplace"))
     print(text)
     first = {row["name"]: row["seeds"][0] for row in table["rows"]}
 

@@ -23,7 +23,7 @@ from flowprior.experiments.builders import Setup, buildable, facts_of, fitting_m
 from flowprior.experiments.building import Builder
 from flowprior.experiments.experiment import Experiment
 from flowprior.experiments.plugins import PLUGINS, import_plugins, plugins_of
-from flowprior.experiments.runs import config_of
+from flowprior.experiments.runs import HEAD, config_of
 from flowprior.experiments.shipped import find, shipped, shipped_folder
 from flowprior.experiments.study import Study
 from flowprior.models import Autoencoder
@@ -172,7 +172,7 @@ def load(configs: Sequence[str], bindings: Iterable[str] = (), plugins: Sequence
     setup: Setup = builder.call("experiment")
     builder.facts = facts_of(lambda: setup.source)
     experiment = setup.build()
-    head = "# Every setting of a run; `flowprior train` with this file repeats it.\n"
+    head = HEAD
     if needed:
         head += f"{PLUGINS} {', '.join(needed)}\n"
     return Loaded(experiment, setup, f"{head}\n{builder.text()}", builder.settings, builder.values, needed)

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -15,8 +16,16 @@ _log = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
-    """The folder `FLOWPRIOR_CACHE` names, by default `~/.cache/flowprior`; it need not exist yet."""
-    return Path(os.environ.get("FLOWPRIOR_CACHE") or Path.home() / ".cache" / "flowprior")
+    """The folder `FLOWPRIOR_CACHE` names, by default `~/.cache/flowprior`; it need not exist yet.
+
+    A user without a home, as in a container, has one of its own in the folder for temporary files.
+    """
+    if named := os.environ.get("FLOWPRIOR_CACHE"):
+        return Path(named)
+    try:
+        return Path.home() / ".cache" / "flowprior"
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / f"flowprior-{os.getuid()}"
 
 
 def fingerprint(*tensors: Tensor) -> str:

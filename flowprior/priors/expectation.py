@@ -17,6 +17,7 @@ from flowprior.errors import InputError
 
 FLOOR = 1e-6  # of a start's variances, as a part of the data's
 PULLS = (0.0, 0.03, 0.3, 3.0)  # pulls of D + 1 rows that compete
+NEGLIGIBLE = 1e-9  # the share of a row in a component below which it is left out
 CLUSTERED = 20_000  # rows that k-means sees
 GAIN = 1e-4  # nats a feature that an iteration must gain
 
@@ -76,7 +77,7 @@ def maximize(
     diagonal = covariance == "diagonal"
     scatters = []
     for share, mean in zip(shares.T, means, strict=True):
-        inside = share > 0
+        inside = share > NEGLIGIBLE
         offset, weight = rows[inside] - mean, share[inside, None]
         scatters.append((weight * offset.square()).sum(0) if diagonal else (weight * offset).T @ offset)
     scatter = torch.stack(scatters)  # (K, D) or (K, D, D)

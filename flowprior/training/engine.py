@@ -75,6 +75,11 @@ def _join_again(device: torch.device, local: int, total: int) -> None:
     torch.distributed.init_process_group(backend, store=store, rank=int(os.environ["RANK"]), world_size=total)
 
 
+def is_first_process() -> bool:
+    """Whether this process writes for all that share a run: known before Fabric is started."""
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
+
+
 def is_sharded(fabric: Any) -> bool:
     """Whether the strategy shards parameters."""
     from lightning_fabric.strategies.model_parallel import ModelParallelStrategy

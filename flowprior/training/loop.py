@@ -1,12 +1,10 @@
 """The loop: it asks an objective for losses and steps its players; of methods it knows nothing."""
 
 import math
-import signal
-import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -16,37 +14,23 @@ import torch
 
 from flowprior.checks import check_count
 from flowprior.errors import InputError, RunError
+from flowprior.locks import Lock, locked
 from flowprior.training.averages import Meter
-from flowprior.training.checkpoint import Checkpoint, has_checkpoints, load_checkpoint, save_checkpoint
-from flowprior.training.engine import Strategy, check_engine, move, own_random_state, start_fabric
+from flowprior.training.checkpoint import Checkpoint, has_checkpoints, save_checkpoint
+from flowprior.training.engine import (
+    Strategy,
+    check_engine,
+    is_first_process,
+    move,
+    own_random_state,
+    start_fabric,
+)
 from flowprior.training.logs import MetricsLog, progress_bar
-from flowprior.training.resume import Progress, collect, restore_progress
+from flowprior.training.results import EpochEnd, TrainResult
+from flowprior.training.resume import Progress, collect, restore_progress, take_up
 from flowprior.training.stage_run import StageRun
 from flowprior.training.stages import Stage
-
-
-@dataclass(frozen=True)
-class EpochEnd:
-    """What `on_epoch` is told; meanwhile weights are averaged, and modules in evaluation mode."""
-
-    stage: Stage
-    epoch: int  # finished ones of this stage
-    step: int
-    metrics: dict[str, float]
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What a training did."""
-
-    steps: int  # of the optimizers, over all stages
-    seconds: float  # wall time, over all interruptions
-    seconds_per_epoch: dict[str, float]  # by stage, validation and logs included
-    metrics: dict[str, float]  # of the last epoch: "train/loss", "valid/loss", ...
-    history: list[dict[str, Any]]  # one entry an epoch: "stage", "epoch", "step", "seconds" and the metrics
-    best_epoch: int | None  # of the last stage with validation: that with the best loss; 0 is a judged start
-    start: dict[str, float]  # the validation metrics of a judged start
-    finished: bool  # False if `max_steps` came first
+from flowprior.training.stopping import leave, told_to_stop
 
 
 def train(
@@ -64,16 +48,19 @@ def train(
     keep: int = 3,
     log_every: int = 50,
     resume: bool = False,
+    allow_changed: bool = False,
     max_steps: int | None = None,
     progress: bool = True,
     tensorboard: bool = True,
+    notes: Mapping[str, Any] | None = None,
     on_epoch: Callable[[EpochEnd], None] | None = None,
 ) -> TrainResult:
     """Run the stages in sequence; the models inside the objectives are trained in place.
 
     Everything random follows from `seed`, so two runs on one machine end with equal bits, and so does a run
-    that was killed at any moment and resumed. The caller's random state stays as it was. SIGTERM ends the run
-    after the step it is in, with a checkpoint and exit status 143; so does Ctrl-C, with KeyboardInterrupt.
+    that was killed at any moment and resumed. The caller's random state stays as it was. SIGTERM (or SIGHUP)
+    ends the run after the step it is in, with a checkpoint and exit status 143 (129); so does Ctrl-C, with
+    KeyboardInterrupt. One process at a time writes to a run folder.
 
     Several processes share each batch, and with the global batch of one process they take its steps; but each
     draws its own noise (from seed + rank), and sees its own share in the statistics of `BatchNorm` (6e-4 of
@@ -97,36 +84,45 @@ def train(
         log_every: steps that a logged training metric is averaged over; an epoch's end closes a window, too.
         resume: continue from the newest valid checkpoint of `run`, bit-identical, with the stages of the
             interrupted run, freshly built.
+        allow_changed: resume although metrics.csv is no longer what the run wrote.
         max_steps: stop (with a checkpoint) after so many steps of the run; schedules do not change by it.
         progress, tensorboard: show a progress bar; write logs for TensorBoard, beside metrics.csv.
+        notes: JSON values that every checkpoint carries, such as the config.
         on_epoch: called in the first process after every epoch.
 
     Raises:
-        InputError: on arguments that do not fit, or if there is nothing (valid) to resume.
-        RunError: if a number is not finite, or the disk is full.
+        InputError: on arguments that do not fit, if there is nothing (valid) to resume, or if another
+            process writes to the folder.
+        RunError: if a number is not finite, the disk is full, or the folder vanishes.
     """
     if not stages:
         raise InputError("`stages` is empty: give at least one Stage.")
     for name, value in (("checkpoint_every", checkpoint_every), ("keep", keep), ("log_every", log_every)):
         check_count(name, value)
     limit = math.inf if max_steps is None else check_count("max_steps", max_steps, least=0)
-    folder, checkpoint = None if run is None else Path(run), None
-    if resume:
-        if folder is None:
-            raise InputError("`resume` needs a run folder: give `run`.")
-        checkpoint = load_checkpoint(folder)
-    elif folder is not None and has_checkpoints(folder):
-        held = f"`run` (={str(run)!r}) holds checkpoints already"
-        raise InputError(f"{held}: resume it, or choose another folder.")
-    check_engine(device, precision, strategy, sync_batch_norm, compile)
-    fabric = start_fabric(device, devices, precision, strategy)
-    for stage in stages:
-        if sync_batch_norm:
-            torch.nn.SyncBatchNorm.convert_sync_batchnorm(stage.objective)
-        move(stage.objective, fabric)
-    loop = _Loop(stages, fabric, folder, seed, checkpoint_every, keep, log_every, limit, on_epoch, compile)
-    with own_random_state(fabric.device, seed + fabric.global_rank), _told_to_stop(folder) as loop.received:
-        return loop.run(checkpoint, progress and fabric.is_global_zero, tensorboard)
+    folder = None if run is None else Path(run)
+    if resume and folder is None:
+        raise InputError("`resume` needs a run folder: give `run`.")
+    with ExitStack() as stack:
+        writes = folder is not None and is_first_process()
+        lock = stack.enter_context(locked(folder)) if folder is not None and writes else None
+        checkpoint = None
+        if folder is not None and resume:
+            checkpoint = take_up(folder, keep if writes else None)
+        elif folder is not None and writes and has_checkpoints(folder):
+            held = f"`run` (={str(run)!r}) holds checkpoints already"
+            raise InputError(f"{held}: resume it, or choose another folder.")
+        check_engine(device, precision, strategy, sync_batch_norm, compile)
+        fabric = start_fabric(device, devices, precision, strategy)
+        for stage in stages:
+            if sync_batch_norm:
+                torch.nn.SyncBatchNorm.convert_sync_batchnorm(stage.objective)
+            move(stage.objective, fabric)
+        every = (checkpoint_every, keep, log_every)
+        loop = _Loop(stages, fabric, folder, lock, seed, *every, limit, dict(notes or {}), on_epoch, compile)
+        stack.enter_context(own_random_state(fabric.device, seed + fabric.global_rank))
+        loop.received = stack.enter_context(told_to_stop(folder))
+        return loop.run(checkpoint, progress and fabric.is_global_zero, tensorboard, allow_changed)
 
 
 @dataclass
@@ -136,11 +132,13 @@ class _Loop:
     stages: Sequence[Stage]
     fabric: Any
     folder: Path | None
+    lock: Lock | None  # in the process that writes
     seed: int
     checkpoint_every: int
     keep: int
     log_every: int
     limit: float  # of the run's steps
+    notes: dict[str, Any]
     on_epoch: Callable[[EpochEnd], None] | None
     compiled: bool
     received: list[int] = field(default_factory=list)  # signals that ask to stop
@@ -148,15 +146,15 @@ class _Loop:
     meter: Meter = field(default_factory=Meter)
     clock: float = field(default_factory=time.perf_counter)
 
-    def run(self, checkpoint: Checkpoint | None, shown: bool, tensorboard: bool) -> TrainResult:
+    def run(self, checkpoint: Checkpoint | None, shown: bool, tensorboard: bool, edited: bool) -> TrainResult:
         """All stages, or what a checkpoint left of them."""
         tensors = None
         if checkpoint is not None:
             self.progress = restore_progress(checkpoint, self.stages, self.meter, self.fabric)
             tensors = checkpoint.tensors if self.progress.under_way else None
-        kept = 0 if checkpoint is None else int(checkpoint.state["log_bytes"])
+        written = {} if checkpoint is None else checkpoint.state
         folder = self.folder if self.fabric.is_global_zero else None
-        with MetricsLog(folder, kept, self.progress.step, tensorboard) as self.log:
+        with MetricsLog(folder, written, self.progress.step, tensorboard, edited) as self.log:
             if checkpoint is None:
                 self._save(None)
             while self.progress.stage < len(self.stages) and self.progress.step < self.limit:
@@ -179,6 +177,10 @@ class _Loop:
                 self.progress.stage += 1
                 self.progress.epoch, self.progress.best = 0, None
                 self._save(None)
+                if self._asked():
+                    break
+        if self._asked():
+            leave(self.received)
         return self._result()
 
     def _run_stage(self, current: StageRun) -> bool:
@@ -206,19 +208,20 @@ class _Loop:
                 self._save_if_due(current)
         return True
 
+    def _asked(self, due: bool = True) -> bool:
+        """Whether a signal asks to stop. All processes must do so together: they agree where it is `due`."""
+        if self.fabric.world_size == 1:
+            return bool(self.received)
+        counts = torch.tensor(float(len(self.received)), device=self.fabric.device)
+        return due and bool(self.fabric.all_reduce(counts, reduce_op="sum"))
+
     def _save_if_due(self, current: StageRun) -> None:
         """A checkpoint every so many steps, and one before leaving on SIGTERM or Ctrl-C."""
-        stop = bool(self.received)
-        if self.fabric.world_size > 1:  # all processes must stop together: they agree now and then
-            counts = torch.tensor(float(len(self.received)), device=self.fabric.device)
-            due = self.progress.step % self.log_every == 0
-            stop = due and bool(self.fabric.all_reduce(counts, reduce_op="sum"))
+        stop = self._asked(due=self.progress.step % self.log_every == 0)
         if stop or self.progress.step % self.checkpoint_every == 0:
             self._save(current)
-        if stop and self.received[:1] == [signal.SIGINT]:
-            raise KeyboardInterrupt
         if stop:
-            raise SystemExit(128 + signal.SIGTERM)
+            leave(self.received)
 
     def _close_window(self, current: StageRun) -> None:
         progress = self.progress
@@ -290,30 +293,8 @@ class _Loop:
             current.check_weights(self.progress.step)
         self.progress.seconds, self.clock = self._seconds(), time.perf_counter()
         tensors, state = collect(self.stages, current, self.progress, self.meter, self.fabric)
-        if self.fabric.is_global_zero:
-            state["log_bytes"] = self.log.position()
+        if self.lock is not None:
+            self.lock.check()
+            state |= self.log.mark() | {"notes": self.notes}
             save_checkpoint(self.folder, self.progress.step, tensors, state, self.keep)
         self.fabric.barrier()
-
-
-@contextmanager
-def _told_to_stop(run: Path | None) -> Iterator[list[int]]:
-    """Inside, the first SIGTERM or Ctrl-C only enters the yielded list; a second Ctrl-C stops at once.
-
-    Without a run folder, and in other threads than the main one, signals are left alone.
-    """
-    received: list[int] = []
-
-    def note(number: int, frame: Any) -> None:
-        if number == signal.SIGINT and received:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    listen = run is not None and threading.current_thread() is threading.main_thread()
-    numbers = (signal.SIGTERM, signal.SIGINT) if listen else ()
-    before = {number: signal.signal(number, note) for number in numbers}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

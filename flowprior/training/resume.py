@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +11,13 @@ from torch import Tensor
 
 from flowprior.errors import InputError, reason
 from flowprior.training.averages import Meter
-from flowprior.training.checkpoint import Checkpoint, part
+from flowprior.training.checkpoint import (
+    Checkpoint,
+    list_checkpoints,
+    load_checkpoint,
+    part,
+    tidy_checkpoints,
+)
 from flowprior.training.engine import gather, move
 from flowprior.training.stage_run import StageRun
 from flowprior.training.stages import Stage
@@ -31,6 +38,20 @@ class Progress:
     best_epoch: int | None = None
     start: dict[str, float] = field(default_factory=dict)  # what a judged start got
     history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def take_up(run: Path, keep: int | None) -> Checkpoint:
+    """The checkpoint that a run continues from, the newest valid one; else an InputError.
+
+    The process that writes gives how many checkpoints it will `keep`: what a killed run had not yet listed,
+    or not yet removed, is put in order.
+    """
+    checkpoint = load_checkpoint(run)
+    if keep is not None:
+        if not checkpoint.listed:
+            list_checkpoints(run, keep)
+        tidy_checkpoints(run)
+    return checkpoint
 
 
 def collect(
@@ -89,4 +110,18 @@ def restore_progress(checkpoint: Checkpoint, stages: Sequence[Stage], meter: Met
         torch.set_rng_state(tensors[f"random.cpu.{rank}"].cpu())
     if f"random.cuda.{rank}" in tensors and fabric.device.type == "cuda":
         torch.cuda.set_rng_state(tensors[f"random.cuda.{rank}"].cpu(), fabric.device)
-    return Progress(**state["progress"])
+    return _progress(checkpoint, len(stages))
+
+
+def _progress(checkpoint: Checkpoint, stages: int) -> Progress:
+    """Where the checkpoint says that the run stands, if there is such a place."""
+    try:
+        progress = Progress(**checkpoint.state["progress"])
+        last = stages - (1 if progress.under_way else 0)
+        possible = 0 <= progress.stage <= last and min(progress.epoch, progress.batch, progress.step) >= 0
+    except TypeError:
+        possible = False
+    if not possible:
+        nowhere = f"{checkpoint.path} stands at {checkpoint.state['progress']}, which no run of {stages}"
+        raise InputError(f"{nowhere} stages reaches: remove it, and an older one is taken.")
+    return progress

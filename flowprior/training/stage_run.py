@@ -220,10 +220,15 @@ class StageRun:
         return tensors
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        self.average.load_state(part(tensors, "ema."))
-        self.best = {name: value.to(self.fabric.device) for name, value in part(tensors, "best.").items()}
-        for player in self.players:
-            player.load_state(part(tensors, f"optimizer.{player.name}."))
+        """Continue from what `state` gave; an InputError if it is not of such a stage."""
+        try:
+            self.average.load_state(part(tensors, "ema."))
+            self.best = {name: value.to(self.fabric.device) for name, value in part(tensors, "best.").items()}
+            for player in self.players:
+                player.load_state(part(tensors, f"optimizer.{player.name}."))
+        except (KeyError, IndexError, ValueError, RuntimeError) as error:
+            unfit = f"The checkpoint does not fit stage {self.stage.name!r} ({type(error).__name__}: {error})"
+            raise InputError(f"{unfit}: resume with the settings of the run.") from error
 
 
 def reading_is_free(device: torch.device) -> bool:

@@ -88,7 +88,7 @@ def test_the_fixed_options_are_there() -> None:
         (["train", "glf/digits", "-b", "experiment.metrics = ('fdi',)"], ["fdi", "`fid`"]),
         (["train", "glf/digits", "--precision", "8-bit"], ["8-bit", "32-true"]),
         (["train", "glf/digits", "--device", "abacus"], ["abacus"]),
-        (["train", "glf/digits", "--resume"], ["nothing to resume"]),
+        (["train", "glf/digits", "--resume", "--overwrite"], ["exclude each other"]),
         (["train", "glf/mnist", "--data-root", "nowhere"], ["nowhere"]),
         (["sample", "nowhere", "--out", "x.png"], ["'nowhere'", "does not exist"]),
         (["sample", "nowhere"], ["--out"]),
