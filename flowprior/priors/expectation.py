@@ -100,7 +100,7 @@ def kmeans(rows: Tensor, components: int, seed: int, most: int | None = None) ->
     """The clusters of rows (N, D) by k-means on `most` of them: one-hot (N, K), and the centers (K, D)."""
     from sklearn.cluster import KMeans
 
-    clusters = KMeans(components, n_init=1, max_iter=50, random_state=seed)
+    clusters = KMeans(components, n_init=1, max_iter=50, random_state=seed % 2**32)
     _quietly(clusters.fit, rows[:: 1 if most is None else -(-len(rows) // most)].numpy())
     labels = torch.from_numpy(clusters.predict(rows.numpy())).long()
     shares = torch.nn.functional.one_hot(labels, components).double()
@@ -113,7 +113,7 @@ def scikit_learn_em(rows: Tensor, components: int, covariance: str, seed: int) -
 
     scale = rows.var(0, correction=0).mean().sqrt().item() or 1.0
     mixture = GaussianMixture(
-        components, covariance_type="diag" if covariance == "diagonal" else "full", random_state=seed
+        components, covariance_type="diag" if covariance == "diagonal" else "full", random_state=seed % 2**32
     )
     try:
         _quietly(mixture.fit, (rows / scale).numpy())

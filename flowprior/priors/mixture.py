@@ -15,6 +15,7 @@ from flowprior.priors.expectation import Moments, floor_of, kmeans, maximize, sc
 from flowprior.priors.prior import Prior
 
 _MOST, _ROWS_A_COMPONENT = 128, 100  # components where the data may decide
+_MOST_OF_ALL = 2**20
 _LARGEST_FULL = 64  # features up to which the default covariance is full
 _NO_WEIGHT = -1e4  # a logit whose softmax, and so its gradient, is exactly zero in float32 and float64
 _CHUNK = 2**22  # elements of a (K, N, D) or (N, D, D) block that the full covariance holds at a time
@@ -59,7 +60,9 @@ class MixturePrior(Prior):
         super().__init__(features)
         self._follows_data = components is None
         self._folded: Tensor | None = None  # inverses of the Cholesky factors, in an export
-        self.components = components = check_count("components", _MOST if components is None else components)
+        self.components = components = check_count(
+            "components", _MOST if components is None else components, most=_MOST_OF_ALL
+        )
         if covariance is None:
             covariance = "full" if self.event_shape.numel() <= _LARGEST_FULL else "diagonal"
         check_one_of("covariance", covariance, ("diagonal", "full"))
