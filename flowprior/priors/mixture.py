@@ -109,10 +109,10 @@ class MixturePrior(Prior):
         if self.lower is None:
             noise = self.log_scales.exp()[index] * noise
         else:
-            # by gathered factors, in blocks: to sort the rows by component would wait for the device
-            factors, step = self.scale_tril, max(1, _CHUNK // size**2)
-            blocks = zip(index.split(step), noise.split(step), strict=True)
-            noise = torch.cat([(factors[chosen] * rows.unsqueeze(1)).sum(-1) for chosen, rows in blocks])
+            # one product a component, of its rows side by side; their numbers are asked for once
+            order, counts = index.argsort(), index.bincount(minlength=self.components).tolist()
+            parts = zip(noise[order].split(counts), self.scale_tril.mT, strict=True)
+            noise[order] = torch.cat([rows @ factor for rows, factor in parts if len(rows)])
         return (self.means[index] + noise).reshape(count, *self.event_shape)
 
     def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
