@@ -1,6 +1,7 @@
 """A prior trained by maximum likelihood, within a time if there is one: what `fit` is built on."""
 
 import copy
+import math
 import time
 import warnings
 from collections.abc import Mapping
@@ -123,7 +124,9 @@ def train_prior(
     )
     if start is not None:
         stage.initialize = start
-    steps = None if stop_after is None else stop_after * _steps(tensors, batch_size)
+    if stop_after == 0:
+        stage.epochs = 0  # the start alone
+    steps = stop_after * _steps(tensors, batch_size) if stop_after else None
     home = prior.device
     precision = "64-true" if prior.dtype == torch.float64 else "32-true"
     options: dict[str, Any] = {"device": device, "precision": precision, "compile": compile}
@@ -133,7 +136,8 @@ def train_prior(
         prior.to(home)
     history, best = result.history, result.best_epoch
     judged = {0: result.start, **{entry["epoch"]: entry for entry in history}}
-    nll = history[-1]["train/nll"] if best is None else judged[best]["valid/nll"]
+    trained = history[-1]["train/nll"] if history else math.nan  # of a start alone nothing was measured
+    nll = trained if best is None else judged[best]["valid/nll"]
     return FitResult(nll, best, len(history), result.seconds, history)
 
 

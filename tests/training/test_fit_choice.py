@@ -244,6 +244,14 @@ def test_what_cannot_be_chosen_for_gets_a_sentence(call, words):
         call()
 
 
+def test_a_chosen_flow_that_was_best_at_its_start_is_that_start_of_all_rows():
+    z, context = _codes(), torch.randn(400, 2)
+    chosen = fit(z, context=context, epochs=1, lr=0.9, **QUICK)  # a rate that ruins every epoch
+    assert chosen.fitted.best_epoch == 0
+    assert "fitted again to all" in chosen.fitted.notes[-1]
+    torch.testing.assert_close(chosen.whitening.loc, z.mean(0))
+
+
 def test_seconds_bound_the_epochs_of_a_given_prior():
     prior = FlowPrior(3, transforms=2, hidden_features=(8,))
     assert fit(prior, _codes(), seconds=1e-3, epochs=50, **FAST).epochs == 1
