@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,9 +10,6 @@ from torch import Tensor
 from flowprior.checks import check_number
 from flowprior.errors import InputError
 from flowprior.tensors import numel
-
-if TYPE_CHECKING:
-    from flowprior.priors.prior import Prior
 
 NO_LABEL = -1  # of a prior with `classes`: no context
 CANDIDATES = 64  # draws of p(z | c) for each that is kept
@@ -52,7 +49,7 @@ def shape_with_presence(shape: torch.Size) -> torch.Size:
 
 
 def draw_guided(
-    prior: Prior,
+    prior: Any,
     count: int,
     context: Tensor,
     temperature: float,
@@ -80,7 +77,7 @@ def draw_guided(
     return torch.cat(drawn) if drawn else prior._drawn(count, context, temperature, generator)
 
 
-def denoise(prior: Prior, z: Tensor, std: float, context: Tensor | None = None) -> Tensor:
+def denoise(prior: Any, z: Tensor, std: float, context: Tensor | None = None) -> Tensor:
     """z + σ² ∇ log p(z | c): the mean of a code behind its noisy copy, for a prior of the noisy ones.
 
     A prior that was trained on codes with noise N(0, σ²) added draws codes with that noise; this takes away
@@ -108,7 +105,7 @@ def denoise(prior: Prior, z: Tensor, std: float, context: Tensor | None = None) 
     return z + std**2 * score
 
 
-def check_guidance(prior: Prior, guidance: float, context: Tensor | None) -> float:
+def check_guidance(prior: Any, guidance: float, context: Tensor | None) -> float:
     """`guidance`, a number of at least 0; InputError if the prior cannot follow one above it."""
     guidance = check_number("guidance", guidance, least=0)
     if guidance and not prior.context_dropout:

@@ -95,6 +95,8 @@ class Stage:
         if unknown:
             names = f"Stage {self.name!r} names the parameter groups {sorted(unknown)}"
             raise InputError(f"{names}, but its objective has {sorted(known)}: correct them.")
+        for group in sorted(known - set(self.frozen)):
+            self.settings(group)
 
     def settings(self, group: str) -> OptimizerSettings:
         """The optimizer settings of a parameter group; an InputError if there are none."""
