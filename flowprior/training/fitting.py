@@ -13,7 +13,8 @@ from torch import Tensor
 
 from flowprior.bijectors.shrinkage import correlations, limit_of, scales
 from flowprior.objectives import LatentNLL
-from flowprior.priors.flow import Standardize
+from flowprior.priors.flow import FlowPrior, Standardize
+from flowprior.priors.invertible import HeldPrior
 from flowprior.priors.prior import Prior
 from flowprior.training.loop import train
 from flowprior.training.optimizers import OptimizerSettings, RateSchedule
@@ -157,11 +158,17 @@ def step_seconds(prior: Prior, tensors: Mapping[str, Tensor], batch_size: int) -
     return min(times) * 4 / 3 + LOOP
 
 
-def look_at(z: Tensor) -> tuple[str, ...]:
-    """What is to be said of latents (N, *event): constant features, exact low rank; a warning on few rows."""
+def look_at(z: Tensor, prior: Prior | None = None) -> tuple[str, ...]:
+    """What is to be said of latents (N, *event): constant features, exact low rank.
+
+    Few rows get a warning, unless `prior` is a flow that does not estimate their covariance.
+    """
+    while isinstance(prior, HeldPrior):
+        prior = prior.prior
     rows = z.flatten(1)
     count, features = rows.shape
-    if count < 2 * features:
+    estimated = not isinstance(prior, FlowPrior) or prior.standardize == "full"
+    if count < 2 * features and estimated:
         warnings.warn(
             f"`latents` has {count} rows of {features} features, few for an estimate of their covariance: it "
             "is shrunk by as much as serves rows that were left out.",

@@ -76,7 +76,7 @@ def test_a_mixture_of_scaled_codes_is_the_scaled_mixture(start, covariance, scal
 
 
 def test_the_choice_is_right_and_says_what_each_got():
-    prior = fit(_modes(), **QUICK)
+    prior = fit(_modes(), seconds=30.0, epochs=2, **FAST)
     said = str(prior.fitted)
     assert "mixture of 3 full Gaussians" in prior.fitted.notes[-1]
     assert [each.name for each in prior.fitted.candidates][:2] == ["Gaussian", "mixture of 3 full Gaussians"]
@@ -96,7 +96,7 @@ def test_the_choice_is_right_and_says_what_each_got():
         + math.log(3)
     )
     assert -prior.log_prob(_modes(3000, 1)).mean() < truth + 0.03
-    plain = fit(_codes(), **QUICK)
+    plain = fit(_codes(), seconds=30.0, epochs=2, **FAST)
     assert plain.fitted.notes[-1].startswith("Chosen: Gaussian, by")
     assert plain.dtype == torch.float32
     assert fit(_codes().double(), **QUICK).dtype == torch.float64
