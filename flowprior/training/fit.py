@@ -133,7 +133,7 @@ def fit(  # type: ignore[misc]  # the overloads leave the options to it
         given.check_latents(tensors["z"], tensors.get("context"))
         if any(parameter.is_inference() for parameter in given.parameters()):
             raise InputError("`prior` was built in inference mode, which forbids training: build it outside.")
-        notes = look_at(tensors["z"])
+        notes = look_at(tensors["z"], given)
         return replace(train_prior(given, tensors, standardize=standardize, **training), notes=notes)
 
 
