@@ -9,7 +9,7 @@ from numbers import Integral, Real
 from operator import ge, gt, le, lt
 from typing import TYPE_CHECKING, TypeVar
 
-from flowprior.errors import InputError
+from flowprior.errors import InputError, shown
 
 if TYPE_CHECKING:  # `flowprior list` should not wait for torch
     from torch import Tensor
@@ -151,7 +151,7 @@ def nearest(name: str, options: Iterable[str]) -> str:
 
 
 def _refused(name: str, value: object, expected: str, fix: str) -> InputError:
-    return InputError(f"`{name}` (={value!r}) must be {expected}{_end(fix)}")
+    return InputError(f"`{name}` (={shown(value)}) must be {expected}{_end(fix)}")
 
 
 def _end(fix: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from flowprior.checks import check_known
-from flowprior.errors import InputError, RunError
+from flowprior.errors import InputError, RunError, clip
 from flowprior.terminal import ENDING, ended_by_signals, prepare_streams
 
 Verb = TypeVar("Verb", bound=Callable[..., None])
@@ -59,7 +59,7 @@ class Sentences(click.Group):
 
 
 def _end(sentence: str, status: int) -> None:
-    click.echo(f"flowprior: {sentence}", err=True)
+    click.echo(f"flowprior: {clip(sentence, 700)}", err=True)
     sys.exit(status)
 
 
@@ -77,7 +77,9 @@ def _integers(_: Any, __: Any, value: str | None) -> tuple[int, ...] | None:
 
 
 _PATH: Any = click.Path(path_type=Path)
-_COUNT = click.IntRange(min=1)
+_COUNT = click.IntRange(min=1, max=2**31 - 1)
+_SEED = click.IntRange(min=0, max=2**62)
+_FEW = click.IntRange(min=1, max=1024)
 
 # What several verbs take.
 _run = click.argument("folder", metavar="RUN", type=_PATH)
@@ -91,7 +93,7 @@ _plugins = click.option(
 _data_root = click.option("--data-root", type=_PATH, help="As torchvision's [default: $FLOWPRIOR_DATA].")
 _weights = click.option("--weights", type=_PATH, help="Of feature networks [default: $FLOWPRIOR_WEIGHTS].")
 _download = click.option("--download", is_flag=True, help="Fetch missing Inception weights (92 MB).")
-_seed = click.option("--seed", type=int, default=0, help="Seed of the draws.")
+_seed = click.option("--seed", type=_SEED, default=0, help="Seed of the draws.")
 _device = click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
 _quiet = click.option(
     "--quiet", "progress", flag_value=False, default=True, show_default=False, help="No progress bar."
@@ -134,11 +136,11 @@ def list_command(**options: Any) -> None:
 @click.option("--allow-changed", is_flag=True, help="Resume although config.gin or metrics.csv was changed.")
 @click.option("--overwrite", is_flag=True, help="Replace the run in the folder.")
 @click.option("--steps", type=_COUNT, help="Stop after this many optimizer steps.")
-@click.option("--seed", type=int, help="Seed of the run (the config's `experiment.seed`).")
+@click.option("--seed", type=_SEED, help="Seed of the run (the config's `experiment.seed`).")
 @_device
 @click.option("--precision", help="32-true, bf16-mixed, 16-mixed or 64-true [default: the config's].")
 @_compiled
-@click.option("--devices", type=_COUNT, default=1, help="Processes or GPUs.")
+@click.option("--devices", type=_FEW, default=1, help="Processes or GPUs.")
 @click.option("--strategy", type=click.Choice(["auto", "ddp", "fsdp"]), default="auto", help=_STRATEGY)
 @click.option("--sync-batch-norm", is_flag=True, help="Batch statistics over all processes; GPUs only.")
 @_data_root
@@ -156,6 +158,8 @@ def train(config: str | None, gin_files: tuple[str, ...], **options: Any) -> Non
 @click.option("--out", type=_PATH, required=True, help=".png (grid), .npy, .npz or .pt.")
 @click.option("--context", type=_PATH, help="For a conditional prior: -n draws for each row of this file.")
 @click.option("--key", help="The array to read from a --context file of several.")
+@click.option("--temperature", type=float, default=1.0, help="Scale of the noise.")
+@click.option("--truncate", type=float, help="Only the most probable share of draws, such as 0.9.")
 @_plugins
 @_seed
 @_device
@@ -180,8 +184,8 @@ def export(**options: Any) -> None:
 @main.command("eval")
 @_run
 @click.option("--metrics", required=True, help="Names with commas between them, e.g. reconstruction,nll,fid.")
-@click.option("--samples", "count", type=click.IntRange(min=2), default=10000)
-@click.option("--importance-samples", type=click.IntRange(min=2), default=1000, help="Of iw_nll, each.")
+@click.option("--samples", "count", type=click.IntRange(2, 10**8), default=10000)
+@click.option("--importance-samples", type=click.IntRange(2, 10**8), default=1000, help="Of iw_nll, each.")
 @_plugins
 @_data_root
 @_weights
@@ -224,10 +228,10 @@ def repair(folder: Path) -> None:
 @main.command()
 @click.argument("study")
 @_size
-@click.option("--seeds", type=_COUNT, default=1, help="Runs of each row.")
+@click.option("--seeds", type=_FEW, default=1, help="Runs of each row.")
 @click.option("--out", type=_PATH, help="Folder of the study [default: runs/compare/<study>-<size>].")
 @click.option("--row", "rows", multiple=True, help="Only this row; repeatable.")
-@click.option("--jobs", type=_COUNT, help="Runs at a time [default: one for each core, on a GPU one].")
+@click.option("--jobs", type=_FEW, help="Runs at a time [default: one for each core, on a GPU one].")
 @_bindings
 @_plugins
 @_data_root
@@ -267,7 +271,7 @@ def compare(**options: Any) -> None:
 @click.option("--seconds", type=float, help="Time to stay within [default: 60, unless a flow is asked for].")
 @click.option("--epochs", type=_COUNT, help="Passes over the latents at most.")
 @click.option("--batch-size", type=_COUNT)
-@click.option("--lr", type=float, help="Peak learning rate.")
+@click.option("--lr", type=click.FloatRange(0, 1e6, min_open=True), help="Peak learning rate.")
 @click.option("--patience", type=_COUNT, help="Stop after so many epochs without improvement.")
 @click.option("--standardize", type=click.Choice(["full", "diagonal", "none"]))
 @click.option("--overwrite", is_flag=True, help="Replace the prior in the folder.")
@@ -333,8 +337,10 @@ def _part(options: dict[str, Any], *names: str) -> dict[str, Any]:
 @click.option("--precision", default="float32", callback=_words, help="float32, float64; tf32 on a GPU.")
 @click.option("--compile", default="none", callback=_words, help=_COMPILE)
 @_device
-@click.option("--threads", type=_COUNT, help="Of the CPU [default: torch's].")
-@click.option("--seconds", type=click.FloatRange(0, min_open=True), default=2.0, help="Each size, at least.")
+@click.option("--threads", type=_FEW, help="Of the CPU [default: torch's].")
+@click.option(
+    "--seconds", type=click.FloatRange(0, 3600, min_open=True), default=2.0, help="Each size, at least."
+)
 @click.option("--out", type=_PATH, default=Path("runs/benchmark"), help="Folder.")
 @_seed
 @click.option("--quick", is_flag=True, help="Small sizes, few rounds: within two minutes.")

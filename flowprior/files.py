@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import tempfile
+import warnings
 import zipfile
 from contextlib import suppress
 from pathlib import Path
@@ -17,8 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flowprior.bounds import check_members, check_regular
 from flowprior.checks import nearest
-from flowprior.errors import InputError, reason
+from flowprior.errors import InputError, clip, reason
 
 ARRAYS = (".npy", ".npz", ".pt")
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
@@ -30,17 +32,24 @@ def read_array(path: Path, key: str | None = None, name: str = "latents") -> Ten
     Raises:
         InputError: if the file is missing, damaged, of another kind, not numeric, or `key` does not fit.
     """
-    if path.suffix not in ARRAYS or not path.is_file():
+    if path.suffix not in ARRAYS or not path.exists():
         wrong = "does not exist" if path.suffix in ARRAYS else "has another ending"
         raise InputError(f"`{name}` (={path}) {wrong}: give a .npy, .npz or .pt file.")
+    check_regular(path, f"`{name}`")
     try:
-        content = _read(path)
+        array = _read(path, key, name)
+    except InputError:
+        raise
+    except MemoryError:
+        wrong = "claims to hold more numbers than fit into the memory of this machine"
+        raise InputError(f"`{name}` (={path}) {wrong}: write it again.") from None
     except (OSError, ValueError, EOFError, RuntimeError, KeyError, zipfile.BadZipFile) as error:
         raise InputError(f"`{name}` (={path}) cannot be read ({reason(error)}): write it again.") from None
     except Exception as error:  # pickle's UnpicklingError: more than plain tensors
         wrong = f"holds more than tensors ({type(error).__name__})"
         raise InputError(f"`{name}` (={path}) {wrong}: save a plain tensor.") from None
-    array = _choose(content, key, path, name)
+    if isinstance(array, Tensor):
+        _check_plain(f"`{name}` (={path})", array)
     try:
         tensor = torch.as_tensor(array)
     except (TypeError, ValueError, RuntimeError):
@@ -58,14 +67,39 @@ def read_rows(path: Path, key: str | None, name: str) -> Tensor:
     return rows[:, None] if rows.dim() == 1 else rows
 
 
-def _read(path: Path) -> Any:
-    if path.suffix == ".pt":
-        return torch.load(path, map_location="cpu", weights_only=True)
-    content = np.load(path, allow_pickle=False)
+def _read(path: Path, key: str | None, name: str) -> Any:
+    """The array that is meant; of an archive, only that one is unpacked."""
     if path.suffix == ".npy":
-        return content
-    with content as archive:
-        return dict(archive)
+        return _choose(np.load(path, allow_pickle=False), key, path, name)
+    if path.suffix == ".pt":
+        return _choose(_load(path), key, path, name)
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        stored = {each.removesuffix(".npy"): each for each in archive.zip.namelist()}
+        member = _choose(stored, key, path, name)
+        check_members(path, [member])
+        return archive[member]
+
+
+def _load(path: Path) -> Any:
+    """What a .pt file holds, read without code; a zip archive in it unpacks to no more than it may."""
+    if zipfile.is_zipfile(path):
+        check_members(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of kinds of tensors and pickles that are refused
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _check_plain(what: str, tensor: Tensor) -> None:
+    """Refuse a loaded tensor that is sparse, quantized, without data, or larger than its data."""
+    if tensor.device.type == "meta":
+        raise InputError(f"{what} has no data, since it is on the meta device: save a tensor of the CPU.")
+    if tensor.layout != torch.strided:
+        raise InputError(f"{what} is sparse ({tensor.layout}): save `tensor.to_dense()`.")
+    if tensor.is_quantized:
+        raise InputError(f"{what} is quantized ({tensor.dtype}): save `tensor.dequantize()`.")
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        shape = f"of shape {tuple(tensor.shape)} is expanded from fewer numbers"
+        raise InputError(f"{what} {shape}: save `tensor.contiguous()`.")
 
 
 def _choose(content: Any, key: str | None, path: Path, name: str) -> Any:
@@ -76,8 +110,10 @@ def _choose(content: Any, key: str | None, path: Path, name: str) -> Any:
     if key is None and len(content) == 1:
         return next(iter(content.values()))
     if key not in content:
-        wish = f"has no array {key!r}{nearest(key, content)}" if key else "holds several arrays"
-        raise InputError(f"`{name}` (={path}) {wish}; give `--key`, one of {', '.join(map(str, content))}.")
+        names = [str(each) for each in content]
+        wish = f"has no array {key!r}{nearest(key, names)}" if key else "holds several arrays"
+        listed = clip(", ".join(names))
+        raise InputError(f"`{name}` (={path}) {wish}; give `--key`, one of {listed}.")
     return content[key]
 
 
@@ -99,12 +135,17 @@ def find_weights(weights: str | Path | None, name: str) -> Path:
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """The tensors of a saved state dict, read without code; InputError if there is anything else in it."""
+    check_regular(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = _load(path)
+    except InputError:
+        raise
     except Exception as error:  # torch.load fails in many ways: pickle, zip, end of file, key, type errors
         raise InputError(f"{path} cannot be read as a state dict ({reason(error)}): replace it.") from error
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise InputError(f"{path} must hold a state dict (names and tensors), not {type(content).__name__}.")
+    for key, value in content.items():
+        _check_plain(f"{key!r} in {path}", value)
     return content
 
 

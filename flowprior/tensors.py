@@ -1,16 +1,21 @@
 """Shapes and precision: small questions that every layer asks of its tensors and distributions."""
 
 import math
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from numbers import Integral
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
+from torch.overrides import TorchFunctionMode
 
+from flowprior.bounds import check_memory
 from flowprior.errors import InputError
+
+MOST_FEATURES = 2**24  # numbers in one event or context
 
 
 def as_event_shape(features: int | Sequence[int]) -> torch.Size:
@@ -23,7 +28,7 @@ def as_event_shape(features: int | Sequence[int]) -> torch.Size:
     if not isinstance(sizes, Sequence) or len(sizes) == 0 or not all(map(_is_size, sizes)):
         expected = "a positive int or a non-empty tuple of them, such as 64 or (4, 8, 8)"
         raise InputError(f"`features` (={features!r}) must be {expected}.")
-    return torch.Size(map(int, sizes))
+    return _bounded("features", tuple(map(int, sizes)))
 
 
 def as_context_shape(context_features: int | Sequence[int] | None) -> torch.Size | None:
@@ -42,7 +47,13 @@ def as_context_shape(context_features: int | Sequence[int] | None) -> torch.Size
             "sequences, or None"
         )
         raise InputError(f"`context_features` (={context_features!r}) must be {expected}.")
-    return torch.Size(map(int, sizes))
+    return _bounded("context_features", tuple(map(int, sizes)))
+
+
+def _bounded(name: str, sizes: tuple[int, ...]) -> torch.Size:
+    if math.prod(sizes) > MOST_FEATURES:
+        raise InputError(f"`{name}` (={sizes}) must hold at most {MOST_FEATURES:,} numbers.")
+    return torch.Size(sizes)
 
 
 def _is_size(value: object) -> TypeGuard[int]:
@@ -95,6 +106,17 @@ def factorized(q: Distribution) -> Distribution:
     return q
 
 
+def flat_context(context: Tensor | None) -> Tensor | None:
+    """Context rows (N, ...) as vectors (N, C)."""
+    return None if context is None else context.flatten(1)
+
+
+def imported(module: str, name: str) -> tuple[Any, ...]:
+    """A class of another library, in a tuple for `isinstance`; empty while nobody has imported its module."""
+    loaded = sys.modules.get(module)
+    return () if loaded is None else (getattr(loaded, name),)
+
+
 def without_autocast(kind: str) -> AbstractContextManager[object]:
     """A context outside autocast for devices of this kind; entering torch's own costs more than asking."""
     return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
@@ -108,3 +130,53 @@ def numel(shape: Sequence[int]) -> int:
 def as_input(x: Tensor) -> Tensor:
     """Stored examples or conditions as a model reads them: bytes become floats in [0, 1]."""
     return x.float() / 255 if x.dtype == torch.uint8 else x
+
+
+def check_weights(module: nn.Module, origin: str) -> None:
+    """Refuse loaded weights and buffers that hold NaN, or, where they are learned, infinity."""
+    learned = {name for name, _ in module.named_parameters()}
+    for name, value in module.state_dict().items():
+        if value.is_floating_point() and not (value.isfinite() if name in learned else ~value.isnan()).all():
+            raise InputError(
+                f"{name!r} in {origin} holds numbers that are not finite: it is damaged; save it again."
+            )
+
+
+@contextmanager
+def within_memory(what: str, fix: str) -> Iterator[None]:
+    """Inside, torch makes no tensors that would together take more than the memory of this machine.
+
+    Raises:
+        InputError: before the first that would be too much is made.
+    """
+    try:
+        with _Budget(what, fix):
+            yield
+    except MemoryError:
+        raise InputError(f"{what} does not fit into the memory of this machine: {fix}.") from None
+
+
+_MAKERS = frozenset(
+    ["empty", "zeros", "ones", "full", "rand", "randn", "randint", "eye", "arange", "linspace", "randperm"]
+)
+
+
+class _Budget(TorchFunctionMode):
+    """Counts the bytes of what torch's functions make out of sizes alone."""
+
+    def __init__(self, what: str, fix: str) -> None:
+        super().__init__()
+        self.what, self.fix, self.bytes = what, fix, 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if args and getattr(func, "__name__", "") in _MAKERS:
+            self.bytes += _numel(args) * (kwargs.get("dtype") or torch.get_default_dtype()).itemsize
+            check_memory(self.what, self.bytes, self.fix)
+        return func(*args, **kwargs)
+
+
+def _numel(args: Any) -> int:
+    """How many numbers a function makes that is given sizes: of `empty`, a shape; of `arange`, an int."""
+    sizes = args[0] if isinstance(args[0], list | tuple) else args
+    return math.prod(size for size in sizes if isinstance(size, int) and size > 0)

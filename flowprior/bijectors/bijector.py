@@ -9,16 +9,17 @@ Stated here once, and kept by every backend:
 * *Composition order*: steps are listed in the order in which `to_base` applies them.
 """
 
-from abc import ABC
+from collections.abc import Callable
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from flowprior.bijectors.gate import Invertible
 from flowprior.bijectors.tokens import Tokens
 from flowprior.tensors import numel
 
 
-class Bijector(Invertible, ABC):
+class Bijector(Invertible):
     """An invertible map between z and z0 that reports its volume change.
 
     log p(z | c) = log p0(z0) + log|det dz0/dz|, with z0 = to_base(z, c).
@@ -56,3 +57,41 @@ class Bijector(Invertible, ABC):
         It happens only when this is called, never inside `to_base` or `from_base`. In a distributed
         run every rank must call it; the statistics are those of all ranks together.
         """
+
+
+def no_rows(module: nn.Module, value: Tensor) -> tuple[Tensor, Tensor]:
+    """What `module` makes of a `value` of no rows, (0, ...) and (0,), with zero gradients for its parameters.
+
+    For libraries whose reshapes are ambiguous there.
+    """
+    trained = (each for each in module.parameters() if each.requires_grad)
+    nothing = sum((each.flatten()[:0].sum().to(value.dtype) for each in trained), value.new_zeros(()))
+    return value + nothing, value.new_zeros(0) + nothing
+
+
+def follow_own(bijector: Bijector) -> None:
+    """Give a bijector the dtype and device of the user's own parameters or buffers in it."""
+    tensors = (each for each in (*bijector.parameters(), *bijector.buffers()) if each is not bijector._anchor)
+    own = next((each for each in tensors if each.is_floating_point()), None)
+    if own is not None:
+        bijector._anchor = bijector._anchor.to(own.device, own.dtype)
+
+
+def try_once(bijector: Bijector, run: Callable[[Tensor, Tensor | None], object]) -> None:
+    """Call `run` on one z0 of zeros and its context of zeros, in evaluation mode, without gradients.
+
+    On the meta device, where nothing can be read, it is not called.
+    """
+    home = next(bijector.parameters(), bijector._anchor).device
+    if home.type == "meta":
+        return
+    like = torch.zeros(1, device=home, dtype=bijector.dtype)
+    context = None if bijector.context_shape is None else like.new_zeros(1, *bijector.context_shape)
+    modes = {module: module.training for module in bijector.modules()}
+    bijector.eval()
+    try:
+        with torch.no_grad():
+            run(like.new_zeros(1, *bijector.event_shape), context)
+    finally:
+        for module, training in modes.items():
+            module.training = training

@@ -13,7 +13,7 @@ from flowprior.bijectors.chain import Chain
 from flowprior.bijectors.conditioner import AffineConditioner, Network
 from flowprior.bijectors.jet import Jet
 from flowprior.bijectors.permutation import Permutation
-from flowprior.bijectors.recipes import Recipe, as_recipe, as_widths, check_choice
+from flowprior.bijectors.recipes import MOST_TRANSFORMS, Recipe, as_recipe, as_widths, check_choice
 from flowprior.bijectors.spatial import ByPosition
 from flowprior.bijectors.transformer import Transformer
 from flowprior.checks import check_count
@@ -69,7 +69,9 @@ def build_bijector(
             "`backend` (='pyro') has no rational-quadratic coupling: build spline flows with "
             "`backend=\"nflows\"`, or choose the recipe 'glf', 'actnorm' or 'masked'."
         )
-    count = check_count("transforms", recipe.transforms if transforms is None else transforms)
+    count = check_count(
+        "transforms", recipe.transforms if transforms is None else transforms, most=MOST_TRANSFORMS
+    )
     hidden = recipe.hidden_features if hidden_features is None else as_widths(hidden_features)
     if recipe.coupling in OVER_TOKENS:
         sized = replace(recipe, transforms=count, hidden_features=hidden)

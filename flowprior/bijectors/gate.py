@@ -4,13 +4,14 @@ Behind it are the hooks, which see rows: z (N, *event), context (N, *context_sha
 module's own dtype, on equal batches, outside autocast. Hooks call hooks, and nothing is checked again.
 """
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
+from flowprior.checks import check_count
 from flowprior.errors import InputError
 from flowprior.tensors import (
     as_context_shape,
@@ -29,18 +30,38 @@ class Gate(nn.Module):
     `.to(torch.bfloat16)`, its own or those of a module that holds it, leave them in float32, because flows
     and densities lose their meaning below that. Half-precision inputs are cast up. The arguments are those of
     `Bijector`; `context_shape` is `context_features` as a shape, (C,) or (K, H, W), or None.
+
+    With `classes` the context is integer labels from 0 to `classes` - 1, of context shape ().
     """
 
     kind = "module"  # how error messages call it
+    least_label: int = 0  # -1 where a label may be missing
     _anchor: Tensor
 
+    def __init_subclass__(cls, **settings: Any) -> None:
+        # what ABC does, whose metaclass clashes with that of Pyro's modules
+        super().__init_subclass__(**settings)
+        named = ((name, getattr(cls, name, None)) for name in dir(cls))
+        owed = (name for name, value in named if getattr(value, "__isabstractmethod__", False))
+        cls.__abstractmethods__ = frozenset(owed)  # type: ignore[attr-defined]
+
     def __init__(
-        self, event_shape: int | Sequence[int], context_features: int | Sequence[int] | None = None
+        self,
+        event_shape: int | Sequence[int],
+        context_features: int | Sequence[int] | None = None,
+        classes: int | None = None,
     ) -> None:
         super().__init__()
         self.event_shape = as_event_shape(event_shape)
-        self.context_shape = shape = as_context_shape(context_features)
+        shape = as_context_shape(context_features)
         self.context_features = None if shape is None else shape[0] if len(shape) == 1 else tuple(shape)
+        if classes is not None and shape is not None:
+            raise InputError(
+                f"`classes` (={classes!r}) was given together with `context_features` "
+                f"(={context_features!r}): a context is either labels or numbers, so leave one out."
+            )
+        self.classes = None if classes is None else check_count("classes", classes)
+        self.context_shape = shape if classes is None else torch.Size()
         # Follows `.to()`, so that it tells device and dtype even where there are no parameters. No state dict
         # holds it, so that on "meta" it would stay there when all others are loaded.
         home = torch.get_default_device()
@@ -98,7 +119,7 @@ class Gate(nn.Module):
         own = self._context_batch(context)
         if context is None or self.context_shape is None:
             return None, own
-        rows = context.to(self.dtype)
+        rows = self._in_dtype(context)
         return self._seen(rows if len(own) == 1 else rows.reshape(numel(own), *self.context_shape)), own
 
     def _context_batch(self, context: Tensor | None) -> torch.Size:
@@ -112,13 +133,15 @@ class Gate(nn.Module):
                 )
             return torch.Size()
         if context is None:
+            what = "a tensor" if self.classes is None else "integer labels"
             raise InputError(
-                f"`context` is missing: this {type(self).__name__} is conditional and needs a tensor of "
+                f"`context` is missing: this {type(self).__name__} is conditional and needs {what} of "
                 f"shape {_with_batch(wanted)}."
             )
         if not isinstance(context, Tensor):
             kind = type(context).__name__
             raise InputError(f"`context` (a {kind}) must be a tensor: torch.as_tensor makes one.")
+        self._check_kind(context)
         split = context.dim() - len(wanted)
         if split < 0 or context.shape[split:] != wanted:
             raise InputError(
@@ -126,6 +149,34 @@ class Gate(nn.Module):
                 f"(={self.context_features}), as in {_with_batch(wanted)}."
             )
         return context.shape[:split]
+
+    def _check_kind(self, context: Tensor) -> None:
+        """Refuse numbers where labels are wanted, labels where numbers are, and labels of no class."""
+        if self.classes is None:
+            if not context.is_floating_point():
+                raise InputError(
+                    f"`context` has dtype {context.dtype} but must be floating point: use "
+                    "`context.float()`, or, where it holds labels, build the prior with `classes`, as in "
+                    "FlowPrior(16, classes=10)."
+                )
+            return
+        if context.is_floating_point() or context.is_complex() or context.dtype == torch.bool:
+            raise InputError(
+                f"`context` has dtype {context.dtype} but this {type(self).__name__} has `classes` "
+                f"(={self.classes}): pass integer labels (*batch,), such as `labels.long()`."
+            )
+        # elsewhere the one-hot code checks it on the device, without waiting for the answer
+        if context.device.type == "cpu" and context.numel() and not torch.compiler.is_compiling():
+            least, most = int(context.min()), int(context.max())
+            if least < self.least_label or most >= self.classes:
+                raise InputError(
+                    f"`context` holds labels from {least} to {most} but must be from 0 to "
+                    f"{self.classes - 1}, as `classes` is {self.classes}."
+                )
+
+    def _in_dtype(self, context: Tensor) -> Tensor:
+        """A context in the module's own dtype; labels stay integers."""
+        return context.to(self.dtype) if self.classes is None else context
 
     def _cast(self, name: str, value: Tensor) -> Tensor:
         """`value` in the module's own dtype; nothing is cast down."""
@@ -142,7 +193,7 @@ class Gate(nn.Module):
         return value.to(own)
 
 
-class Invertible(Gate, ABC):
+class Invertible(Gate):
     """A module with two spaces, z0 = to_base(z) and z = from_base(z0), that reports its volume change.
 
     A subclass must implement `_to_base` and `_from_base`.
@@ -191,4 +242,4 @@ class Invertible(Gate, ABC):
 
 
 def _with_batch(shape: torch.Size) -> str:
-    return f"(*batch, {', '.join(map(str, shape))})"
+    return f"(*batch, {', '.join(map(str, shape))})" if shape else "(*batch,)"

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributions.transforms import AffineTransform, Transform
 
 from flowprior.bijectors.actnorm import ActNormBase
+from flowprior.bijectors.bijector import no_rows
 from flowprior.pyro_names import AffineCoupling as PyroAffineCoupling
 
 
@@ -43,8 +44,8 @@ class AffineCoupling(nn.Module):
         return self._map(z0, context, False)
 
     def _map(self, value: Tensor, context: Tensor | None, to_base: bool) -> tuple[Tensor, Tensor]:
-        if not value.shape[0]:  # Pyro's reshapes are ambiguous there
-            return value, value.new_zeros(0)
+        if not value.shape[0]:
+            return no_rows(self, value)
 
         def conditioner(kept: Tensor) -> tuple[Tensor, Tensor]:
             shift, log_scale = self.transform_net(kept.unflatten(1, (-1, *value.shape[2:])), context)

@@ -9,6 +9,7 @@ from torch import nn
 from flowprior.checks import check_count, check_number, nearest
 from flowprior.errors import InputError
 
+MOST_TRANSFORMS, MOST_WIDE = 10_000, 2**20  # coupling layers; units of a hidden layer
 ACTIVATIONS = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "elu": nn.ELU, "silu": nn.SiLU, "tanh": nn.Tanh}
 
 
@@ -24,7 +25,7 @@ def as_widths(value: Any) -> tuple[int, ...]:
     if not isinstance(value, Sequence) or isinstance(value, str):
         expected = "a tuple of positive ints, one a hidden layer, such as (64, 64)"
         raise InputError(f"`hidden_features` (={value!r}) must be {expected}.")
-    return tuple(check_count("hidden_features", width) for width in value)
+    return tuple(check_count("hidden_features", width, most=MOST_WIDE) for width in value)
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,9 @@ class Recipe:
         check_choice("initialization", self.initialization, ("torch", "glorot"))
         for name in ("permute_every", "permutation_seed", "actnorm_every"):
             check_count(name, getattr(self, name), least=0)
-        for name in ("transforms", "deep_layers", "patch", "head_features", "sampling_block"):
-            check_count(name, getattr(self, name))
+        check_count("transforms", self.transforms, most=MOST_TRANSFORMS)
+        for name in ("deep_layers", "patch", "head_features", "sampling_block"):
+            check_count(name, getattr(self, name), most=MOST_WIDE)
         check_count("bins", self.bins, least=2, most=500)  # each has at least a thousandth of the width
         check_number("tail_bound", self.tail_bound, above=0)
         check_number("last_layer_gain", self.last_layer_gain, least=0)

@@ -34,11 +34,11 @@ class ByPosition(nn.Module):
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         mapped, logabsdet = self.actnorm(_positions(z))
-        return _maps(mapped, z), logabsdet.reshape(z.shape[0], -1).sum(1)
+        return _maps(mapped, z), logabsdet.reshape(z.shape[0], z.shape[2] * z.shape[3]).sum(1)
 
     def inverse(self, z0: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         mapped, logabsdet = self.actnorm.inverse(_positions(z0))  # type: ignore[operator]
-        return _maps(mapped, z0), logabsdet.reshape(z0.shape[0], -1).sum(1)
+        return _maps(mapped, z0), logabsdet.reshape(z0.shape[0], z0.shape[2] * z0.shape[3]).sum(1)
 
     def initialize(self, z: Tensor) -> None:
         """Standardize each channel of z (N, C, h, w), once; as for any actnorm."""

@@ -44,6 +44,8 @@ def rational_quadratic_spline(
         # zero or a little below by rounding; not 0, whose root has an infinite gradient
         root = (b.square() - 4.0 * a * c).clamp(min=torch.finfo(value.dtype).tiny).sqrt()
         theta = 2.0 * c / (-b - root)
+        # outside by rounding, where a slope can be negative; the gradient is that of the formula
+        theta = theta + (theta.clamp(0.0, 1.0) - theta).detach()
         mapped = x_left + theta * width
     else:
         theta = (within - x_left) / width

@@ -8,6 +8,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from flowprior.bounds import check_members, check_regular
 from flowprior.data.dataset import Split, as_labels, split_rows
 from flowprior.errors import InputError, reason
 
@@ -23,13 +24,17 @@ def read_arrays(path: Path, train: bool, fraction: float) -> Split:
     A file without a test array is split by `held_out(size, fraction)`. One that is missing, damaged, needs
     pickle, or holds nothing that can be used raises an InputError.
     """
-    if not path.is_file():
+    if not path.exists():
         raise InputError(f"There is no array file {str(path)!r}: check the path, or pass another `root`.")
+    check_regular(path)
     try:
         split, whole = _read(path, train)
         return split.rows(split_rows(len(split.x), train, fraction, split.label)) if whole else split
     except InputError:
         raise
+    except MemoryError:
+        wrong = "claims to hold more numbers than fit into the memory of this machine"
+        raise InputError(f"{str(path)!r} {wrong}: write it again.") from None
     except Exception as error:  # damaged files end in any exception of NumPy's reader
         wrong = f"cannot be read as plain NumPy arrays ({reason(error)})"
         fix = "write it again with numpy.savez or numpy.save, without object arrays"
@@ -44,6 +49,7 @@ def _read(path: Path, train: bool) -> tuple[Split, bool]:
         arrays = np.load(file, allow_pickle=False)
         if not isinstance(arrays, np.lib.npyio.NpzFile):
             raise ValueError("it holds one bare array")
+        check_members(path)
         has_test = _first(arrays.files, TEST_KEYS) is not None
         from_test = has_test and not train
         key = _first(arrays.files, TEST_KEYS if from_test else TRAIN_KEYS)

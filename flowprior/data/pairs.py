@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from flowprior.data.dataset import split_rows
-from flowprior.data.pictures import Pictures, picture_paths, split_folders, stored_size
+from flowprior.data.pictures import Pictures, bombs_as_errors, picture_paths, split_folders, stored_size
 from flowprior.errors import InputError
 from flowprior.registry import dataset
 
@@ -56,7 +56,7 @@ def check_pairs(pictures: Pictures) -> None:
             fix = "cut or resize one of them"
             raise InputError(f"The pair {pictures.names[row]!r} {sizes} must have one size: {fix}.")
 
-    with ThreadPoolExecutor() as pool:
+    with bombs_as_errors(), ThreadPoolExecutor() as pool:
         list(pool.map(check, range(len(pictures.names))))
 
 

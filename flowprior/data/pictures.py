@@ -3,6 +3,8 @@
 import hashlib
 import math
 import os
+import struct
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from flowprior.bounds import check_regular
 from flowprior.data.dataset import split_rows, thin
 from flowprior.data.shaping import Shaping
 from flowprior.errors import InputError, reason
@@ -26,6 +29,9 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".pgm", 
 TEST_FOLDERS = ("test", "val", "valid", "validation")
 _CHUNK = 64  # pictures a thread decodes per turn
 _PARTS = 32  # turns planned ahead
+MOST_PIXELS = 2**26  # of a picture; Pillow itself warns beyond 89 million
+# what damaged pictures end in, beside Pillow's own two
+_PILLOWS = (OSError, SyntaxError, EOFError, ValueError, struct.error, OverflowError, MemoryError, IndexError)
 _ORIENTATION = 0x0112  # the tag of the camera's turn
 
 
@@ -53,7 +59,7 @@ class Pictures:
         """The files `names` of a folder, `facts` as above; the cache is in `home`, by default there."""
         cache = (home or folder) / ".flowprior"
         return cls(
-            names, lambda name: open(folder / name, "rb"), lambda name: stamp(folder / name), cache, **facts
+            names, lambda name: open_regular(folder / name), lambda name: stamp(folder / name), cache, **facts
         )
 
     def rows(self, rows: Tensor) -> "Pictures":
@@ -99,6 +105,8 @@ def picture_paths(folder: Path) -> list[Path]:
     """The pictures in a folder and below it, relative to it, none that is hidden; InputError without any."""
     found = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     paths = sorted(path for path in found if not any(part.startswith(".") for part in path.parts))
+    for path in paths:
+        check_regular(folder / path, "The picture")
     if not paths:
         fix = f"put files ending in {', '.join(sorted(SUFFIXES))} there, or in one subfolder per class"
         raise InputError(f"The folder {str(folder)!r} holds no pictures: {fix}.")
@@ -116,6 +124,13 @@ def _labelled(folder: Path, paths: list[Path], everything: list[Path], home: Pat
     return Pictures.inside(folder, names, home, label=label, classes=classes)
 
 
+def open_regular(path: Path) -> BinaryIO:
+    """A file to read; an `InputError` for a pipe, which would wait for ever, and for a device."""
+    if path.exists():
+        check_regular(path, "The picture")
+    return open(path, "rb")
+
+
 def stamp(path: Path) -> str:
     """A text that changes when the file does."""
     stat = path.stat()
@@ -129,6 +144,24 @@ def decode(pictures: Pictures, shaping: Shaping, memory_limit: float = math.inf)
     there. A picture that cannot be read, has more than 8 bits a channel, or another size than the others
     (where `shaping` sets none) raises an InputError.
     """
+    if not pictures.names:
+        raise InputError(f"A split of the pictures in {str(pictures.cache.parent)!r} is empty: add pictures.")
+    with bombs_as_errors():
+        return _decode(pictures, shaping, memory_limit)
+
+
+@contextmanager
+def bombs_as_errors() -> Iterator[None]:
+    """Pillow's warning of a picture that unpacks to very many pixels is an error inside, in all threads."""
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")  # of what is damaged, and refused
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def _decode(pictures: Pictures, shaping: Shaping, memory_limit: float) -> Tensor:
     shape = _load(pictures, 0, shaping).shape
     size = torch.Size((len(pictures.names), *shape))
     count = size.numel()
@@ -211,8 +244,13 @@ def _opened(pictures: Pictures, row: int) -> "Iterator[Image.Image]":
     name = pictures.names[row]
     try:
         with pictures.open(name) as file, Image.open(file) as image:
+            if image.width * image.height > MOST_PIXELS:
+                size = f"{image.width} x {image.height} pixels, more than {MOST_PIXELS:,}"
+                raise InputError(f"The picture {name!r} has {size}: make it smaller.")
             yield image
-    except (OSError, SyntaxError, Image.DecompressionBombError, EOFError) as error:
+    except InputError:
+        raise
+    except (*_PILLOWS, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         wrong = f"cannot be read ({reason(error)})"
         raise InputError(f"The picture {name!r} {wrong}: replace or remove the file.") from error
 

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flowprior.bounds import check_regular
 from flowprior.data.drawing import JOINTS
 from flowprior.data.pictures import Pictures
 from flowprior.data.unpickling import read_plain
@@ -44,6 +45,8 @@ def list_index(folder: Path, train: bool) -> Pictures:
     Source: Esser et al. 2018, and its code's class IndexFlow.
     """
     path = folder / INDEX
+    if path.exists():
+        check_regular(path, "The index")
     names, splits, joints = _checked(path, _read(path))
     complete = (joints[:, [JOINTS.index(name) for name in _REQUIRED]] >= 0).all((1, 2))
     rows = np.flatnonzero((splits == train) & complete).tolist()

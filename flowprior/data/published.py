@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import math
 import tarfile
 import zipfile
 import zlib
@@ -16,6 +17,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from flowprior.bounds import RATIO, UNPACKED, check_regular, check_unpacked
 from flowprior.data.arrays import read_arrays
 from flowprior.data.dataset import Split
 from flowprior.data.downloads import remote_files
@@ -55,6 +57,8 @@ def _corrupt(path: Path, wrong: str, expected: str) -> InputError:
 def _reading(path: Path, expected: str, errors: tuple[type[Exception], ...] = _READ_ERRORS) -> Iterator[None]:
     try:
         yield
+    except InputError:
+        raise
     except errors as error:
         raise _corrupt(path, f"cannot be read ({reason(error)})", expected) from error
 
@@ -99,7 +103,8 @@ def _idx(folder: Path, name: str, dims: int) -> np.ndarray:
     names = [variant + end for variant in (name, name.replace("-idx", ".idx")) for end in ("", ".gz")]
     path = _find(*(parent / each for parent in (folder / "raw", folder) for each in names))
     with _reading(path, "be a whole gzip file"):
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        check_regular(path)
+        raw = _gunzip(path) if path.suffix == ".gz" else path.read_bytes()
     start = 4 + 4 * dims
     if raw[:4] != bytes((0, 0, 8, dims)) or len(raw) < start:
         expected = f"open with 000008{dims:02x} and {dims} sizes (idx, uint8)"
@@ -110,14 +115,26 @@ def _idx(folder: Path, name: str, dims: int) -> np.ndarray:
     return np.frombuffer(raw, np.uint8, offset=start).reshape(shape).copy()
 
 
+def _gunzip(path: Path) -> bytes:
+    """The content of a gzip file, read no further than it may unpack to."""
+    most = max(UNPACKED, RATIO * path.stat().st_size)
+    with gzip.open(path) as file:
+        raw = file.read(most + 1)
+    check_unpacked(f"{str(path)!r}", len(raw), path.stat().st_size)
+    return raw
+
+
 def _member(root: Path, folder: str, name: str, packed: str) -> tuple[Path, bytes]:
     """Where `root/folder/name`, or that member of the archive beside the folder, is, and its bytes."""
     path = _find(root / folder / name, root / packed)
     try:
         with _reading(path, "be a whole file"):
             if path.name == name:
+                check_regular(path)
                 return path, path.read_bytes()
+            check_regular(path)
             with tarfile.open(path, "r:gz") as tar:
+                check_unpacked(f"{str(path)!r}", tar.getmember(f"{folder}/{name}").size, path.stat().st_size)
                 file = tar.extractfile(f"{folder}/{name}")
                 return path, file.read() if file else b""
     except KeyError as error:
@@ -144,11 +161,14 @@ def cifar10(source: Any, train: bool) -> Split:
 @dataset("svhn", shape=(3, 32, 32), classes=DIGITS, layout=_SVHN, files=partial(remote_files, "SVHN"))
 def svhn(source: Any, train: bool) -> Split:
     """SVHN, 32x32 photographs of house numbers."""
-    from scipy.io import loadmat
+    from scipy.io import loadmat, whosmat
 
     name = f"{'train' if train else 'test'}_32x32.mat"
     path = _find(*(source.root / folder / name for folder in ("", "SVHN", "svhn")))
     with _reading(path, "hold uint8 X (32, 32, 3, N) and y (N, 1)", (Exception,)):  # SciPy raises any
+        check_regular(path)
+        for key, shape, _ in whosmat(path):
+            check_unpacked(f"`{key}` in {str(path)!r}", math.prod(shape), path.stat().st_size)
         content = loadmat(path)
         images, labels = content["X"], content["y"].reshape(-1).astype(np.int64)
         if images.shape != (32, 32, 3, len(labels)) or images.dtype != np.uint8:
@@ -170,6 +190,8 @@ def celeba(source: Any, train: bool) -> Pictures:
         names = [name for name, split in rows if split == wanted]
     if not names:
         raise _corrupt(partition, f"names no picture of split {wanted}", "name those of splits 0, 1 and 2")
+    if outside := [name for name in names if Path(name).name != name]:
+        raise _corrupt(partition, f"names {outside[0]!r}, which leads elsewhere", "name files, not paths")
     if images.is_dir():
         _find(images / names[0])
         return Pictures.inside(images, names, folder)

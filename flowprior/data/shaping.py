@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from flowprior.bounds import check_memory
 from flowprior.checks import check_count, check_one_of
 from flowprior.errors import InputError
 
 RESIZE_MODES = ("bicubic", "bilinear", "nearest", "pad", "stretch")
+MOST_PIXELS = 2**13  # a side
 _CHUNK = 1024  # pictures resized at once, so that a large set needs no second copy of itself
 
 
@@ -43,7 +45,7 @@ class Shaping:
     def __post_init__(self) -> None:
         for name, pixels in (("size", self.size), ("crop", self.crop)):
             if pixels is not None:
-                check_count(name, pixels, fix="a number of pixels such as 64, or None")
+                check_count(name, pixels, most=MOST_PIXELS, fix="a number of pixels such as 64, or None")
         check_one_of("channels", self.channels, (None, 1, 3), "as stored, gray or RGB")
         check_one_of("resize", self.resize, RESIZE_MODES)
 
@@ -58,6 +60,11 @@ class Shaping:
         """(N, C, H, W) uint8 -> (N, channels, size, size) uint8."""
         if self._keeps(x.shape):
             return x
+        check_memory(
+            f"{len(x)} pictures of size {self.size}",
+            3 * len(x) * (self.size or 0) ** 2,
+            "take a smaller size",
+        )
         return torch.cat([self._recolor(self._resize(self._crop(part))) for part in x.split(_CHUNK)])
 
     def _keeps(self, shape: torch.Size) -> bool:

@@ -1,6 +1,7 @@
 """What a config may build, and the functions that only configs need: choices, the model, the experiment."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import import_module
 from math import prod
@@ -10,9 +11,9 @@ import torch
 from torch import nn
 
 from flowprior import registry
-from flowprior.checks import check_known, check_one_of
+from flowprior.checks import check_count, check_known, check_one_of
 from flowprior.data import Dataset, Source
-from flowprior.errors import InputError
+from flowprior.errors import InputError, shown
 from flowprior.experiments.experiment import Experiment
 from flowprior.experiments.study import Study
 from flowprior.models import (
@@ -25,10 +26,11 @@ from flowprior.models import (
 )
 from flowprior.networks import AppearanceEncoder, ShapeBranch, ShapeEmbedding, UnetDecoder, UnetScales
 from flowprior.priors import DecoupledPrior, EmbeddedPrior, HierarchicalPrior, Prior
-from flowprior.tensors import as_event_shape, numel
+from flowprior.tensors import as_event_shape, numel, within_memory
 from flowprior.training import Stage
 
 NOTHING = object()
+MOST_SEED, MOST_THREADS = 2**62, 1024
 
 Maps = Sequence[tuple[int, int, int]]  # shapes (channels, height, width), coarse first
 
@@ -146,6 +148,23 @@ def decoupled_prior(features: int | tuple[int, ...], prior: Callable[..., Prior]
     return DecoupledPrior(prior(features=features))  # type: ignore[arg-type]  # checked there
 
 
+def fitting_model() -> AbstractContextManager[None]:
+    """Inside, a model is built, and refused before it takes more than the memory of this machine."""
+    return within_memory("The model", "make `features`, the widths of the networks or `transforms` smaller")
+
+
+def check_name(name: str) -> None:
+    """Refuse a name of an experiment that would lead out of the folder of runs, or is no folder's."""
+    parts = name.split("/")
+    if (
+        not name.isprintable()
+        or len(name) > 200
+        or any(part.strip() in ("", ".", "..") or part[0] == "~" for part in parts)
+    ):
+        expected = "must be a name such as 'glf/digits', below the folder of runs"
+        raise InputError(f"`experiment.name` (={shown(name)}) {expected}: use letters, digits, '_' and '-'.")
+
+
 @runtime_checkable
 class DataSet(Protocol):
     """A `Source`, or a data set of one's own; it has a `name`, `image_shape` and `context_shape` as well."""
@@ -179,11 +198,20 @@ class Setup:
     compile: bool = False
     threads: int | None = None
 
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        check_count("experiment.seed", self.seed, least=0, most=MOST_SEED)
+        if self.steps is not None:
+            check_count("experiment.steps", self.steps, least=0)
+        if self.threads is not None:
+            check_count("experiment.threads", self.threads, most=MOST_THREADS)
+
     def build(self) -> Experiment:
         """The experiment, whose first weights follow from the seed, those of critics included."""
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
-            model = self.model()
+            with fitting_model():
+                model = self.model()
             stages = [make(model, lambda: self.source.train().tensors()) for make in self.stages]
         return Experiment(self.name, cast(Source, self.source), model, stages, self.seed, self.metrics)
 

@@ -5,18 +5,27 @@ A reference `@a/b/Name` stands for `Name` in the scope a/b, in which the binding
 called one, `@Name()`, is evaluated each time its value is needed; so is a macro, in the scope of its name.
 """
 
-import inspect
 import pprint
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
-from flowprior.errors import InputError
-from flowprior.experiments.bindings import Binding, Macro, Reference, check_value, is_literal, settled
+from flowprior.errors import InputError, shown
+from flowprior.experiments.bindings import (
+    CHOICES,
+    Binding,
+    Macro,
+    Reference,
+    check_value,
+    is_literal,
+    settled,
+    signature_of,
+)
 from flowprior.experiments.plugins import blamed
 from flowprior.registry import PARTS
 
-CHOICES = ("by_size", "by_data")  # what stands for one of its values, which plays the role of the choice
+MOST_VALUES = 100_000  # that all macros and references together may come to
+DEEPEST = 50  # calls, and macros, within one another
 
 
 class Builder:
@@ -43,6 +52,8 @@ class Builder:
             self._bound.setdefault((binding.scope, binding.target), {})[binding.parameter] = binding
         self._scope: tuple[str, ...] = ()
         self._open: list[str] = []  # what is being evaluated
+        self._calls: list[str] = []  # what is being called
+        self._count = 0  # of values so far
 
     @contextmanager
     def within(self, scope: tuple[str, ...] | None) -> Iterator[None]:
@@ -59,10 +70,20 @@ class Builder:
         Raises:
             InputError: if an argument is missing, wrong or not taken, or if the code of a plugin raises.
         """
+        if len(self._calls) >= DEEPEST:
+            circle = ", ".join(dict.fromkeys(self._calls[-10:]))
+            raise InputError(f"`{name}` is built within itself, by way of {circle}: name another part there.")
+        self._calls.append(name)
+        try:
+            return self._call(name, args, role, kwargs)
+        finally:
+            self._calls.pop()
+
+    def _call(self, name: str, args: tuple[Any, ...], role: str, kwargs: dict[str, Any]) -> Any:
         target = self.table[name]
         if abstract := getattr(target, "__abstractmethods__", ()):
             raise InputError(f"`{name}` must implement {', '.join(sorted(abstract))}.")
-        signature = inspect.signature(target)
+        signature = signature_of(target)
         try:
             given = signature.bind_partial(*args, **kwargs).arguments
         except TypeError:
@@ -94,6 +115,12 @@ class Builder:
 
     def value(self, value: Any, role: str = "") -> Any:
         """`value` with its macros and references put in, in containers of its own; raises as `call`."""
+        self._count += 1
+        if self._count > MOST_VALUES:
+            wrong = "come to" if not self._open else f"of {self._open[0].strip()} come to"
+            raise InputError(
+                f"The values {wrong} more than {MOST_VALUES:,} items: use fewer macros in macros."
+            )
         if isinstance(value, Reference):
             *scope, name = value.name.split("/")
 
@@ -139,10 +166,12 @@ class Builder:
 
     @contextmanager
     def _opened(self, what: str, binding: Binding) -> Iterator[None]:
+        if len(self._open) > DEEPEST:
+            raise InputError(f"{binding.line}: `{binding.key}` is behind more than {DEEPEST} macros: set it.")
         if what in self._open:
             raise InputError(
-                f"{binding.line}: `{binding.key}` (={binding.value!r}) is set by way of itself: give one of "
-                "the bindings in the circle a value."
+                f"{binding.line}: `{binding.key}` (={shown(binding.value)}) is set by way of itself: give "
+                "one of the bindings in the circle a value."
             )
         self._open.append(what)
         try:

@@ -15,10 +15,11 @@ from gin.config_parser import (
     ParserDelegate,
 )
 
+from flowprior.bounds import check_regular
 from flowprior.checks import nearest
-from flowprior.errors import InputError
-from flowprior.experiments.bindings import Binding, Macro, Reference, check
-from flowprior.experiments.builders import Setup, buildable, facts_of
+from flowprior.errors import InputError, clip, shown
+from flowprior.experiments.bindings import MOST_BINDINGS, Binding, Macro, Reference, check
+from flowprior.experiments.builders import Setup, buildable, facts_of, fitting_model
 from flowprior.experiments.building import Builder
 from flowprior.experiments.experiment import Experiment
 from flowprior.experiments.plugins import PLUGINS, import_plugins, plugins_of
@@ -26,6 +27,9 @@ from flowprior.experiments.runs import HEAD, config_of
 from flowprior.experiments.shipped import find, shipped, shipped_folder
 from flowprior.experiments.study import Study
 from flowprior.models import Autoencoder
+
+MOST_BYTES = 2**20  # of a config
+MOST_FILES = 100  # that one config may include
 
 
 @dataclass(frozen=True)
@@ -66,8 +70,8 @@ def _parse(text: str, name: str) -> Iterator[Binding | IncludeStatement]:
             line = _line(text, name, statement.location.line_num)
             if isinstance(statement, ImportStatement):
                 raise InputError(
-                    f"{line}: `{statement.format()}` is refused, since a config may not import code: "
-                    "remove the line, and name a module of your own with --plugin."
+                    f"{line}: `{clip(statement.format(), 100)}` is refused, since a config may not import "
+                    "code: remove the line, and name a module of your own with --plugin."
                 )
             if isinstance(statement, IncludeStatement):
                 yield statement
@@ -76,11 +80,13 @@ def _parse(text: str, name: str) -> Iterator[Binding | IncludeStatement]:
                 yield Binding(scope, target if parameter else "", parameter or target, value, line)
     except InputError:
         raise
+    except (RecursionError, MemoryError):
+        raise InputError(f"{name}: a value is nested too deeply: take fewer brackets.") from None
     except (SyntaxError, tokenize.TokenError, ValueError) as error:
         line, reason = name, ""
         if isinstance(error, SyntaxError):
             line = _line(text, name, error.lineno)
-            reason = f" ({str(error.args[0]).splitlines()[0].rstrip('.')})"
+            reason = f" ({clip(str(error.args[0]), 120).rstrip('.')})"
         fix = "write `Name.parameter = value`, with text in quotes."
         raise InputError(f"{line}: not a gin binding{reason}: {fix}") from None
 
@@ -93,7 +99,7 @@ def spoken(texts: Iterable[str]) -> list[Binding]:
     """The bindings given on the command line; what is none is an `InputError`."""
     bindings: list[Binding] = []
     for text in texts:
-        name = f"binding `{' '.join(text.split())}`"
+        name = f"binding `{clip(text, 160)}`"
         for item in _parse(text, name):
             if isinstance(item, IncludeStatement):
                 raise InputError(f"{name}: an include belongs in a file: give it with --gin_file.")
@@ -101,21 +107,35 @@ def spoken(texts: Iterable[str]) -> list[Binding]:
     return bindings
 
 
-def read(path: Path, seen: tuple[Path, ...] = ()) -> list[Binding]:
+def read(path: Path) -> list[Binding]:
     """All bindings of a file, those of its includes in their place; else an InputError."""
+    return _read(path, (), [])
+
+
+def _read(path: Path, above: tuple[Path, ...], files: list[Path]) -> list[Binding]:
+    """As `read`, of a file that those `above` include; all `files` that were read are counted."""
+    files.append(path)
+    if len(files) > MOST_FILES:
+        first = (above or (path,))[0].name
+        raise InputError(f"{first} includes more than {MOST_FILES} files: join some, or drop includes.")
     bindings: list[Binding] = []
     for item in _parse(_text(path), path.name):
         if isinstance(item, Binding):
             bindings.append(item)
             continue
         included = _included(path, item.filename)
-        if included.resolve() in seen:
+        if included.resolve() in (*above, path.resolve()):
             raise InputError(f"{path.name}: including '{item.filename}' is a circle: remove an include.")
-        bindings += read(included, (*seen, path.resolve()))
+        bindings += _read(included, (*above, path.resolve()), files)
+    if len(bindings) > MOST_BINDINGS:
+        raise InputError(f"{path.name} has more than {MOST_BINDINGS} bindings: leave some out.")
     return bindings
 
 
 def _text(path: Path) -> str:
+    check_regular(path, "The config")
+    if (size := path.stat().st_size) > MOST_BYTES:
+        raise InputError(f"The config '{path}' has {size:,} bytes, more than {MOST_BYTES:,}: shorten it.")
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -124,6 +144,8 @@ def _text(path: Path) -> str:
 
 def _included(path: Path, name: str) -> Path:
     """The file that `path` includes as `name`: one of its own folder, or a shipped one."""
+    if not name.isprintable() or len(name) > 500:
+        raise InputError(f"{path.name}: cannot include {shown(name)}: give the name of a .gin file.")
     root = path.parent if (path.parent / name).is_file() else shipped_folder()
     included = root / name
     inside = included.resolve().is_relative_to(root.resolve())
@@ -208,7 +230,8 @@ def load_model(folder: Path, plugins: Sequence[str] = ()) -> Autoencoder:
     """The model of a run folder, with its first weights, as of `load_run`: the data set may be gone."""
     builder, _ = _builder([str(config_of(folder))], (), plugins)
     builder.facts = facts_of(cache(lambda: builder.query("experiment", "source")))
-    model: Autoencoder = builder.query("experiment", "model")()
+    with fitting_model():
+        model: Autoencoder = builder.query("experiment", "model")()
     return model
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from flowprior.checks import nearest
-from flowprior.errors import InputError
+from flowprior.errors import InputError, shown
 
 
 def shipped_folder() -> Path:
@@ -28,6 +28,8 @@ def summary(path: Path) -> str:
 
 def find(config: str) -> Path:
     """The file of a shipped name such as `glf/digits`, or of a path to a .gin file; else an `InputError`."""
+    if not config.isprintable() or len(config) > 1000:
+        raise InputError(f"CONFIG (={shown(config)}) is no name: give one from `flowprior list`, or a path.")
     path = Path(config)
     if path.suffix == ".gin" and path.is_file():
         return path

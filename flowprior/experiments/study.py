@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from flowprior.errors import InputError
+from flowprior.errors import InputError, shown
 
-_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}")
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,9 @@ class Study:
         for name in (*self.rows, *self.variants):
             if not _NAME.fullmatch(name):
                 fix = "use letters, digits and '_', '-', '.'."
-                raise InputError(f"`study` names a row or variant {name!r}, which cannot be a folder: {fix}")
+                raise InputError(
+                    f"`study` names a row or variant {shown(name)}, which cannot be a folder: {fix}"
+                )
         named = [*self.configs, *(row for order in self.orders for row in order)]
         named += [row for line in self.sweeps.values() for row in line.values()]
         wrong = [row for row in named if row not in self.rows]

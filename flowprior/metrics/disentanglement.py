@@ -145,7 +145,7 @@ def dci(codes: Tensor, factors: Tensor, *, examples: int = 10_000, seed: int = 0
     x, f = (rows[:examples] for rows in _checked(codes, factors))
     half, importances, accuracies = len(x) // 2, [], []
     for values in f.T:
-        forest = RandomForestClassifier(50, max_features=None, min_samples_leaf=5, random_state=seed)
+        forest = RandomForestClassifier(50, max_features=None, min_samples_leaf=5, random_state=seed % 2**32)
         forest.fit(x[:half], values[:half])
         importances.append(forest.feature_importances_)
         accuracies.append(forest.score(x[half:], values[half:]))

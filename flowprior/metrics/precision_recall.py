@@ -56,7 +56,7 @@ def prd(
 def _curve(both: Tensor, clusters: int, angles: int, seed: int) -> tuple[Tensor, Tensor]:
     from sklearn.cluster import MiniBatchKMeans
 
-    means = MiniBatchKMeans(n_clusters=clusters, n_init=10, random_state=seed)
+    means = MiniBatchKMeans(n_clusters=clusters, n_init=10, random_state=seed % 2**32)
     assigned = torch.from_numpy(means.fit_predict(both.numpy())).long()
     count = len(both) // 2
     q = torch.bincount(assigned[:count], minlength=clusters).double() / count

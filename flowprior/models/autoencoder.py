@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from itertools import repeat
 from typing import Any
 
@@ -225,27 +226,44 @@ class Autoencoder(nn.Module):
         context = None if context is None else context.to(self.device)
         return self.encode(chunk.to(self.device), context)
 
-    def sample(self, n: int, context: Tensor | None = None, batch_size: int = 512) -> Tensor:
+    def sample(
+        self,
+        n: int,
+        context: Tensor | None = None,
+        batch_size: int = 512,
+        *,
+        temperature: float = 1.0,
+        truncate: float | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         """n mean images of z from the prior, without gradients and in evaluation mode: (n, *batch, *data).
 
         Args:
             n: draws, for each row of the context where there is one.
             context: (*batch, *context_shape) for a conditional model.
             batch_size: latents a decoder call, at most.
+            temperature, truncate, generator: of the latents, as `Prior.sample` has them.
 
         Raises:
-            InputError: if a context is missing, not wanted or of another shape.
+            InputError: if a context is missing, not wanted or of another shape; as `Prior.sample`.
         """
+        if not self.single_latent and (temperature != 1 or truncate is not None or generator is not None):
+            name = type(self).__name__
+            raise InputError(
+                f"`temperature`, `truncate` and `generator` are of models with a single latent, and {name} "
+                "has several: leave them out."
+            )
+        draw = partial(self.prior.sample, temperature=temperature, truncate=truncate, generator=generator)
         size = check_count("batch_size", batch_size)
         with evaluating(self):
             if context is None or self.context_shape is None:
-                return self._sample(n, context, size)
+                return self._sample(n, context, size, draw)
             rows, batch_shape = flat_rows(self.check_context(context), len(self.context_shape))
-            parts = [self._sample(n, part, size) for part in rows.split(max(1, size // max(1, n)))]
+            parts = [self._sample(n, part, size, draw) for part in rows.split(max(1, size // max(1, n)))]
             images = torch.cat(parts, 1)  # (n, rows, *data)
             return images.reshape(n, *batch_shape, *images.shape[2:])
 
-    def _sample(self, n: int, context: Tensor | None, size: int) -> Tensor:
+    def _sample(self, n: int, context: Tensor | None, size: int, draw: Callable[..., Tensor]) -> Tensor:
         if not self.single_latent:
             parts = [self.rsample(count, each) for count, each in sampled_rows(n, context, size)]
             images = torch.cat(parts)
@@ -254,7 +272,7 @@ class Autoencoder(nn.Module):
         seen = self.prior_context(condition)
         rows = 1 if context is None else len(context)
         shape = (n,) if context is None or seen is not None else (n, rows)
-        z = self.prior.sample(shape, seen)  # (n, *event) or (n, rows, *event)
+        z = draw(shape, seen)  # (n, *event) or (n, rows, *event)
         outputs = [self.conditioned_output(part, condition) for part in z.split(max(1, size // rows))]
         return self.likelihood.mean(torch.cat(outputs))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -178,8 +178,8 @@ class PartiallyInvertible(Autoencoder):
         y, _ = self.features(x, noise=False)
         return self._in_range(self.images(self._spread(self.model.mean_output(y, context))))
 
-    def _sample(self, n: int, context: Tensor | None, size: int) -> Tensor:
-        return self._in_range(super()._sample(n, context, size))
+    def _sample(self, n: int, context: Tensor | None, size: int, draw: Callable[..., Tensor]) -> Tensor:
+        return self._in_range(super()._sample(n, context, size, draw))
 
     def _in_range(self, x: Tensor) -> Tensor:
         """What can be shown of images: a density on the real line reaches beyond [0, 1]."""

@@ -52,7 +52,7 @@ class UnetScales:
 
     def __post_init__(self) -> None:
         check_size(self.size)
-        check_count("blocks", self.blocks)
+        check_count("blocks", self.blocks, most=1000)
         check_count("max_filters", self.max_filters, least=check_count("filters", self.filters))
         side = check_count("bottleneck", self.bottleneck, most=self.size // 2)
         if side & (side - 1):

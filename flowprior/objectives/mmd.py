@@ -22,7 +22,8 @@ class InfoVAE(VariationalObjective):
 
     The discrepancy compares, in z, the batch's z ~ q(z|x) with as many true samples z = from_base(z0),
     z0 ~ N(0, I) (dpVAE, section 4.3). Its gradient reaches the encoder and, through the true samples, a
-    learned prior whose draws have one. It is logged beside the terms of `VariationalObjective` as "mmd".
+    learned prior whose draws have one. It is logged beside the terms of `VariationalObjective` as "mmd". A
+    batch of one row, such as the last of a validation, has no pairs: it gets the biased estimate.
 
     Args:
         model, reconstruction_weight: as for `ELBO`.
@@ -58,7 +59,8 @@ class InfoVAE(VariationalObjective):
     def regularizer(self, seen: Pass, step: int) -> tuple[Tensor, Terms]:
         """(1 - α) KL + (α + λ - 1) MMD²."""
         true = draw_like(seen.z, self.model.prior, seen.prior_context)  # (N, *event)
-        squared = mmd(seen.z, true, self.kernel, scale=self.scale, unbiased=self.unbiased, block=self.block)
+        unbiased = self.unbiased and len(seen.z) > 1  # one row has no pairs
+        squared = mmd(seen.z, true, self.kernel, scale=self.scale, unbiased=unbiased, block=self.block)
         return (1 - self.alpha) * seen.kl + (self.alpha + self.weight - 1) * squared, {"mmd": squared}
 
 

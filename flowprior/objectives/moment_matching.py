@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from flowprior.checks import check_number
@@ -36,7 +37,8 @@ class MomentMatching(ModelObjective):
 
     Codes that nothing regularizes have a scale of their own: distances are in units of the root mean squared
     distance between two codes of the batch (without gradient), and the kernel is the mean of those of widths
-    `scale`. A batch should be large, as the discrepancy is estimated from it.
+    `scale`. A batch should be large, as the discrepancy is estimated from it; in one of a single row, such as
+    the last of a validation, the unit is the distance to the draw, and the estimate the biased one.
 
     Logged: "loss", "reconstruction", "mmd" (squared, before the weight), if annealed "beta".
     Groups: "autoencoder", "prior" (if it has parameters).
@@ -83,9 +85,11 @@ class MomentMatching(ModelObjective):
         seen = model.prior_context(condition)
         z = model.encode(x, context).rsample()  # (N, *event)
         drawn = draw_like(z, model.prior, None if seen is None else scale_gradient(seen, beta))
-        unit = typical_distance(z.detach())
+        alone = len(z) == 1  # with nothing to be a distance from but the draw, nor another row to pair with
+        unit = typical_distance(torch.cat((z, drawn)).detach() if alone else z.detach())
         codes, drawn = scale_gradient(z, beta) / unit, drawn / unit
-        squared = mmd(codes, drawn, self.kernel, scale=self.scale, unbiased=self.unbiased, block=self.block)
+        unbiased = self.unbiased and not alone
+        squared = mmd(codes, drawn, self.kernel, scale=self.scale, unbiased=unbiased, block=self.block)
         reconstruction = model.likelihood.nll(model.conditioned_output(z, condition), x).mean()
         terms = {"reconstruction": reconstruction, "mmd": squared} | self.beta.logged(step, squared)
         discrepancy = squared.clamp(min=1e-12).sqrt() if self.root else squared

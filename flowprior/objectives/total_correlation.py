@@ -28,7 +28,8 @@ class BetaTCVAE(VariationalObjective):
         stratified  Σ_k W_ik q(z_i|x_k),  W_ii = 1/N,  W_i,i+1 = (N - M)/(N M) (cyclic), else 1/M,  M = B - 1
         weighted    1/(N B) Σ_k q(z_i|x_k)
 
-    The first is unbiased for q(z_i) if the batch holds distinct examples. The second is small by a factor of
+    The first is unbiased for q(z_i) if the batch holds distinct examples; a batch of one example, such as the
+    last of a validation, is all of q(z) that it knows: W = 1, MI = TC = 0. The second is small by a factor of
     about N where the batch covers the support of q(z): MI is then logged large by log N, TC by (D - 1) log N,
     DW small by D log N; these constants have no gradient, and cancel at equal weights. The logarithm of
     either is biased downwards for small batches.
@@ -79,7 +80,9 @@ class BetaTCVAE(VariationalObjective):
     def regularizer(self, seen: Pass, step: int) -> tuple[Tensor, Terms]:
         """The three parts, weighted."""
         size = len(seen.z)
-        if self.sampling == "weighted":
+        if size == 1 and self.sampling == "stratified":
+            log_weights = seen.z.new_zeros(1, 1)
+        elif self.sampling == "weighted":
             log_weights = seen.z.new_full((size, size), -math.log(self.dataset_size * size))
         else:
             log_weights = stratified_weights(size, self.dataset_size, self.legacy).to(seen.z).log()

@@ -17,6 +17,7 @@ class ContextScale(nn.Module):
 
     def __init__(self, context_shape: torch.Size) -> None:
         super().__init__()
+        self.shape = context_shape
         self.axis = 2 if len(context_shape) == 2 else 1  # of the entries or channels, in rows
         shape = [size if axis == self.axis else 1 for axis, size in enumerate(context_shape, 1)]
         self.register_buffer("loc", torch.zeros(shape))

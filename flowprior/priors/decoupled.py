@@ -33,7 +33,7 @@ class DecoupledPrior(HeldPrior):
         if not isinstance(prior, InvertiblePrior):
             name = type(prior).__name__
             raise InputError(f"`prior` (a {name}) must be invertible, with `to_base`, such as a FlowPrior.")
-        super().__init__(prior.event_shape, prior.context_features)
+        super().__init__(prior.event_shape, prior.context_features, prior.classes)
         self.hold(prior)
 
     def representation(self, z0: Tensor, context: Tensor | None = None) -> Tensor:

@@ -8,18 +8,20 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints, register_kl
 
+from flowprior.priors.divergence import as_posterior, draw
 from flowprior.pyro_names import Delta, TorchDistribution
 from flowprior.tensors import batch_shape_of, broadcast_batches
-
-KL_SAMPLES = 64  # draws of q that torch.distributions.kl_divergence(q, prior()) averages over
 
 
 class PriorDistribution(TorchDistribution):
     """p(z) or p(z | context): batch shape of the context, event shape of the prior.
 
     It holds no numbers of its own: every call asks the prior, so it follows the prior's parameters. It works
-    in `pyro.sample`, in plates, and in `torch.distributions.kl_divergence(q, p)`: exact where the prior knows
-    a closed form, otherwise a mean over `KL_SAMPLES` (= 64) draws of q.
+    in `pyro.sample`, in plates, and in `torch.distributions.kl_divergence`: `kl_divergence(q, p)` is
+    `prior.kl(q)`, exact where the prior knows a closed form, otherwise from one draw of q (`prior.kl` takes
+    more); `kl_divergence(p, q)` is log p - log q at one draw of p, with the gradient of its path if it has
+    one.
+    Mean, variance, entropy and the like have no closed form: they raise NotImplementedError.
 
     Args:
         prior: a `Prior`.
@@ -69,6 +71,41 @@ class PriorDistribution(TorchDistribution):
         """Draws with the gradient of the path, (*sample_shape, *batch_shape, *event_shape)."""
         return self.prior.rsample(*self._draws(sample_shape))
 
+    @property
+    def mean(self) -> Tensor:
+        """Raises NotImplementedError, as `mode`, `variance`, `stddev`, `entropy`, `cdf` and the like do."""
+        raise self._lacks("mean", "average draws, `sample((1000,)).mean(0)`")
+
+    @property
+    def mode(self) -> Tensor:
+        raise self._lacks("mode", "compare `log_prob` of draws")
+
+    @property
+    def variance(self) -> Tensor:
+        raise self._lacks("variance", "take that of draws, `sample((1000,)).var(0)`")
+
+    @property
+    def stddev(self) -> Tensor:
+        raise self._lacks("stddev", "take that of draws, `sample((1000,)).std(0)`")
+
+    def entropy(self) -> Tensor:
+        raise self._lacks("entropy", "average `-log_prob` of draws")
+
+    def perplexity(self) -> Tensor:
+        raise self._lacks("perplexity", "take the exponential of the average `-log_prob` of draws")
+
+    def cdf(self, value: Tensor) -> Tensor:
+        raise self._lacks("cdf", "count draws, or map to the base by `prior.to_base`")
+
+    def icdf(self, value: Tensor) -> Tensor:
+        raise self._lacks("icdf", "map from the base by `prior.from_base`")
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:
+        raise self._lacks("enumerate_support", "its support is continuous; draw by `sample`")
+
+    def _lacks(self, name: str, fix: str) -> NotImplementedError:
+        return NotImplementedError(f"`{name}` of a {type(self.prior).__name__} has no closed form: {fix}.")
+
     def expand(
         self, batch_shape: torch.Size | tuple[int, ...], _instance: PriorDistribution | None = None
     ) -> PriorDistribution:
@@ -86,9 +123,17 @@ class PriorDistribution(TorchDistribution):
 
 @register_kl(Distribution, PriorDistribution)
 def _kl_to_prior(q: Distribution, p: PriorDistribution) -> Tensor:
-    kl = p.prior.kl(q, None, p.context, samples=KL_SAMPLES)
+    kl = p.prior.kl(q, None, p.context)
     return kl.expand(broadcast_batches(kl.shape, p.batch_shape, "q", "p"))
 
 
+@register_kl(PriorDistribution, Distribution)
+def _kl_from_prior(p: PriorDistribution, q: Distribution) -> Tensor:
+    q = as_posterior(q, p.event_shape)
+    z = draw(p.expand(broadcast_batches(p.batch_shape, q.batch_shape, "p", "q")), None)
+    return p.log_prob(z) - q.log_prob(z)
+
+
+register_kl(PriorDistribution, PriorDistribution)(_kl_to_prior)
 # Pyro has a rule for (Delta, anything) and we have one for (anything, prior): this settles which.
 register_kl(Delta, PriorDistribution)(_kl_to_prior)

@@ -17,6 +17,7 @@ from flowprior.errors import InputError
 
 FLOOR = 1e-6  # of a start's variances, as a part of the data's
 PULLS = (0.0, 0.03, 0.3, 3.0)  # pulls of D + 1 rows that compete
+NEGLIGIBLE = 1e-9  # the share of a row in a component below which it is left out
 CLUSTERED = 20_000  # rows that k-means sees
 GAIN = 1e-4  # nats a feature that an iteration must gain
 
@@ -76,7 +77,7 @@ def maximize(
     diagonal = covariance == "diagonal"
     scatters = []
     for share, mean in zip(shares.T, means, strict=True):
-        inside = share > 0
+        inside = share > NEGLIGIBLE
         offset, weight = rows[inside] - mean, share[inside, None]
         scatters.append((weight * offset.square()).sum(0) if diagonal else (weight * offset).T @ offset)
     scatter = torch.stack(scatters)  # (K, D) or (K, D, D)
@@ -99,7 +100,7 @@ def kmeans(rows: Tensor, components: int, seed: int, most: int | None = None) ->
     """The clusters of rows (N, D) by k-means on `most` of them: one-hot (N, K), and the centers (K, D)."""
     from sklearn.cluster import KMeans
 
-    clusters = KMeans(components, n_init=1, max_iter=50, random_state=seed)
+    clusters = KMeans(components, n_init=1, max_iter=50, random_state=seed % 2**32)
     _quietly(clusters.fit, rows[:: 1 if most is None else -(-len(rows) // most)].numpy())
     labels = torch.from_numpy(clusters.predict(rows.numpy())).long()
     shares = torch.nn.functional.one_hot(labels, components).double()
@@ -112,7 +113,7 @@ def scikit_learn_em(rows: Tensor, components: int, covariance: str, seed: int) -
 
     scale = rows.var(0, correction=0).mean().sqrt().item() or 1.0
     mixture = GaussianMixture(
-        components, covariance_type="diag" if covariance == "diagonal" else "full", random_state=seed
+        components, covariance_type="diag" if covariance == "diagonal" else "full", random_state=seed % 2**32
     )
     try:
         _quietly(mixture.fit, (rows / scale).numpy())

@@ -126,9 +126,11 @@ def _inputs(prior: Gate, rows: int) -> tuple[Tensor, ...]:
     """Rows to run a program on; the caller's random state stays as it was."""
     generator = torch.Generator().manual_seed(rows)
     shapes = [shape for shape in (prior.event_shape, prior.context_shape) if shape is not None]
-    return tuple(
-        torch.randn(rows, *shape, generator=generator).to(prior.device, prior.dtype) for shape in shapes
-    )
+    drawn = (torch.randn(rows, *shape, generator=generator) for shape in shapes)
+    inputs = [each.to(prior.device, prior.dtype) for each in drawn]
+    if prior.classes is not None:
+        inputs[1] = torch.randint(prior.classes, (rows,), generator=generator).to(prior.device)
+    return tuple(inputs)
 
 
 def _as_pt2(exported: torch.export.ExportedProgram, names: list[str], name: str) -> tuple[bytes, Run]:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from flowprior.bijectors import Bijector, Recipe, Whitening, as_bijector, as_recipe, build_bijector
 from flowprior.bijectors.chain import Chain
@@ -16,12 +16,12 @@ from flowprior.checks import check_number
 from flowprior.errors import InputError
 from flowprior.priors.base_mean import LinearMean, MapMean
 from flowprior.priors.context_scale import ContextScale
-from flowprior.priors.guidance import shape_with_presence, with_presence, without_presence
+from flowprior.priors.guidance import NO_LABEL, shape_with_presence, with_presence, without_presence
 from flowprior.priors.invertible import BasedPrior
 from flowprior.priors.mixture import MixturePrior
 from flowprior.priors.prior import Prior
 from flowprior.priors.standard_normal import StandardNormal
-from flowprior.tensors import without_autocast
+from flowprior.tensors import as_context_shape, without_autocast
 
 Standardize = Literal["auto", "full", "diagonal"]
 Mode = Literal["full", "diagonal"]
@@ -45,6 +45,8 @@ class FlowPrior(BasedPrior):
         context_features: the width of the context, which every coupling and the base mean see (of
             "transformer", the block beside z0), or the shape (K, H, W) of context maps or (S, K) of
             sequences, flat rows to all but spatial couplings (maps) and flows over tokens; None without.
+        classes: the number of classes instead, where a context is integer labels (*batch,): couplings and
+            base mean see them one-hot, so that their first layers hold an embedding of each class.
         backend: "nflows" or "pyro".
         bijector: your own transform instead of a recipe: a Bijector, an nflows Transform, a torch or Pyro
             Transform or a list of these.
@@ -54,7 +56,8 @@ class FlowPrior(BasedPrior):
             (benchmarks/results/reversible.json). Inside torch.compile the compiler decides what is kept.
         base: "normal" for N(0, I), "mixture" for a `MixturePrior`, or an unconditional prior of that shape.
         context_dropout: the share of contexts that `fit` and the prior's own stage leave out in training, so
-            that the prior learns p(z) as well, for `sample(..., guidance=w)`; a row of NaN then is none.
+            that the prior learns p(z) as well, for `sample(..., guidance=w)`; a row of NaN, or the label -1,
+            then is none.
         standardize: how `initialize` standardizes latents: "full" whitens (zero mean, identity covariance;
             D x D numbers), "diagonal" scales each feature, None leaves z as it is. "auto" is "diagonal" in a
             spatial flow, whose maps a full whitening would mix, and "full" in any other; over tokens in their
@@ -79,6 +82,7 @@ class FlowPrior(BasedPrior):
         transforms: int | None = None,
         hidden_features: Sequence[int] | None = None,
         context_features: int | Sequence[int] | None = None,
+        classes: int | None = None,
         backend: str = "nflows",
         bijector: object = None,
         reversible: bool = False,
@@ -86,17 +90,18 @@ class FlowPrior(BasedPrior):
         context_dropout: float = 0.0,
         standardize: Standardize | None = "auto",
     ) -> None:
-        super().__init__(features, context_features)
+        super().__init__(features, context_features, classes)
         self.context_dropout = check_number("context_dropout", context_dropout, least=0, below=1)
-        seen = self.context_shape
+        given = as_context_shape(context_features if self.classes is None else self.classes)
+        shape = given  # of what couplings and the base mean see
         if context_dropout:
-            if seen is None:
+            if shape is None:
                 raise InputError(
                     f"`context_dropout` (={context_dropout}) needs a context to leave out: give "
-                    "`context_features`."
+                    "`context_features` or `classes`."
                 )
-            seen = shape_with_presence(seen)
-            context_features = seen[0] if len(seen) == 1 else tuple(seen)
+            shape, self.least_label = shape_with_presence(shape), NO_LABEL
+        seen = None if shape is None else shape[0] if len(shape) == 1 else tuple(shape)
         self.whitening: Whitening | None = None
         if bijector is None:
             self.bijector: Bijector = build_bijector(
@@ -104,7 +109,7 @@ class FlowPrior(BasedPrior):
                 as_recipe(recipe),
                 transforms=transforms,
                 hidden_features=hidden_features,
-                context_features=context_features,
+                context_features=seen,
                 backend=backend,
                 reversible=reversible,
             )
@@ -114,7 +119,7 @@ class FlowPrior(BasedPrior):
                     "`bijector` was given together with `recipe`, `transforms`, `hidden_features` or "
                     "`reversible`, which describe another one: leave those out, or leave out `bijector`."
                 )
-            self.bijector = as_bijector(bijector, self.event_shape, context_features)
+            self.bijector = as_bijector(bijector, self.event_shape, seen)
         self._arguments = {
             "recipe": dict(recipe) if isinstance(recipe, Mapping) else recipe,
             "transforms": transforms,
@@ -127,13 +132,13 @@ class FlowPrior(BasedPrior):
         self.base = _as_base(base, self.event_shape)
         self.has_density, self.has_rsample = self.base.has_density, self.base.has_rsample
         self.base_mean: LinearMean | MapMean | None = None
-        self.context_scale = None if self.context_shape is None else ContextScale(self.context_shape)
+        self.context_scale = None if given is None else ContextScale(given)
         spatial = bijector is None and as_recipe(recipe).coupling == "spatial"
         self._own_mode: Mode = "diagonal" if spatial else "full"
         self.standardize_by(standardize)
-        if seen is not None and not isinstance(self.bijector, Transformer):
-            kind = MapMean if spatial and len(seen) == 3 else LinearMean
-            self.base_mean = kind(seen, self.event_shape)
+        if shape is not None and not isinstance(self.bijector, Transformer):
+            kind = MapMean if spatial and len(shape) == 3 else LinearMean
+            self.base_mean = kind(shape, self.event_shape)
         own = next((value for value in self.bijector.parameters() if value.is_floating_point()), None)
         if own is not None:  # a user's transform may be in float64 or on a GPU already
             self.follow(own.device, own.dtype)
@@ -144,6 +149,7 @@ class FlowPrior(BasedPrior):
             **self._arguments,
             "recipe": asdict(recipe) if isinstance(recipe, Recipe) else recipe,
             "context_features": self.context_features,
+            "classes": self.classes,
             "base": self.base,
             "standardize": self.standardize,
         }
@@ -257,13 +263,24 @@ class FlowPrior(BasedPrior):
         return z, logabsdet + scale
 
     def _seen(self, context: Tensor) -> Tensor:
+        if self.classes is not None:
+            labels = context.long()
+            context = nn.functional.one_hot(labels.clamp(min=0), self.classes).to(self.dtype)
+            context = context.masked_fill((labels < 0).unsqueeze(-1), torch.nan)
         scaled = context if self.context_scale is None else self.context_scale(context)
         return with_presence(scaled) if self.context_dropout else scaled
 
-    def _draw_guided(self, count: int, context: Tensor, temperature: float, weight: float) -> Tensor:
+    def _draw_guided(
+        self,
+        count: int,
+        context: Tensor,
+        temperature: float,
+        weight: float,
+        generator: torch.Generator | None,
+    ) -> Tensor:
         if not isinstance(self.bijector, Transformer) or not self.base.is_standard_normal:
-            return super()._draw_guided(count, context, temperature, weight)
-        z0 = self.base._draw(count, None, temperature)
+            return super()._draw_guided(count, context, temperature, weight, generator)
+        z0 = self.base._drawn(count, None, temperature, generator)
         z = self.bijector.guided_from_base(z0, context, torch.zeros_like(context), weight)
         return z if self.whitening is None else self.whitening._from_base(z, None)[0]
 
@@ -286,9 +303,9 @@ class FlowPrior(BasedPrior):
                 state_dict[f"{home}fitted"] = torch.tensor(True)
             elif self._is_unfitted() and any(name.startswith(f"{prefix}bijector.") for name in state_dict):
                 state_dict |= {f"{home}{name}": value for name, value in self.whitening.identity().items()}
-        if self.context_shape is not None:  # earlier versions had no scale
+        if self.context_scale is not None:  # earlier versions had no scale
             with torch.device("cpu"):
-                idle = ContextScale(self.context_shape).state_dict(prefix=f"{prefix}context_scale.")
+                idle = ContextScale(self.context_scale.shape).state_dict(prefix=f"{prefix}context_scale.")
             state_dict |= {name: value for name, value in idle.items() if name not in state_dict}
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
@@ -310,7 +327,7 @@ def _as_base(base: str | Prior, event_shape: torch.Size) -> Prior:
         raise InputError(
             f"`base` (={base!r}) must be 'normal', 'mixture' or a prior such as MixturePrior(64)."
         )
-    if base.event_shape != event_shape or base.context_features is not None:
+    if base.event_shape != event_shape or base.context_shape is not None:
         raise InputError(
             f"`base` has event shape {tuple(base.event_shape)} and `context_features` "
             f"{base.context_features} but must be unconditional with event shape {tuple(event_shape)}: build "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,17 +11,16 @@ from flowprior.checks import check_number
 from flowprior.errors import InputError
 from flowprior.tensors import numel
 
-if TYPE_CHECKING:
-    from flowprior.priors.prior import Prior
-
+NO_LABEL = -1  # of a prior with `classes`: no context
 CANDIDATES = 64  # draws of p(z | c) for each that is kept
 ROWS = 64  # draws to keep at a time
 
 
 def drop_context(context: Tensor, share: float) -> Tensor:
-    """Context rows (N, ...), each replaced with probability `share` by NaN, which stands for no context."""
+    """Context rows (N, ...), each replaced with probability `share` by no context: NaN, or `NO_LABEL`."""
+    none = torch.nan if context.is_floating_point() else NO_LABEL
     dropped = torch.rand(len(context), device=context.device) < share
-    return context.masked_fill(dropped.reshape(-1, *(1 for _ in context.shape[1:])), torch.nan)
+    return context.masked_fill(dropped.reshape(-1, *(1 for _ in context.shape[1:])), none)
 
 
 def with_presence(context: Tensor) -> Tensor:
@@ -49,7 +48,14 @@ def shape_with_presence(shape: torch.Size) -> torch.Size:
     return torch.Size((shape[0], shape[1] + 1)) if len(shape) == 2 else torch.Size((shape[0] + 1, *shape[1:]))
 
 
-def draw_guided(prior: Prior, count: int, context: Tensor, temperature: float, weight: float) -> Tensor:
+def draw_guided(
+    prior: Any,
+    count: int,
+    context: Tensor,
+    temperature: float,
+    weight: float,
+    generator: torch.Generator | None = None,
+) -> Tensor:
     """Draws (count, *event) of about p(z | c) (p(z | c) / p(z))^w, for rows c as the hooks see them.
 
     By sampling and resampling: of `CANDIDATES` draws from p(z | c) one is kept, with probability in
@@ -62,15 +68,16 @@ def draw_guided(prior: Prior, count: int, context: Tensor, temperature: float, w
     drawn = []
     for rows in context.split(ROWS):
         many = rows.repeat_interleave(CANDIDATES, 0)
-        z = prior._draw(len(many), many, temperature)
+        z = prior._drawn(len(many), many, temperature, generator)
         ratio = prior._log_prob(z, many) - prior._log_prob(z, torch.zeros_like(many))
         share = (weight * ratio.reshape(len(rows), CANDIDATES)).softmax(1)
-        kept = torch.multinomial(share, 1).flatten()
+        home = share.device if generator is None else generator.device
+        kept = torch.multinomial(share.to(home), 1, generator=generator).flatten().to(share.device)
         drawn.append(z.reshape(len(rows), CANDIDATES, *z.shape[1:])[torch.arange(len(rows)), kept])
-    return torch.cat(drawn) if drawn else prior._draw(count, context, temperature)
+    return torch.cat(drawn) if drawn else prior._drawn(count, context, temperature, generator)
 
 
-def denoise(prior: Prior, z: Tensor, std: float, context: Tensor | None = None) -> Tensor:
+def denoise(prior: Any, z: Tensor, std: float, context: Tensor | None = None) -> Tensor:
     """z + σ² ∇ log p(z | c): the mean of a code behind its noisy copy, for a prior of the noisy ones.
 
     A prior that was trained on codes with noise N(0, σ²) added draws codes with that noise; this takes away
@@ -98,7 +105,7 @@ def denoise(prior: Prior, z: Tensor, std: float, context: Tensor | None = None) 
     return z + std**2 * score
 
 
-def check_guidance(prior: Prior, guidance: float, context: Tensor | None) -> float:
+def check_guidance(prior: Any, guidance: float, context: Tensor | None) -> float:
     """`guidance`, a number of at least 0; InputError if the prior cannot follow one above it."""
     guidance = check_number("guidance", guidance, least=0)
     if guidance and not prior.context_dropout:
@@ -106,6 +113,8 @@ def check_guidance(prior: Prior, guidance: float, context: Tensor | None) -> flo
             f"`guidance` (={guidance:g}) needs a prior that knows z without its context: build it with "
             "FlowPrior(..., context_features=..., context_dropout=0.1) and train it."
         )
-    if guidance and context is not None and numel(context.shape) and bool(context.isnan().any()):
-        raise InputError("`context` holds NaN, which is no context: there is nothing to guide to.")
+    if guidance and context is not None and numel(context.shape):
+        absent = context.isnan() if context.is_floating_point() else context < 0
+        if bool(absent.any()):
+            raise InputError("`context` holds NaN or -1, which is no context: there is nothing to guide to.")
     return guidance

@@ -66,10 +66,16 @@ class HierarchicalPrior(InvertiblePrior):
         parts = zip(z.split(self.sizes, -1), self._children(), strict=True)
         return [part.unflatten(-1, tuple(prior.event_shape)) for part, prior in parts]
 
-    def _draw(self, count: int, context: Tensor | None, temperature: float = 1.0) -> Tensor:
+    def _draw(
+        self,
+        count: int,
+        context: Tensor | None,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         parts: list[Tensor] = []
         for prior, own in zip(self._children(), self._own_maps(context), strict=True):
-            parts.append(prior._draw(count, self._given(prior, own, parts), temperature))
+            parts.append(prior._drawn(count, self._given(prior, own, parts), temperature, generator))
         return _joined(parts)
 
     def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
@@ -157,6 +163,11 @@ def _own_contexts(priors: Sequence[InvertiblePrior]) -> list[int]:
         if not isinstance(prior, InvertiblePrior):
             kind = type(prior).__name__
             raise InputError(f"{name} (a {kind}) must be invertible, with `to_base`, such as a FlowPrior.")
+        if prior.classes is not None:
+            raise InputError(
+                f"{name} has `classes` (={prior.classes}) but the context of a hierarchy is one vector "
+                "of numbers: build it with `context_features` and give labels one-hot."
+            )
         event, context = prior.event_shape, prior.context_shape
         if len(event) != 3 or event[1] % sides[0] or event[2] % sides[1]:
             raise InputError(

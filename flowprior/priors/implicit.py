@@ -73,10 +73,16 @@ class ImplicitPrior(Prior):
     def arguments(self) -> dict[str, Any]:
         return super().arguments() | self._arguments
 
-    def _draw(self, count: int, context: Tensor | None, temperature: float = 1.0) -> Tensor:
-        draw = torch.randn if self.noise == "normal" else torch.rand
-        u = draw(count, self.noise_features, device=self.device, dtype=self.dtype)
-        if self.noise == "uniform":
+    def _draw(
+        self,
+        count: int,
+        context: Tensor | None,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        uniform = self.noise == "uniform"
+        u = self._noise(count, self.noise_features, generator=generator, uniform=uniform)
+        if uniform:
             u = 2 * u - 1
         return self.layers(temperature * u).reshape(count, *self.event_shape)
 

@@ -31,8 +31,14 @@ class BasedPrior(InvertiblePrior):
         """Whether z0 ~ N(0, I): False on a mixture or another prior as the base."""
         return self.base.is_standard_normal
 
-    def _draw(self, count: int, context: Tensor | None, temperature: float = 1.0) -> Tensor:
-        return self._from_base(self.base._draw(count, None, temperature), context)[0]
+    def _draw(
+        self,
+        count: int,
+        context: Tensor | None,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        return self._from_base(self.base._drawn(count, None, temperature, generator), context)[0]
 
     def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
         z0, logabsdet = self._to_base(z, context)

@@ -15,9 +15,10 @@ from flowprior.priors.expectation import Moments, floor_of, kmeans, maximize, sc
 from flowprior.priors.prior import Prior
 
 _MOST, _ROWS_A_COMPONENT = 128, 100  # components where the data may decide
+_MOST_OF_ALL = 2**20
 _LARGEST_FULL = 64  # features up to which the default covariance is full
 _NO_WEIGHT = -1e4  # a logit whose softmax, and so its gradient, is exactly zero in float32 and float64
-_CHUNK = 2**22  # elements of a (K, N, D) block that the full covariance holds at a time
+_CHUNK = 2**22  # elements of a (K, N, D) or (N, D, D) block that the full covariance holds at a time
 
 
 class MixturePrior(Prior):
@@ -59,7 +60,9 @@ class MixturePrior(Prior):
         super().__init__(features)
         self._follows_data = components is None
         self._folded: Tensor | None = None  # inverses of the Cholesky factors, in an export
-        self.components = components = check_count("components", _MOST if components is None else components)
+        self.components = components = check_count(
+            "components", _MOST if components is None else components, most=_MOST_OF_ALL
+        )
         if covariance is None:
             covariance = "full" if self.event_shape.numel() <= _LARGEST_FULL else "diagonal"
         check_one_of("covariance", covariance, ("diagonal", "full"))
@@ -88,21 +91,28 @@ class MixturePrior(Prior):
         diagonal = torch.diag_embed(self.log_scales.exp())
         return diagonal if self.lower is None else diagonal + self.lower.tril(-1)
 
-    def _draw(self, count: int, context: Tensor | None, temperature: float = 1.0) -> Tensor:
+    def _draw(
+        self,
+        count: int,
+        context: Tensor | None,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         size = self.event_shape.numel()
         if count == 0:
             return self.means.new_empty(0, *self.event_shape)
-        index = torch.multinomial(self.logits.softmax(0), count, replacement=True)  # (N,)
-        noise = temperature * torch.randn(count, size, device=self.device, dtype=self.dtype)
+        weights = self.logits.softmax(0)
+        weights = weights if generator is None else weights.to(generator.device)
+        index = torch.multinomial(weights, count, replacement=True, generator=generator)  # (N,)
+        index = index.to(self.device)
+        noise = temperature * self._noise(count, size, generator=generator)
         if self.lower is None:
             noise = self.log_scales.exp()[index] * noise
         else:
-            factors = self.scale_tril
-            scaled = torch.empty_like(noise)
-            for k in index.unique().tolist():  # one product per component: no (N, D, D) gather
-                rows = index == k
-                scaled[rows] = noise[rows] @ factors[k].T
-            noise = scaled
+            # one product a component, of its rows side by side; their numbers are asked for once
+            order, counts = index.argsort(), index.bincount(minlength=self.components).tolist()
+            parts = zip(noise[order].split(counts), self.scale_tril.mT, strict=True)
+            noise[order] = torch.cat([rows @ factor for rows, factor in parts if len(rows)])
         return (self.means[index] + noise).reshape(count, *self.event_shape)
 
     def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:

@@ -9,10 +9,13 @@ from typing import Any, Self, cast
 import torch
 from torch import nn
 
-from flowprior.errors import InputError
+from flowprior.bounds import check_regular
+from flowprior.errors import InputError, reason
 from flowprior.files import write_atomically
+from flowprior.tensors import check_weights, within_memory
 
 FORMAT = 1  # raised when a file written today could no longer be read as it is
+DEEPEST = 30  # of a config
 CONFIG, MODEL = "config.json", "model.safetensors"
 
 
@@ -58,6 +61,7 @@ class Saved:
         Raises:
             InputError: if a file is missing, damaged, of another class or of a newer format.
         """
+        from safetensors import SafetensorError
         from safetensors.torch import load as from_bytes
 
         folder = Path(folder)
@@ -77,13 +81,24 @@ class Saved:
             )
         for argument, given in code.items():
             _check_code(config, folder, argument, given)
-        prior: Any = _build(config, folder, code)
+        with within_memory(f"The prior in {folder}", "save the prior again"):
+            prior: Any = _build(config, folder, code)
         prior.to(_dtype(config, folder))
         try:
-            prior.load_state_dict(from_bytes(payload))
+            tensors = from_bytes(payload)
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            damaged = f"{folder / MODEL} is no file of safetensors ({reason(error)})"
+            raise InputError(f"{damaged}: save the prior again.") from error
+        for name, value in prior.state_dict().items():
+            if name in tensors and tensors[name].is_floating_point() != value.is_floating_point():
+                wrong = f"holds {name!r} as {tensors[name].dtype}, not {value.dtype}"
+                raise InputError(f"{folder / MODEL} {wrong}: save the prior again.")
+        try:
+            prior.load_state_dict(tensors)
         except RuntimeError as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"{folder / MODEL} does not fit the prior of its {CONFIG}: {reason}") from error
+            unfit = f"{folder / MODEL} does not fit the prior of its {CONFIG} ({reason(error)})"
+            raise InputError(f"{unfit}: save the prior again.") from error
+        check_weights(prior, str(folder / MODEL))
         return prior
 
 
@@ -123,8 +138,9 @@ def _build(description: dict[str, Any], folder: Path, code: Mapping[str, object]
             arguments[name] = _build(value, folder, code)
     try:
         return cls(**arguments)
-    except (TypeError, InputError) as error:
-        raise InputError(f"{folder / CONFIG} cannot build a {cls.__name__}: {error}") from error
+    except (TypeError, ValueError, AttributeError, RuntimeError) as error:  # arguments of any wrong type
+        wrong = f"{folder / CONFIG} cannot build a {cls.__name__}: {reason(error)}"
+        raise InputError(f"{wrong}; save the prior again.") from error
 
 
 def _check_code(config: dict[str, Any], folder: Path, argument: str, given: object) -> None:
@@ -167,10 +183,14 @@ def _subclasses(cls: type[Saved]) -> Iterator[type[Saved]]:
 def _read_config(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise InputError(f"`folder` (={str(folder)!r}) is not a folder: give what save_pretrained was given.")
+    text = _read(folder, CONFIG)
     try:
-        config = json.loads(_read(folder, CONFIG))
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        config = None
+        config = json.loads(text)
+        deep = _depth(config) > DEEPEST
+    except (ValueError, RecursionError):  # no JSON, no text, too many digits or brackets
+        config, deep = None, False
+    if deep:
+        raise InputError(f"{folder / CONFIG} holds more than {DEEPEST} values in one another: save it again.")
     if not isinstance(config, dict) or not isinstance(config.get("format"), int):
         raise InputError(
             f"{folder / CONFIG} is damaged or was not written by save_pretrained: save it again."
@@ -182,7 +202,15 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def _depth(value: Any) -> int:
+    """How many containers lie in one another."""
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if inside is None else 1 + max(map(_depth, inside), default=0)
+
+
 def _read(folder: Path, name: str) -> bytes:
+    if (folder / name).exists():
+        check_regular(folder / name)
     try:
         return (folder / name).read_bytes()
     except OSError as error:

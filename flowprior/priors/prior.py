@@ -1,25 +1,24 @@
 """The contract of every prior: what a subclass must implement, and all that follows from it."""
 
-from abc import ABC, abstractmethod
+import math
 from collections.abc import Callable, Sequence
-from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Normal
 
-from flowprior.checks import check_finite, check_number
+from flowprior.checks import check_finite
 from flowprior.errors import InputError
 from flowprior.priors.compiled import Compiled
 from flowprior.priors.divergence import as_posterior, draw, point_of
 from flowprior.priors.export import Exported
-from flowprior.priors.guidance import check_guidance, draw_guided
 from flowprior.priors.pretrained import Saved
-from flowprior.tensors import batch_shape_of, broadcast_batches, factorized, numel, without_autocast
+from flowprior.priors.sampled import Sampled
+from flowprior.tensors import batch_shape_of, broadcast_batches, factorized, without_autocast
 
 
-class Prior(Exported, Compiled, Saved, ABC):
+class Prior(Exported, Compiled, Sampled, Saved):
     """A module that, called with a context or without one, returns a distribution over z.
 
     A subclass must implement `_draw`; with a density also `_log_prob`; with a data-dependent start
@@ -29,20 +28,20 @@ class Prior(Exported, Compiled, Saved, ABC):
 
     Args:
         features: the event shape, an int or a tuple such as `(4, 8, 8)`.
-        context_features: as for `Gate`.
+        context_features, classes: as for `Gate`.
     """
 
     kind = "prior"
-    has_density: bool = True  # False where there are only samples: `log_prob` then says so
-    has_rsample: bool = True  # False where a draw has no gradient: `rsample` then says so
     fitted: Any = None  # what `fit` says of a prior that it chose
     is_standard_normal: bool = False  # whether z ~ N(0, I) itself
-    context_dropout: float = 0.0  # share of contexts left out in training; above 0, rows of NaN are none
 
     def __init__(
-        self, features: int | Sequence[int], context_features: int | Sequence[int] | None = None
+        self,
+        features: int | Sequence[int],
+        context_features: int | Sequence[int] | None = None,
+        classes: int | None = None,
     ) -> None:
-        super().__init__(features, context_features)
+        super().__init__(features, context_features, classes)
 
     @property
     def has_normal_base(self) -> bool:
@@ -55,14 +54,6 @@ class Prior(Exported, Compiled, Saved, ABC):
         return {"features": features}
 
     # The hooks: rows z (N, *event), context (N, *context_shape) or None, both of the prior's dtype.
-
-    @abstractmethod
-    def _draw(self, count: int, context: Tensor | None, temperature: float = 1.0) -> Tensor:
-        """Draws (count, *event), one for each row of the context, with noise scaled by `temperature`."""
-
-    def _draw_guided(self, count: int, context: Tensor, temperature: float, weight: float) -> Tensor:
-        """Draws (count, *event) under guidance of `weight`; see `draw_guided`."""
-        return draw_guided(self, count, context, temperature, weight)
 
     def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
         name = type(self).__name__
@@ -105,12 +96,13 @@ class Prior(Exported, Compiled, Saved, ABC):
         from flowprior.priors.distribution import PriorDistribution  # it needs pyro, which is slow to import
 
         batch = self._context_batch(context)
-        return PriorDistribution(self, None if context is None else context.to(self.dtype), batch)
+        return PriorDistribution(self, None if context is None else self._in_dtype(context), batch)
 
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """log p(z | context) in nats: z (*batch, *event), context (*batch, C) -> (*batch,).
 
         The batches of `z` and of `context` broadcast. Here and elsewhere context maps are (*batch, K, H, W).
+        Where z holds infinity log p is -inf, without a gradient; where it holds NaN, NaN.
 
         Raises:
             InputError: if a shape does not fit, or a context is missing or not wanted.
@@ -130,58 +122,11 @@ class Prior(Exported, Compiled, Saved, ABC):
     ) -> Tensor:
         with without_autocast(self._anchor.device.type):
             rows, context, batch = self._enter("z", z, context)
-            values = hook(rows, context)
+            infinite = rows.flatten(1).abs().amax(1) == math.inf
+            if torch.is_grad_enabled():  # computed at 0, so that no gradient is NaN for it
+                rows = rows.masked_fill(infinite.reshape(-1, *(1 for _ in self.event_shape)), 0.0)
+            values = hook(rows, context).masked_fill(infinite, -math.inf)
         return values if len(batch) == 1 else values.reshape(batch)
-
-    @torch.no_grad()
-    def sample(
-        self,
-        n: int | Sequence[int] = 1,
-        context: Tensor | None = None,
-        temperature: float = 1.0,
-        guidance: float = 0.0,
-    ) -> Tensor:
-        """Draws without gradient, (n, *batch, *event) where context is (*batch, C); `n` may be a shape.
-
-        `temperature` scales the noise: z0 of a flow, the noise of a Gaussian or within components.
-        `guidance` w draws from about p(z | c) (p(z | c) / p(z))^w, of a prior with `context_dropout`: token
-        by token in closed form from a transformer, elsewhere by resampling (`priors.guidance.draw_guided`).
-
-        Raises:
-            InputError: if `n`, `temperature` or `guidance` is none, or as `log_prob`.
-        """
-        temperature = check_number("temperature", temperature, above=0)
-        return self._sample(n, context, temperature, check_guidance(self, guidance, context))
-
-    def rsample(self, n: int | Sequence[int] = 1, context: Tensor | None = None) -> Tensor:
-        """Draws as `sample` does, with the gradient of the path to parameters and context.
-
-        Raises:
-            InputError: if the draws of this prior have no such gradient.
-        """
-        if not self.has_rsample:
-            name = type(self).__name__
-            raise InputError(f"{name} cannot draw with gradient (`has_rsample` is False): use `sample`.")
-        return self._sample(n, context)
-
-    def _sample(
-        self,
-        n: int | Sequence[int],
-        context: Tensor | None,
-        temperature: float = 1.0,
-        guidance: float = 0.0,
-    ) -> Tensor:
-        shape = _as_sample_shape(n)
-        with without_autocast(self._anchor.device.type):
-            rows, own = self._read(context)
-            batch = shape + own
-            if rows is not None:
-                rows = rows.repeat(numel(shape), *(1 for _ in rows.shape[1:]))
-            if rows is None or not guidance:
-                drawn = self._draw(numel(batch), rows, temperature)
-            else:
-                drawn = self._draw_guided(numel(batch), rows, temperature, guidance)
-            return drawn.reshape(batch + self.event_shape)
 
     def kl(
         self,
@@ -273,14 +218,3 @@ class Prior(Exported, Compiled, Saved, ABC):
         self.check_latents(latents, context)
         rows, _ = self._read(None if context is None else context.to(self.device))
         return latents.to(self.device, self.dtype), rows
-
-
-def _as_sample_shape(n: int | Sequence[int]) -> torch.Size:
-    """`n` as a shape; its integers may be NumPy's, or symbols of a compiler."""
-    sizes = (n,) if isinstance(n, Integral | torch.SymInt) else n
-    if not isinstance(sizes, Sequence) or any(
-        not isinstance(size, Integral | torch.SymInt) or isinstance(size, bool) or size < 0 for size in sizes
-    ):
-        raise InputError(f"`n` (={n!r}) must be a number of draws or a tuple of them, such as 16 or (4, 4).")
-    known: list[Any] = [size if isinstance(size, torch.SymInt) else int(size) for size in sizes]
-    return torch.Size(known)

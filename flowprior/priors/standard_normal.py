@@ -32,8 +32,14 @@ class StandardNormal(InvertiblePrior):
     def __init__(self, features: int | Sequence[int]) -> None:
         super().__init__(features)
 
-    def _draw(self, count: int, context: Tensor | None, temperature: float = 1.0) -> Tensor:
-        return temperature * torch.randn(count, *self.event_shape, device=self.device, dtype=self.dtype)
+    def _draw(
+        self,
+        count: int,
+        context: Tensor | None,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        return temperature * self._noise(count, *self.event_shape, generator=generator)
 
     def _log_prob(self, z: Tensor, context: Tensor | None) -> Tensor:
         squares = sum_event(z.square(), len(self.event_shape))

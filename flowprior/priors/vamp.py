@@ -85,8 +85,15 @@ class VampPrior(Prior):
         each = self._components().log_prob(z.unsqueeze(1))  # (N, K)
         return each.logsumexp(1) - math.log(self.components)
 
-    def _draw(self, count: int, context: Tensor | None, temperature: float = 1.0) -> Tensor:
+    def _draw(
+        self,
+        count: int,
+        context: Tensor | None,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         q = self._components()
-        index = torch.randint(self.components, (count,), device=self.device)
-        noise = torch.randn(count, *self.event_shape, device=self.device, dtype=self.dtype)
+        home = self.device if generator is None else generator.device
+        index = torch.randint(self.components, (count,), generator=generator, device=home).to(self.device)
+        noise = self._noise(count, *self.event_shape, generator=generator)
         return q.mean[index] + temperature * q.stddev[index] * noise

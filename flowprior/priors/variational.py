@@ -78,10 +78,16 @@ class VariationalPrior(Prior):
         self.shift.copy_(rows.mean(0))
         self.scale.copy_(torch.where(std > 0, std, 1))  # a constant column keeps its unit
 
-    def _draw(self, count: int, context: Tensor | None, temperature: float = 1.0) -> Tensor:
-        u = temperature * torch.randn(count, self.noise_features, device=self.device, dtype=self.dtype)
+    def _draw(
+        self,
+        count: int,
+        context: Tensor | None,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        u = temperature * self._noise(count, self.noise_features, generator=generator)
         mean = self.decoder(u)
-        standard = mean + temperature * self.log_gamma.exp() * torch.randn_like(mean)
+        standard = mean + temperature * self.log_gamma.exp() * self._noise(*mean.shape, generator=generator)
         return (self.shift + self.scale * standard).reshape(count, *self.event_shape)
 
     def _log_bound(self, z: Tensor, context: Tensor | None) -> Tensor:

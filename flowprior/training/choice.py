@@ -23,8 +23,9 @@ FEW = 10_000  # rows below which flows are small
 STEPS = 3_000  # of a flow, if the time allows
 SEARCHED = 100_000  # rows that mixtures see
 LADDER = {"full": (3, 10, 25, 50, 100), "diagonal": (10, 50, 100)}  # components of mixtures
+LONG_LADDER = {"full": (50, 100), "diagonal": (50, 100)}  # where rows are many: few are never the best
 FEWEST_STEPS = 20
-MIXTURE_TIME, FLOW_TIME = 0.4, 0.15  # parts of the time, of each flow; the rest is for the last fit
+MIXTURE_TIME, FLOW_TIME = 0.5, 0.15  # parts of the time, of each flow; the rest is for the last fit
 
 Tensors = Mapping[str, Tensor]
 
@@ -111,10 +112,9 @@ class _Choice:
             for each in (self.train, self.tensors, self.held)
         )
         floor, until = limit_of(self.dtype) ** 2, self.began + MIXTURE_TIME * self.seconds
-        for kind, ladder in LADDER.items():
+        for kind, ladder in (LONG_LADDER if len(rows) > FEW else LADDER).items():
             least, pace = float("inf"), 0.0
-            many = len(rows) > FEW  # then a few components are never the best
-            for count in ladder[many:] if self.full or kind == "diagonal" else ():
+            for count in ladder if self.full or kind == "diagonal" else ():
                 name, began = f"mixture of {count} {kind} Gaussians", time.perf_counter()
                 if count > len(rows) // 20:
                     break

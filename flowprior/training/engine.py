@@ -120,7 +120,7 @@ def resolve_device(device: str) -> torch.device:
         expected = "'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'"
         raise InputError(f"`device` (={device!r}) must be {expected}.") from None
     cuda = torch.cuda.is_available() and (resolved.index or 0) < torch.cuda.device_count()
-    available = {"cpu": True, "cuda": cuda, "mps": torch.backends.mps.is_available()}
+    available = {"cpu": not resolved.index, "cuda": cuda, "mps": torch.backends.mps.is_available()}
     if not available.get(resolved.type):
         raise InputError(f"`device` (={device!r}) is not available here: take 'cpu' or 'auto'.")
     return resolved

@@ -66,7 +66,7 @@ def fit(  # type: ignore[misc]  # the overloads leave the options to it
         latents: (N, *event) for the prior's event shape, cast to the prior's dtype: a tensor, an array, a
             DataFrame; or, read once in parts, a memory-mapped array, a Dataset, a DataLoader or other
             iterable of batches, z or (z, context, ...), of which 256 MiB of rows are kept, an even sample.
-        context: (N, context_features), or maps (N, K, H, W), if the prior is conditional.
+        context: (N, context_features), maps (N, K, H, W), or labels (N,), if the prior is conditional.
         seconds: about the wall time to stay within; None for 60 where the prior is chosen, else no limit.
         epochs: at most; None for 20, or where the prior is chosen for what the data ask.
         batch_size, lr, weight_decay, schedule, ema, clip, patience: see `Stage`, `OptimizerSettings`.
@@ -127,13 +127,13 @@ def fit(  # type: ignore[misc]  # the overloads leave the options to it
             tensors = gather(prior, context, dtype=None, conditional=False, seed=seed)
             _check_rows(tensors["z"])
             return choose(tensors, **(training | {"seconds": SECONDS if seconds is None else seconds}))
-        conditional = given.context_features is not None
+        conditional = given.context_shape is not None
         tensors = gather(latents, context, dtype=given.dtype, conditional=conditional, seed=seed)
         _check_rows(tensors["z"])
         given.check_latents(tensors["z"], tensors.get("context"))
         if any(parameter.is_inference() for parameter in given.parameters()):
             raise InputError("`prior` was built in inference mode, which forbids training: build it outside.")
-        notes = look_at(tensors["z"])
+        notes = look_at(tensors["z"], given)
         return replace(train_prior(given, tensors, standardize=standardize, **training), notes=notes)
 
 

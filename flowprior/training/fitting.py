@@ -1,6 +1,7 @@
 """A prior trained by maximum likelihood, within a time if there is one: what `fit` is built on."""
 
 import copy
+import math
 import time
 import warnings
 from collections.abc import Mapping
@@ -12,7 +13,8 @@ from torch import Tensor
 
 from flowprior.bijectors.shrinkage import correlations, limit_of, scales
 from flowprior.objectives import LatentNLL
-from flowprior.priors.flow import Standardize
+from flowprior.priors.flow import FlowPrior, Standardize
+from flowprior.priors.invertible import HeldPrior
 from flowprior.priors.prior import Prior
 from flowprior.training.loop import train
 from flowprior.training.optimizers import OptimizerSettings, RateSchedule
@@ -123,7 +125,9 @@ def train_prior(
     )
     if start is not None:
         stage.initialize = start
-    steps = None if stop_after is None else stop_after * _steps(tensors, batch_size)
+    if stop_after == 0:
+        stage.epochs = 0  # the start alone
+    steps = stop_after * _steps(tensors, batch_size) if stop_after else None
     home = prior.device
     precision = "64-true" if prior.dtype == torch.float64 else "32-true"
     options: dict[str, Any] = {"device": device, "precision": precision, "compile": compile}
@@ -133,7 +137,8 @@ def train_prior(
         prior.to(home)
     history, best = result.history, result.best_epoch
     judged = {0: result.start, **{entry["epoch"]: entry for entry in history}}
-    nll = history[-1]["train/nll"] if best is None else judged[best]["valid/nll"]
+    trained = history[-1]["train/nll"] if history else math.nan  # of a start alone nothing was measured
+    nll = trained if best is None else judged[best]["valid/nll"]
     return FitResult(nll, best, len(history), result.seconds, history)
 
 
@@ -153,11 +158,17 @@ def step_seconds(prior: Prior, tensors: Mapping[str, Tensor], batch_size: int) -
     return min(times) * 4 / 3 + LOOP
 
 
-def look_at(z: Tensor) -> tuple[str, ...]:
-    """What is to be said of latents (N, *event): constant features, exact low rank; a warning on few rows."""
+def look_at(z: Tensor, prior: Prior | None = None) -> tuple[str, ...]:
+    """What is to be said of latents (N, *event): constant features, exact low rank.
+
+    Few rows get a warning, unless `prior` is a flow that does not estimate their covariance.
+    """
+    while isinstance(prior, HeldPrior):
+        prior = prior.prior
     rows = z.flatten(1)
     count, features = rows.shape
-    if count < 2 * features:
+    estimated = not isinstance(prior, FlowPrior) or prior.standardize == "full"
+    if count < 2 * features and estimated:
         warnings.warn(
             f"`latents` has {count} rows of {features} features, few for an estimate of their covariance: it "
             "is shrunk by as much as serves rows that were left out.",

@@ -30,6 +30,8 @@ def as_rows(values: Any, name: str, dtype: torch.dtype | None) -> Tensor:
         raise InputError(
             f"`{name}` (a {type(values).__name__}) must be a tensor or array of real numbers, one row each."
         )
+    if name == "context" and dtype is not None and not rows.is_floating_point():
+        dtype = rows.dtype  # labels, or what a prior on real contexts refuses
     wide = torch.float64 if rows.dtype == torch.float64 else torch.float32
     rows = rows.detach().to(wide if dtype is None else dtype)
     return rows.clone() if rows.is_inference() else rows

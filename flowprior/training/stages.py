@@ -95,6 +95,8 @@ class Stage:
         if unknown:
             names = f"Stage {self.name!r} names the parameter groups {sorted(unknown)}"
             raise InputError(f"{names}, but its objective has {sorted(known)}: correct them.")
+        for group in sorted(known - set(self.frozen)):
+            self.settings(group)
 
     def settings(self, group: str) -> OptimizerSettings:
         """The optimizer settings of a parameter group; an InputError if there are none."""
@@ -268,7 +270,7 @@ def _check_has(tensors: Tensors, name: str) -> None:
 @torch.no_grad()
 def _seen_contexts(model: Autoencoder, tensors: Tensors) -> dict[str, Tensor]:
     """{"context": what the prior sees of each} for a conditional prior, else nothing."""
-    if model.prior.context_features is None:
+    if model.prior.context_shape is None:
         return {}
     if model.prior.context_shape == model.context_shape:
         return {"context": tensors["context"]}  # itself; images stay bytes
@@ -279,7 +281,10 @@ def _seen_contexts(model: Autoencoder, tensors: Tensors) -> dict[str, Tensor]:
 
 
 def with_context(model: Autoencoder | Prior, tensors: Tensors) -> Tensors:
-    """`tensors` with a "context" of one-hot labels, if a vector of context is needed and there is none."""
+    """`tensors` with labels as the "context", one-hot for a vector, if one is needed and there is none."""
+    prior = model.prior if isinstance(model, Autoencoder) else model
+    if isinstance(prior, Prior) and prior.classes is not None and "label" in tensors:
+        return {"context": tensors["label"].long(), **tensors}
     width = model.context_features if isinstance(model, Prior) else None
     if isinstance(model, Autoencoder) and len(model.context_shape or ()) == 1:
         (width,) = model.context_shape or ()

@@ -9,10 +9,13 @@ import pytest
 import torch
 import torch.distributions.transforms as tt
 from nflows.transforms import (
+    BatchNorm,
     CompositeTransform,
+    Logit,
     MaskedAffineAutoregressiveTransform,
     MultiscaleCompositeTransform,
     RandomPermutation,
+    Transform,
 )
 from nflows.transforms.normalization import ActNorm
 from pyro.distributions.conditional import ConditionalComposeTransformModule
@@ -255,8 +258,23 @@ def test_a_stack_of_scalar_transforms() -> None:
     torch.testing.assert_close(logabsdet, z0[:, 0] + torch.tensor(3.0).log())
 
 
-def test_a_transform_without_an_inverse_says_so():
-    bijector = as_bijector(pt.planar(3), 3)
-    bijector.from_base(torch.zeros(2, 3))
-    with pytest.raises(InputError, match="a part, Planar, that cannot be inverted"):
-        bijector.to_base(torch.zeros(2, 3))
+@pytest.mark.parametrize("made", [pt.planar(3), [pt.affine_coupling(3, [8]), pt.radial(3)]])
+def test_a_transform_without_an_inverse_is_refused_at_once(made):
+    with pytest.raises(InputError, match=r"a part, (Planar|Radial), that cannot be inverted"):
+        as_bijector(made, 3)
+    with pytest.raises(InputError, match="a part, ConditionedPlanar, that cannot be inverted"):
+        as_bijector(pt.conditional_planar(3, 2, [8]), 3, 2)
+
+
+class NoInverse(Transform):
+    def forward(self, inputs, context=None):
+        return inputs, inputs.new_zeros(len(inputs))
+
+
+def test_an_nflows_transform_without_an_inverse_is_refused_at_once():
+    with pytest.raises(InputError, match=r"`bijector` \(a CompositeTransform\) cannot be inverted"):
+        as_bijector(CompositeTransform([NoInverse()]), 3)
+    as_bijector(Logit(), 3)  # it has one, if not at 0
+    trained = as_bijector(BatchNorm(3), 3)
+    assert trained.transform.training
+    assert torch.equal(trained.transform.running_mean, torch.zeros(3))  # the trial leaves no trace

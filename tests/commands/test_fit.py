@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from flowprior import FlowPrior
+from flowprior import FlowPrior, StandardNormal
 
 FAST = ("--transforms", 2, "--hidden", "8", "--epochs", 2, "--quiet")
 
@@ -158,3 +158,16 @@ def test_where_nothing_can_be_written_is_said_before_the_work(latents, flowprior
     result = flowprior("fit", latents, "--out", tmp_path / "p", *FAST)
     assert result.exit_code == 2
     assert "p cannot be written to (Permission denied): choose another `--out`" in result.stderr
+
+
+def test_temperature_and_truncation_of_a_prior(flowprior, tmp_path):
+    StandardNormal(2).save_pretrained(tmp_path / "p")
+    out = tmp_path / "s.npy"
+    settings = ("--temperature", 0.5, "--truncate", 0.5)
+    assert flowprior("sample", tmp_path / "p", "-n", 500, "--out", out, *settings).exit_code == 0
+    radius = np.square(np.load(out)).sum(1).max() / 0.25
+    assert radius == pytest.approx(2 * np.log(2), rel=0.15)
+    wrong = flowprior("sample", tmp_path / "p", "--out", tmp_path / "w.npy", "--truncate", 2)
+    assert wrong.exit_code == 2
+    assert "`truncate` (=2.0)" in wrong.stderr
+    assert not (tmp_path / "w.npy").exists()

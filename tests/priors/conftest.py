@@ -18,6 +18,7 @@ from flowprior.priors import (
     MixturePrior,
     Prior,
     StandardNormal,
+    VariationalPrior,
 )
 
 CONTEXT = 3
@@ -143,6 +144,7 @@ SAMPLERS = [  # priors without a density
             f, noise_features=3, hidden_features=(16,), batch_norm=False, noise="uniform"
         ),
     ),
+    Case("variational", lambda f: VariationalPrior(f, hidden_features=(16, 16))),
 ]
 
 

@@ -13,7 +13,6 @@ from torch.distributions import (
 from torch.distributions.transforms import AffineTransform
 
 from flowprior import FlowPrior, InputError, MixturePrior, StandardNormal
-from flowprior.priors.distribution import KL_SAMPLES
 
 
 def _normal(*shape: int) -> Normal:
@@ -52,10 +51,49 @@ def test_estimates_for_a_flow_average_to_the_closed_form():
     _within_standard_error(flow.kl(q.expand((20_000, 2))), exact)
     _within_standard_error(flow.kl(q, z=q.rsample((20_000,))), exact)
     torch.manual_seed(1)
-    estimates = torch.stack([kl_divergence(q, flow()) for _ in range(300)])  # each a mean over KL_SAMPLES
+    _within_standard_error(kl_divergence(q.expand((20_000, 2)), flow()), exact)
+    estimates = torch.stack([flow.kl(q, samples=64) for _ in range(300)])
     _within_standard_error(estimates, exact)
     single = flow.kl(q.expand((20_000, 2))).std(0)
-    torch.testing.assert_close(estimates.std(0), single / KL_SAMPLES**0.5, rtol=0.2, atol=0.0)
+    torch.testing.assert_close(estimates.std(0), single / 64**0.5, rtol=0.2, atol=0.0)
+
+
+def test_the_divergence_of_torch_costs_what_kl_costs(monkeypatch):
+    flow = FlowPrior(3, transforms=2, context_features=2)
+    q, context = Independent(_normal(5, 3), 1), torch.randn(5, 2)
+    rows = []
+    of_rows = flow._log_prob
+    monkeypatch.setattr(flow, "_log_prob", lambda z, seen: rows.append(len(z)) or of_rows(z, seen))
+    torch.manual_seed(1)
+    expected = flow.kl(q, context=context)
+    torch.manual_seed(1)
+    assert torch.equal(kl_divergence(q, flow(context)), expected)
+    assert rows == [5, 5]
+
+
+def test_the_reverse_divergence_averages_to_the_closed_form():
+    flow = FlowPrior(3, bijector=AffineTransform(1.0, 2.0))  # p = N(1, 2² I)
+    q = _normal(2, 3)
+    p = Independent(Normal(torch.ones(3), 2 * torch.ones(3)), 1).expand([2])
+    exact = kl_divergence(p, Independent(q, 1))
+    for posterior in (q.expand((20_000, 2, 3)), Independent(q, 1).expand((20_000, 2))):
+        _within_standard_error(kl_divergence(flow(), posterior), exact)
+    _within_standard_error(kl_divergence(flow().expand((20_000, 2)), q), exact)
+    other = FlowPrior(3, bijector=AffineTransform(0.0, 2.0))
+    between = kl_divergence(flow().expand((20_000, 1)), other())  # two priors: ½ Σ (1 / 2)²
+    _within_standard_error(between, torch.tensor([3 / 8]), errors=4.5)
+
+
+def test_the_gradient_of_the_reverse_divergence_is_that_of_the_path():
+    flow = FlowPrior(2, transforms=2, hidden_features=(8,))
+    scale = torch.ones(2, requires_grad=True)
+    kl_divergence(flow().expand((50,)), Normal(torch.zeros(2), scale)).mean().backward()
+    assert scale.grad is not None
+    assert all(parameter.grad is not None for parameter in flow.parameters())
+    with pytest.raises(InputError, match="no reparameterized draws"):
+        kl_divergence(MixturePrior(2, components=2)(), Normal(torch.zeros(2), scale))
+    with torch.no_grad():
+        assert kl_divergence(MixturePrior(2, components=2)(), Normal(torch.zeros(2), scale)).shape == ()
 
 
 def test_posteriors_without_a_closed_form_are_sampled():

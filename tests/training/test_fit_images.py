@@ -14,6 +14,8 @@ from flowprior.models.pretrained_autoencoders import Codec, as_codec
 from flowprior.training.fit_images import encoded, fit_images, principal_channels, psnr
 from flowprior.training.image_prior import ImagePrior
 
+pytestmark = pytest.mark.filterwarnings("ignore:`latents` has .* few for an estimate")  # they are tiny
+
 FOLDER = Path(os.environ.get("FLOWPRIOR_WEIGHTS", "weights"))  # read before the tests hide it
 weights = pytest.mark.skipif(
     not (FOLDER / "taef2_encoder.pth").is_file(),
