@@ -1,5 +1,6 @@
 """What a run says: metrics.csv, TensorBoard, and a progress bar."""
 
+import logging
 import os
 import sys
 from collections.abc import Mapping
@@ -52,13 +53,20 @@ class MetricsLog(ExitStack):
             if not kept:
                 self._put(b"step,name,value\n")
             if tensorboard:
-                from torch.utils.tensorboard import SummaryWriter
-
-                board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else None)
-                self._board = self.enter_context(board)
+                self._open_board(run, step)
         except OSError as error:
             refused = f"The logs in {run} cannot be written ({error.strerror})"
             raise RunError(f"{refused}: choose another folder.") from error
+
+    def _open_board(self, run: Path, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        try:
+            board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else None)
+            self._board = self.enter_context(board)
+        except UnicodeEncodeError:
+            log = logging.getLogger(__name__)
+            log.warning("No TensorBoard logs in %s: the path is no UTF-8. metrics.csv has all.", run)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """One line a value."""

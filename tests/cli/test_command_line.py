@@ -49,7 +49,8 @@ def test_list_and_help_import_neither_torch_nor_gin() -> None:
 def test_the_fixed_options_are_there() -> None:
     for verb, options in {
         "list": "--metrics --figures --plugin",
-        "train": "--size -b --plugin --out --resume --allow-changed --overwrite --steps --device --precision --gin_file --gin_bindings",
+        "train": "--size -b --plugin --out --resume --allow-changed --overwrite --steps --device --precision "
+        "--gin_file --gin_bindings",
         "sample": "-n --out --plugin",
         "eval": "--metrics --plugin",
         "plot": "RUN --plugin",
