@@ -7,6 +7,7 @@ import pytest
 
 from flowprior.evaluation import likelihood, overlap
 from flowprior.experiments.comparison import Comparison
+from flowprior.experiments.runs import update_report
 from flowprior.experiments.study import Study
 
 STUDY = """
@@ -87,9 +88,13 @@ def test_only_the_missing_metric_is_measured(compare, tmp_path):
     assert compare("--row", "two").exit_code == 0
     assert " --row two -b " in json.loads((tmp_path / "out/table.json").read_text())["command"]
     path = tmp_path / "out/two/seed0/report.json"
-    report = json.loads(path.read_text())
-    report["metrics"]["nll"] = 123.0  # would be put right if it were measured again
-    path.write_text(json.dumps(report))
+    edited = path.read_text()
+    path.write_text(edited.replace('"nll": ', '"nll": 1', 1))
+    refused = compare("--row", "two")
+    assert refused.exit_code == 2
+    assert "checksum does not match" in refused.stderr
+    path.write_text(edited)
+    update_report(path.parent, metrics={"nll": 123.0})  # would be put right if it were measured again
     before = stamps(tmp_path / "out")
     more = ["study.metrics = ('reconstruction', 'nll', 'fd_classifier')"]
     result = compare("--row", "two", bindings=more)
