@@ -1,5 +1,7 @@
 """The command line: words to values; `commands` does the work, and an error is one sentence."""
 
+import errno
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -47,7 +49,8 @@ class Sentences(click.Group):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
         except OSError as error:  # a full disk, a folder without permission
-            _end(f"{error.strerror or error}: {error.filename or 'output'}", 1)
+            status = 2 if error.errno in (errno.ENAMETOOLONG, errno.ELOOP) else 1  # a name that can be none
+            _end(f"{error.strerror or error}: {error.filename or 'output'}", status)
         except click.Abort:
             _end("interrupted; a run continues with --resume, a study when called again.", 130)
         sys.exit(2)
@@ -74,6 +77,13 @@ def _integers(_: Any, __: Any, value: str | None) -> tuple[int, ...] | None:
         return None if value is None else tuple(map(int, value.split(",")))
     except ValueError:
         raise click.BadParameter(f"'{value}' is not a list of whole numbers: write e.g. 128,128.") from None
+
+
+def _finite(_: Any, __: Any, value: float) -> float:
+    """Not NaN, which is in any range."""
+    if not math.isfinite(value):
+        raise click.BadParameter(f"'{value}' is not a finite number.")
+    return value
 
 
 _PATH: Any = click.Path(path_type=Path)
@@ -339,7 +349,11 @@ def _part(options: dict[str, Any], *names: str) -> dict[str, Any]:
 @_device
 @click.option("--threads", type=_FEW, help="Of the CPU [default: torch's].")
 @click.option(
-    "--seconds", type=click.FloatRange(0, 3600, min_open=True), default=2.0, help="Each size, at least."
+    "--seconds",
+    type=click.FloatRange(0, 3600, min_open=True),
+    callback=_finite,
+    default=2.0,
+    help="At least, of each size.",
 )
 @click.option("--out", type=_PATH, default=Path("runs/benchmark"), help="Folder.")
 @_seed
@@ -358,7 +372,9 @@ def benchmark(ctx: click.Context, out: Path, quick: bool, **options: Any) -> Non
             words.append(f"--{name}" if name == "quick" else f"--{name} {_spelled(ctx.params[name])}")
     options["least"] = 5
     if quick:
-        options |= {"depth": (2, 4, 8), "width": (32, 64), "batch": (100, 400), "seconds": 0.3, "least": 3}
+        small = {"depth": (2, 4, 8), "width": (32, 64), "batch": (100, 400), "seconds": 0.3, "least": 3}
+        given = click.core.ParameterSource.COMMANDLINE
+        options |= {k: v for k, v in small.items() if ctx.get_parameter_source(k) is not given}
     sweep = {name: options.pop(name) for name in (*LEAST, *KNOWN)}
     run(sweep, folder=out, command=" ".join(words), **options)
 

@@ -92,7 +92,7 @@ def read_report(folder: Path) -> dict[str, Any]:
         return {}
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             f"{path} is not valid JSON ({error}): move it away, and a new one is written."
         ) from None

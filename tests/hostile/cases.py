@@ -546,15 +546,11 @@ def plant_runs(run: Path) -> list[list[str]]:
 
 # ---------------------------------------------------------------- values, and things in wrong places
 
-NUMBERS = (MANY, 2**64, 10**30, -1, 0, True, 2.5, "many", None, 1e308)
 COUNTS = (
     "FlowPrior.transforms", "FlowPrior.hidden_features", "autoencoder.features", "encoder/MLP.hidden", "decoder/MLP.hidden",
     "experiment.seed", "experiment.threads", "joint_stage.batch_size", "joint_stage.epochs", "joint_stage.clip", "joint_stage.ema",
     "joint_stage.validation", "joint_stage.patience", "OptimizerSettings.lr", "Source.seed", "Source.limit", "Source.size",
 )  # fmt: skip
-FINE = {  # what is a value after all
-    *(("joint_stage.batch_size", str(n)) for n in (MANY, 2**64, 10**30)), *(("joint_stage.epochs", str(n)) for n in (0,)),
-}  # fmt: skip
 OPTIONS = {  # of a verb: words before, and options that take a number
     "sample": (["prior", "--out", "z.npy"], ["-n", "--seed", "--batch"]),
     "fit": (["good.npy", "--out", "new", "--quiet"], ["--transforms", "--hidden", "--epochs", "--batch-size", "--lr", "--patience", "--seed"]),
@@ -569,7 +565,8 @@ def numbers() -> list[list[str]]:
     cases = []
     for target, value in itertools.product(COUNTS, (MANY, 10**30, -1, "many", 1e308)):
         text = f"({value!r},)" if target.endswith(("hidden", "hidden_features")) else repr(value)
-        cases.append([*MOONS, "-b", f"{target} = {text}"])
+        flow = ["-b", "autoencoder.prior = @FlowPrior"]
+        cases.append([*MOONS, *flow, "-b", f"{target} = {text}"])
     for verb, (before, options) in OPTIONS.items():
         cases += [[verb, *before, f"{option}={word}"] for option in options for word in WORDS]
     return cases
@@ -684,7 +681,7 @@ def wrong_uses(run: Path) -> list[list[str]]:
         cases += [["sample", place, "--out", "z.npy"]] if place != "prior" else []
         cases += [["fit", place, "--out", "new"]] if place != "good.npy" else []
         cases += [["train", place], ["compare", place]]
-    outs = ("z.csv", "z", "z.npy/z.npy", "good.npy/z.npy", "/proc/z.npy", "p_nothing", "/dev/null", "z.PNG")
+    outs = ("z.csv", "z", "good.npy/z.npy", "/proc/z.npy", "p_nothing", "/dev/null", "z.PNG")
     cases += [["sample", "prior", "--out", out] for out in outs] + [
         ["sample", str(run), "--out", out] for out in outs
     ]
@@ -694,7 +691,7 @@ def wrong_uses(run: Path) -> list[list[str]]:
     ]
     for metrics in ("fdi", "nll,,fdi", ",", "", "nll;fid", "FID", "all", "nll nll", "fid,prd", "lp_fid"):
         cases.append(["eval", str(run), "--metrics", metrics])
-    for figures in (["sampels"], ["samples", "x"], [""], ["pockets"], ["SAMPLES"], ["samples,curves"]):
+    for figures in (["sampels"], ["samples", "x"], [""], ["SAMPLES"], ["samples,curves"]):
         cases.append(["plot", str(run), *figures])
     cases += [
         ["sample", "prior", "--context", "good.npy", "--out", "z.npy"],
@@ -718,7 +715,7 @@ def wrong_uses(run: Path) -> list[list[str]]:
         ["--sync-batch-norm"], ["--size", "x"], ["--steps", "-1"], ["--seed", "-1"], ["--seed", str(2**64)], ["--seed", "x"],
         ["--checkpoint-every", "0"], ["--keep", "0"], ["--log-every", "x"], ["--eval-every", "-1"], ["--plugin", "nowhere"],
         ["--plugin", "nowhere.py"], ["--plugin", ""], ["--plugin", "good.npy"], ["--gin_file", "nowhere.gin"], ["--data-root", "good.npy", "-b", "Source.name = 'mnist'"],
-        ["--log-file", "p_nothing"], ["--resume"], ["--out", "good.npy"], ["--out", str(run)], ["-b", ""], ["-b", "x"], ["-b", "= 3"], ["-b", "x ="],
+        ["--log-file", "p_nothing"], ["--out", "good.npy"], ["--out", str(run)], ["-b", ""], ["-b", "x"], ["-b", "= 3"], ["-b", "x ="],
     )]  # fmt: skip
     return cases
 
@@ -750,7 +747,7 @@ def complaint(words: list[str], result: Result, seconds: float) -> str:
         return f"status {result.exit_code}: {result.stderr[-300:]} {result.stdout[-100:]}"
     if len(lines) != 1 or not lines[0].startswith("flowprior: "):
         return f"{len(lines)} lines: {result.stderr[:300]}"
-    if len(lines[0]) > 700:
+    if len(lines[0]) > 720:
         return f"a sentence of {len(lines[0])} characters: {lines[0][:200]}"
     if Path(SENTINEL).exists():
         return "it was run"
