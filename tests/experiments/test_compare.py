@@ -88,12 +88,14 @@ def test_only_the_missing_metric_is_measured(compare, tmp_path):
     assert compare("--row", "two").exit_code == 0
     assert " --row two -b " in json.loads((tmp_path / "out/table.json").read_text())["command"]
     path = tmp_path / "out/two/seed0/report.json"
-    edited = path.read_text()
-    path.write_text(edited.replace('"nll": ', '"nll": 1', 1))
+    written = path.read_text()
+    edited = json.loads(written)
+    edited["metrics"]["nll"] = 123.0
+    path.write_text(json.dumps(edited))
     refused = compare("--row", "two")
     assert refused.exit_code == 2
     assert "checksum does not match" in refused.stderr
-    path.write_text(edited)
+    path.write_text(written)
     update_report(path.parent, metrics={"nll": 123.0})  # would be put right if it were measured again
     before = stamps(tmp_path / "out")
     more = ["study.metrics = ('reconstruction', 'nll', 'fd_classifier')"]
