@@ -74,7 +74,10 @@ def _words(_: Any, __: Any, value: str) -> tuple[str, ...]:
 def _integers(_: Any, __: Any, value: str | None) -> tuple[int, ...] | None:
     """`--hidden 64,64` as (64, 64)."""
     try:
-        return None if value is None else tuple(map(int, value.split(",")))
+        numbers = None if value is None else tuple(map(int, value.split(",")))
+        if numbers and max(numbers) > 2**31 - 1:
+            raise click.BadParameter(f"'{value}' is more than {2**31 - 1}.")
+        return numbers
     except ValueError:
         raise click.BadParameter(f"'{value}' is not a list of whole numbers: write e.g. 128,128.") from None
 

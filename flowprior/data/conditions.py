@@ -5,6 +5,7 @@ from pathlib import Path
 from einops import rearrange
 from torch import Tensor
 
+from flowprior.checks import check_finite
 from flowprior.data.pictures import SUFFIXES, picture_paths, read_pictures
 from flowprior.data.shaping import Shaping
 from flowprior.errors import InputError
@@ -39,6 +40,7 @@ def read_conditions(
         if pictures and not (rows.min() >= 0 and rows.max() <= 1):
             wrong = f"ranges from {rows.min():g} to {rows.max():g} but pictures are in [0, 1]"
             raise InputError(f"`context` (={path}) {wrong}: divide bytes by 255.")
+        check_finite("context", rows, "remove or repair such rows")
         return rows
     if not pictures:
         raise InputError(f"`context` (={path}) has another ending: give a .npy, .npz or .pt file.")
