@@ -43,6 +43,6 @@ def test_fit_and_sample_read_maps(tmp_path):
     np.save(tmp_path / "flat.npy", c.reshape(300, 16))
     with pytest.raises(InputError, match=r"must be rows of \(1, 4, 4\)"):
         sample.run(tmp_path / "prior", out=tmp_path / "d.npy", context=tmp_path / "flat.npy", device="cpu")
-    np.save(tmp_path / "odd.npy", c.reshape(300, 4, 4))
-    with pytest.raises(InputError, match=r"`context_features` \(=\(4, 4\)\) must be"):
+    np.save(tmp_path / "odd.npy", c.reshape(300, 2, 2, 2, 2))
+    with pytest.raises(InputError, match=r"`context_features` \(=\(2, 2, 2, 2\)\) must be"):
         fit.run(tmp_path / "z.npy", out=tmp_path / "other", context=tmp_path / "odd.npy", progress=False)

@@ -182,7 +182,7 @@ def test_bad_input_gets_one_sentence_before_any_run(compare, arguments, bindings
 def test_a_config_without_rows_is_no_study(flowprior):
     result = flowprior("compare", "glf/digits")
     assert result.exit_code == 2
-    assert "'glf/digits' is one experiment and no study: there are dpvae/celeba" in result.stderr
+    assert "'glf/digits' is one experiment and no study: there are cqfg/conditional" in result.stderr
 
 
 def test_every_row_of_moons_is_compared(flowprior, options, tmp_path, monkeypatch):
