@@ -7,6 +7,7 @@ from flowprior.registry import figure
 from flowprior.tensors import as_input
 
 SAMPLES = 5000
+FEWEST = 20  # clusters that features are counted in
 
 
 @figure("prd", needs=("images", "labels"))
@@ -27,6 +28,8 @@ def precision_recall(run: FigureRun) -> Figure:
     )
     network.to(run.model.device)
     count = min(SAMPLES, len(test))
+    if count < FEWEST:
+        raise NotApplicable(f"it needs {FEWEST} test images or more, and there are {count}.")
     samples = torch.cat([run.samples(len(part)) for part in torch.arange(count).split(500)])
     copies = run.model.reconstruct(
         as_input(test.x[:count].to(run.model.device)), run.context(torch.arange(count))

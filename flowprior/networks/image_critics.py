@@ -33,6 +33,7 @@ class ImageCritic(nn.Module):
 
     Source: Miyato et al. 2018 (SNGAN), Table 3; Lucas et al. 2019, Table 6; Miyato & Koyama 2018, Eq. 6.
 
+    >>> import torch
     >>> ImageCritic(3, 32, width=0.0625)(torch.zeros(2, 3, 32, 32)).shape
     torch.Size([2])
     """

@@ -143,8 +143,10 @@ class Sampled(Gate):
     def _noise(self, *shape: int, generator: torch.Generator | None, uniform: bool = False) -> Tensor:
         """Standard normal numbers, or uniform ones from 0 to 1, in the prior's dtype and on its device."""
         draw = torch.rand if uniform else torch.randn
-        home = self.device if generator is None else generator.device
-        return draw(shape, generator=generator, device=home, dtype=self.dtype).to(self.device)
+        if generator is None:  # which an exported program cannot take, not even as None
+            return draw(shape, device=self.device, dtype=self.dtype)
+        drawn = draw(shape, generator=generator, device=generator.device, dtype=self.dtype)
+        return drawn.to(self.device)
 
 
 def _as_sample_shape(n: int | Sequence[int]) -> torch.Size:

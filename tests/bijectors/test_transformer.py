@@ -11,6 +11,7 @@ from torch.nn.functional import softplus
 
 from flowprior import FlowPrior
 from flowprior.bijectors import RECIPES, Bijector, Whitening, build_bijector
+from flowprior.bijectors.shrinkage import limit_of, scales, shrunk_factor
 from flowprior.bijectors.tokens import Tokens
 from flowprior.bijectors.transformer import CausalBlock, Transformer, guided
 from flowprior.errors import InputError
@@ -144,20 +145,17 @@ def test_only_the_deep_block_sees_the_context() -> None:
 
 @pytest.mark.parametrize("name", ["transformer", "jet"])
 def test_starts_at_the_shrunk_gaussian_of_the_codes(name: str) -> None:
-    """Before the first step log p is that of N(mean, (1 - a) S + a diag(S)), a by Ledoit and Wolf."""
-    from sklearn.covariance import ledoit_wolf_shrinkage
-
+    """Before the first step log p is that of the shrunk Gaussian, whatever the order of its features."""
     torch.manual_seed(0)
     mix = torch.randn(16, 16, dtype=torch.float64)
     rows = torch.randn(60, 16, dtype=torch.float64) @ mix + 3
     prior = FlowPrior(EVENT, recipe=recipe(name, patch=2)).double()
     prior.initialize(rows.reshape(60, *EVENT))
-    std = rows.std(0, correction=0)
-    standard = (rows - rows.mean(0)) / std
-    share = ledoit_wolf_shrinkage(standard.numpy(), assume_centered=True)
-    assert 0.02 < share < 0.9
-    correlation = (1 - share) * standard.T @ standard / 60 + share * torch.eye(16, dtype=torch.float64)
-    gaussian = torch.distributions.MultivariateNormal(rows.mean(0), std[:, None] * correlation * std)
+    mean, std, varies = scales(rows, limit_of(rows.dtype))
+    factor = shrunk_factor(rows, mean, std, varies, limit_of(rows.dtype))
+    unshrunk = torch.cov(rows.T, correction=0)
+    assert not torch.allclose(factor @ factor.T, unshrunk, rtol=1e-3)
+    gaussian = torch.distributions.MultivariateNormal(mean, scale_tril=factor)
     z = torch.randn(5, 16, dtype=torch.float64)
     expected = gaussian.log_prob(z)
     torch.testing.assert_close(prior.log_prob(z.reshape(5, *EVENT)), expected)

@@ -95,7 +95,7 @@ def test_plot_draws_all_that_applies(trained, flowprior, tmp_path):
     result = flowprior("plot", run)
     assert result.exit_code == 0, result.stderr
     drawn = {path.stem for path in run.rglob("*.png")}
-    always = {"curves", "samples", "reconstructions", "neighbors", "latent"}
+    always = {"curves", "samples", "reconstructions", "neighbors", "latent", "prd"}
     always |= {"paths", "plane", "attributes", "components"}  # "change" needs VGG's weights
     assert drawn == always | ({"interpolation"} if base == "normal" else set())
     assert len(result.stdout.splitlines()) == len(drawn)

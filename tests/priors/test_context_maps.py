@@ -112,7 +112,7 @@ def test_saved_and_loaded(prior, tmp_path):
     assert torch.equal(loaded.log_prob(z, context), prior.log_prob(z, context))
 
 
-@pytest.mark.parametrize("context", [0, True, (3, 8), (3, 0, 8), (3,), "384", 2.5], ids=str)
+@pytest.mark.parametrize("context", [0, True, (3, 8, 8, 8), (3, 0, 8), (3,), "384", 2.5], ids=str)
 def test_context_features_are_checked(context):
     for build in (FlowPrior, GaussianPrior):
         with pytest.raises(InputError, match=r"`context_features` \(=.*must be a positive int"):
