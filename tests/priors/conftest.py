@@ -144,8 +144,10 @@ SAMPLERS = [  # priors without a density
             f, noise_features=3, hidden_features=(16,), batch_norm=False, noise="uniform"
         ),
     ),
-    Case("variational", lambda f: VariationalPrior(f, hidden_features=(16, 16))),
 ]
+BOUNDED = [
+    Case("variational", lambda f: VariationalPrior(f, hidden_features=(16, 16)))
+]  # test_variational.py
 
 
 @pytest.fixture(params=REGISTRY, ids=lambda case: case.name)
@@ -162,7 +164,7 @@ def sampler(request: pytest.FixtureRequest) -> Case:
 
 @pytest.fixture
 def registry() -> list[Case]:
-    return REGISTRY + SAMPLERS
+    return REGISTRY + SAMPLERS + BOUNDED
 
 
 @pytest.fixture(autouse=True)
