@@ -1,4 +1,4 @@
-"""What a command owes its surroundings: streams that take any text, and signals that end it in order."""
+"""How a command meets its surroundings: streams that take any text, signals that end it in order."""
 
 import io
 import os

@@ -42,8 +42,8 @@ class Gate(nn.Module):
         # what ABC does, whose metaclass clashes with that of Pyro's modules
         super().__init_subclass__(**settings)
         named = ((name, getattr(cls, name, None)) for name in dir(cls))
-        owed = (name for name, value in named if getattr(value, "__isabstractmethod__", False))
-        cls.__abstractmethods__ = frozenset(owed)  # type: ignore[attr-defined]
+        missing = (name for name, value in named if getattr(value, "__isabstractmethod__", False))
+        cls.__abstractmethods__ = frozenset(missing)  # type: ignore[attr-defined]
 
     def __init__(
         self,

@@ -161,7 +161,7 @@ class FlowPrior(BasedPrior):
         *,
         standardize: Standardize | None = "auto",
         seed: int = 0,
-        anew: bool = False,
+        restart: bool = False,
     ) -> None:
         """Start from latents (N, *event) with context (N, C): whitening, data-dependent actnorm, base.
 
@@ -172,7 +172,7 @@ class FlowPrior(BasedPrior):
             standardize: "auto" as the prior was built; "diagonal" or None to use less of the whitening it was
                 built with. It becomes part of the prior, fixed: `log_prob` stays that of z.
             seed: of the k-means start of a mixture base.
-            anew: start as the standardized data's Gaussian, or mixture: couplings and actnorms become the
+            restart: start as the standardized data's Gaussian, or mixture: couplings and actnorms become the
                 identity, whatever they were, and each entry of the context is standardized.
 
         Raises:
@@ -180,7 +180,7 @@ class FlowPrior(BasedPrior):
         """
         with torch.no_grad(), without_autocast(self._anchor.device.type):
             rows, context = self._start_rows(latents, context)
-            self._initialize(rows, context, seed, standardize, anew)
+            self._initialize(rows, context, seed, standardize, restart)
 
     def standardize_by(self, mode: Standardize | None) -> None:
         """Make room for another whitening, which starts as the identity, before the prior is used."""
@@ -197,7 +197,7 @@ class FlowPrior(BasedPrior):
         context: Tensor | None,
         seed: int,
         standardize: Standardize | None = "auto",
-        anew: bool = False,
+        restart: bool = False,
     ) -> None:
         _check_standardize(standardize)
         chosen: Mode | None = self.standardize if standardize == "auto" else standardize
@@ -206,7 +206,7 @@ class FlowPrior(BasedPrior):
                 f"`standardize` (={chosen!r}) asks for more than this prior was built with "
                 f"({self.standardize!r}): build it with FlowPrior(..., standardize={chosen!r})."
             )
-        if anew and self.context_scale is not None and context is not None:
+        if restart and self.context_scale is not None and context is not None:
             scaled = without_presence(context) if self.context_dropout else context
             context = self.context_scale.fit(scaled)
             context = with_presence(context) if self.context_dropout else context
@@ -215,7 +215,7 @@ class FlowPrior(BasedPrior):
             if chosen is not None:
                 self.whitening.initialize(latents, mode=chosen)
         seen = self._bijector_context(context)
-        if anew:
+        if restart:
             self._make_couplings_idle(latents, seen, standardized=chosen is not None)
         given = latents
         if self.whitening is not None:
@@ -227,7 +227,7 @@ class FlowPrior(BasedPrior):
         if self.base.is_standard_normal:  # it has no start, and a pass through the flow costs
             return
         z0, _ = self._flow_to_base(latents, context)
-        if anew and isinstance(self.base, MixturePrior):
+        if restart and isinstance(self.base, MixturePrior):
             self.base._initialize(z0, None, seed, other=given)
         else:
             self.base.initialize(z0, seed=seed)

@@ -129,7 +129,7 @@ def _none_valid(folder: Path, wrong: Sequence[str]) -> InputError:
 
 
 def list_checkpoints(run: Path, keep: int | None = None) -> tuple[list[str], list[str]]:
-    """Write the manifest anew from the files that are valid: those that it lists, and by their own checksums.
+    """Rebuild the manifest from the files that are valid: those that it lists, and by their own checksums.
 
     Returns:
         The names that it lists, oldest first, and a sentence for each file that it does not.

@@ -50,7 +50,7 @@ def fit(  # type: ignore[misc]  # the overloads leave the options to it
 ) -> FitResult | Prior:
     """Train `prior`, in place, by maximum likelihood of `latents`: argmin mean -log p(z | context).
 
-    The prior starts anew from the latents: a Gaussian (shrunk, where rows are few for the features) or a
+    The prior starts again from the latents: a Gaussian (shrunk, where rows are few for the features) or a
     mixture of them, with the couplings of a recipe at the identity and the context standardized. It is
     trained by Adam, and ends with the averaged weights of the epoch with the best held-out likelihood, the
     start included: so it is not worse there than that Gaussian. The defaults are those that did best on codes

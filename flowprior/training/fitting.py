@@ -120,7 +120,7 @@ def train_prior(
         patience=patience,
         standardize=standardize,
         seed=seed,
-        anew=True,
+        restart=True,
         name="fit",
     )
     if start is not None:

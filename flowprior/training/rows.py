@@ -118,7 +118,9 @@ def _sample(parts: Iterable[dict[str, Tensor]], seed: int) -> dict[str, Tensor]:
             kept = [_smallest(joined(), most)]
             bound = kept[0]["key"].max().item()
     if not kept:
-        raise InputError("`latents` gave no batch: pass what can be iterated anew, such as a DataLoader.")
+        raise InputError(
+            "`latents` gave no batch: pass what can be iterated more than once, such as a DataLoader."
+        )
     rows_kept = _smallest(joined(), most) if count > most else joined()
     if count > most:
         warnings.warn(

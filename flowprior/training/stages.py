@@ -196,7 +196,7 @@ def prior_stage(
     patience: int | None = None,
     standardize: Standardize | None = "auto",
     seed: int = 0,
-    anew: bool = False,
+    restart: bool = False,
     name: str = "prior",
 ) -> Stage:
     """The prior alone, on frozen codes: GLF's second stage, and extra steps after joint training.
@@ -207,7 +207,7 @@ def prior_stage(
         optimizers: default Adam, one-cycle up to 3e-3, weight decay 1e-5.
         initialize: give the prior its data-dependent start (`Prior.initialize`), or continue where it is.
         standardize: of a FlowPrior in that start: "auto" as it was built, or less ("diagonal", None).
-        anew: of a FlowPrior in that start: couplings at the identity, context standardized.
+        restart: of a FlowPrior in that start: couplings at the identity, context standardized.
         seed: of that start; the other arguments are those of `Stage`.
     """
     prior = model.prior if isinstance(model, Autoencoder) else model
@@ -217,11 +217,11 @@ def prior_stage(
 
     if optimizers is None:
         optimizers = OptimizerSettings(lr=3e-3, weight_decay=1e-5, schedule="one_cycle")
-    begin = partial(start_prior, prior, standardize=standardize, seed=seed, anew=anew)
+    begin = partial(start_prior, prior, standardize=standardize, seed=seed, restart=restart)
     first = begin if initialize else None
     stage = partial(Stage, name, LatentNLL(prior), _later(encode, data), epochs, batch_size, optimizers)
     held = _later(encode, validation)
-    return stage((), ema, clip, held, patience, initialize=first, judge_start=anew and initialize)
+    return stage((), ema, clip, held, patience, initialize=first, judge_start=restart and initialize)
 
 
 def start_prior(
@@ -229,7 +229,7 @@ def start_prior(
     tensors: Tensors,
     standardize: Standardize | None = "auto",
     seed: int = 0,
-    anew: bool = False,
+    restart: bool = False,
 ) -> None:
     """The prior's data-dependent start, from what `latents` makes of `tensors`, noise of posteriors added."""
     prior = model.prior if isinstance(model, Autoencoder) else model
@@ -243,7 +243,7 @@ def start_prior(
     while isinstance(inner, HeldPrior):
         inner = inner.prior
     of_flow: dict[str, Any] = (
-        {"standardize": standardize, "anew": anew} if isinstance(inner, FlowPrior) else {}
+        {"standardize": standardize, "restart": restart} if isinstance(inner, FlowPrior) else {}
     )
     prior.initialize(z, context, seed=seed, **of_flow)
 

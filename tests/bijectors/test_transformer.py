@@ -95,7 +95,7 @@ def test_one_block_is_triangular_in_the_order_of_its_tokens() -> None:
 
 
 def test_one_block_written_out_token_by_token() -> None:
-    """z0_t = (z_t - 4 tanh(m / 4)) / softplus(4 tanh(a / 4) + log(e - 1)), asked anew for each prefix."""
+    """z0_t = (z_t - 4 tanh(m / 4)) / softplus(4 tanh(a / 4) + log(e - 1)), asked again for each prefix."""
     torch.manual_seed(0)
     block = CausalBlock(Tokens((4, 3)), 2, None, recipe("transformer"), backward=False, recompute=False)
     block.double().network.head.weight.data.normal_()

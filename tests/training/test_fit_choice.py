@@ -36,7 +36,7 @@ def _modes(rows: int = 900, seed: int = 0) -> torch.Tensor:
 def test_the_start_of_every_recipe_is_the_shrunk_gaussian(recipe):
     z = _codes(60, 5)
     prior = FlowPrior(5, recipe=recipe, hidden_features=(8,))
-    prior.initialize(z, anew=True)
+    prior.initialize(z, restart=True)
     whitening = Whitening.from_data(z)
     z0, logabsdet = whitening.to_base(z)
     expected = logabsdet - 0.5 * z0.square().sum(1) - 2.5 * math.log(2 * math.pi)
