@@ -1,12 +1,16 @@
 """The transformer that flows over tokens ask for their parameters."""
 
+from collections.abc import Sequence
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
+from flowprior.bijectors.bijector import Bijector
 from flowprior.bijectors.recipes import Recipe
+from flowprior.bijectors.tokens import Tokens
 from flowprior.errors import InputError
 
 Cache = list[tuple[Tensor, Tensor]]  # of each layer, keys and values (N, heads, tokens, width of a head)
@@ -147,6 +151,34 @@ class TokenTransformer(nn.Module):
                 cache.append(kept)
             outputs = self.head(self.norm(h[:, -count:]))
         return outputs.to(tokens.dtype), cache
+
+
+class TokenFlow(Bijector):
+    """What flows over tokens share: how an event becomes tokens (T, W), and networks that reset to zero.
+
+    Args:
+        event_shape, context_features: as for `Bijector`.
+        recipe: whose `patch` the tokens are of.
+
+    Raises:
+        InputError: as `Tokens`.
+    """
+
+    tokens: Tokens
+
+    def __init__(
+        self,
+        event_shape: int | Sequence[int],
+        recipe: Recipe,
+        context_features: int | Sequence[int] | None = None,
+    ) -> None:
+        super().__init__(event_shape, context_features)
+        self.tokens = Tokens(self.event_shape, recipe.patch)
+
+    def reset(self, *, started: bool = False) -> None:
+        for module in self.modules():
+            if isinstance(module, TokenTransformer):
+                module.reset()
 
 
 def width_of(recipe: Recipe) -> int:

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from flowprior.bijectors.attention import TokenTransformer
-from flowprior.bijectors.bijector import Bijector
+from flowprior.bijectors.attention import TokenFlow, TokenTransformer
 from flowprior.bijectors.permutation import Permutation
 from flowprior.bijectors.recipes import Recipe
 from flowprior.bijectors.tokens import Tokens
@@ -77,7 +76,7 @@ class JetCoupling(nn.Module):
         return torch.cat(parts, self.axis).index_select(self.axis, order.argsort()), log_scale
 
 
-class Jet(Bijector):
+class Jet(TokenFlow):
     """Couplings over tokens (`JetCoupling`), of which the fifth of every five splits tokens, not channels.
 
     Both directions are one pass through each of the `transforms` couplings; every one sees the context. It
@@ -103,8 +102,7 @@ class Jet(Bijector):
         *,
         recompute: bool = False,
     ) -> None:
-        super().__init__(event_shape, context_features)
-        self.tokens: Tokens = Tokens(self.event_shape, recipe.patch)
+        super().__init__(event_shape, recipe, context_features)
         self.couplings = nn.ModuleList(
             JetCoupling(
                 self.tokens,
@@ -117,11 +115,6 @@ class Jet(Bijector):
             )
             for index in range(recipe.transforms)
         )
-
-    def reset(self, *, started: bool = False) -> None:
-        for module in self.modules():
-            if isinstance(module, TokenTransformer):
-                module.reset()
 
     def _to_base(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         return self._either(z, context, True)

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from flowprior.bijectors.attention import Cache, TokenTransformer
-from flowprior.bijectors.bijector import Bijector
+from flowprior.bijectors.attention import Cache, TokenFlow, TokenTransformer
 from flowprior.bijectors.recipes import Recipe
 from flowprior.bijectors.tokens import Tokens
 
@@ -100,7 +99,7 @@ class CausalBlock(nn.Module):
         return tokens.flip(1) if self.backward else tokens
 
 
-class Transformer(Bijector):
+class Transformer(TokenFlow):
     """Blocks of causal transformers, the order of the tokens reversed from one to the next.
 
     `to_base` runs `transforms` blocks: shallow ones of `len(hidden_features)` layers first, beside the data,
@@ -133,8 +132,7 @@ class Transformer(Bijector):
         *,
         recompute: bool = False,
     ) -> None:
-        super().__init__(event_shape, context_features)
-        self.tokens: Tokens = Tokens(self.event_shape, recipe.patch)
+        super().__init__(event_shape, recipe, context_features)
         self.sampling_block = recipe.sampling_block
         last = recipe.transforms - 1
         self.blocks = nn.ModuleList(
@@ -148,11 +146,6 @@ class Transformer(Bijector):
             )
             for index in range(recipe.transforms)
         )
-
-    def reset(self, *, started: bool = False) -> None:
-        for module in self.modules():
-            if isinstance(module, TokenTransformer):
-                module.reset()
 
     def _to_base(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         tokens, total = self.tokens.split(z), z.new_zeros(len(z))
